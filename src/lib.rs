@@ -1,0 +1,58 @@
+//! twinpool carries every client connection to a healthy member of the pool that it asked for.
+//!
+//! # How data flows
+//!
+//! ```text
+//! client ─► listener ─► service ─► balancer ─► attempt(s) ─► relay until one side ends
+//!                                 (which member?)  hedged, within one budget
+//!
+//! probe ──► verdict ─► condition ─► one new snapshot, swapped in
+//! traffic ─┘ (evidence)   ▲
+//!                      operator
+//! ```
+//!
+//! # Rooms
+//!
+//! | Room | Is for | Imports |
+//! |---|---|---|
+//! | [`time`] | the clock value that deciding code is given | nothing |
+//! | [`topology`] | sites, pools, members, services and their ids; look-up only | nothing |
+//! | [`config`] | TOML to `Config`, or every mistake in it at once | topology |
+//! | [`health`] | verdict machine (pure); probes and the runner that asks them | topology |
+//! | [`pairing`] | quorum, condition, isolation, and the decider that holds every machine (pure) | health |
+//! | [`balance`] | choosing a member (pure), load accounting | topology |
+//! | [`dispatch`] | the snapshot, and the one way to get a member from it | balance, health |
+//! | [`proxy`] | workers, listeners, relay, session registry | dispatch |
+//! | [`observe`] | HTTP endpoints, metrics, status, events | pairing |
+//! | [`control`] | the control socket and its commands | observe |
+//! | [`daemon`] | wiring: workers, snapshot, signals | all of the above |
+//! | [`cli`] | commands and what they print | all of the above |
+//!
+//! # Invariants
+//!
+//! 1. A session only ever reaches a member of the role it asked for.
+//! 2. `health`, `balance` and `pairing` decide and do nothing else: no tokio, sockets, clock or
+//!    randomness inside; their runners stand beside them in files of their own.
+//! 3. An attempt reads the current snapshot; an established session holds only its member's
+//!    handle. The transitions of one moment are published as one snapshot.
+//! 4. Once a byte has passed, a session is never retried elsewhere. An abnormal end is a reset.
+//! 5. A configuration that does not validate never runs.
+//! 6. Automation never undoes what an operator did.
+//! 7. An isolated instance holds: it ends nothing, decides nothing, and says so.
+//! 8. Every queue, retry and buffer has a named bound, and an overflow is counted. Every
+//!    transition has a reason that `why` can tell.
+
+#![forbid(unsafe_code)]
+
+pub mod balance;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod dispatch;
+pub mod health;
+pub mod observe;
+pub mod pairing;
+pub mod proxy;
+pub mod time;
+pub mod topology;

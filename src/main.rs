@@ -1,0 +1,3 @@
+//! The twinpool daemon and its commands.
+
+fn main() {}

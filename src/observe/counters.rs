@@ -1,0 +1,144 @@
+//! What workers count: one writer a worker, summed when read.
+//!
+//! An increment is a load and a store of the worker's own cache line: no lock, no shared line, no
+//! label. Names and labels exist only where the sums are read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::topology::{MemberId, ServiceId, Topology};
+
+/// A number that one thread raises and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Raises it. Only the owning worker may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything that one worker counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    /// By pool, then by service.
+    services: Vec<Vec<ServiceCounters>>,
+    /// By pool, then by member.
+    members: Vec<Vec<MemberCounters>>,
+    /// Faults of our own side, by kind.
+    pub own_faults: OwnFaultCounters,
+    /// Evidence that found the way to the control thread full; the next probe makes up for it.
+    pub reports_dropped: Counter,
+}
+
+/// What one worker counts for one service.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Sessions that reached a member.
+    pub established: Counter,
+    /// Sessions over, whatever the end. `accepted - ended` are open.
+    pub ended: Counter,
+    /// Refused: no member usable.
+    pub refused_no_member: Counter,
+    /// Refused: every attempt failed within the budget.
+    pub refused_attempts: Counter,
+    /// Refused: the queue was full.
+    pub refused_queue_full: Counter,
+    /// Refused: waited in the queue for as long as it may.
+    pub refused_queue_timeout: Counter,
+    /// Refused: a fault of our own.
+    pub refused_own_fault: Counter,
+    /// Refused: a missing or malformed PROXY header from a source that must send one.
+    pub refused_proxy_header: Counter,
+    /// Reset at once: the instance holds as many sessions as it may.
+    pub shed: Counter,
+    /// Attempts beyond the first of a session, hedges not included.
+    pub retried: Counter,
+    /// Attempts made beside one that was slow.
+    pub hedged: Counter,
+    /// Hedges not made because the service's share of them was used up.
+    pub hedges_withheld: Counter,
+    /// Sessions that waited in the queue.
+    pub queued: Counter,
+    /// Sessions ended because their member is down, or met an operator's deadline.
+    pub ended_by_us: Counter,
+    /// Sessions ended because they were idle for too long.
+    pub ended_idle: Counter,
+    /// Sessions that ended with a reset from the client's side.
+    pub reset_by_client: Counter,
+    /// Sessions that ended with a reset or an error from the member's side.
+    pub reset_by_member: Counter,
+    /// Bytes from clients to members.
+    pub bytes_in: Counter,
+    /// Bytes from members to clients.
+    pub bytes_out: Counter,
+}
+
+/// What one worker counts for one member.
+#[derive(Debug, Default)]
+pub struct MemberCounters {
+    /// Sessions that it was given.
+    pub sessions: Counter,
+    /// Attempts that it refused, or that the network refused for it.
+    pub connect_failed: Counter,
+    /// Attempts that it did not answer in time.
+    pub connect_timeout: Counter,
+}
+
+/// Faults of our own side, each counted once an occurrence.
+#[derive(Debug, Default)]
+pub struct OwnFaultCounters {
+    /// No descriptor left.
+    pub descriptors: Counter,
+    /// No source port left.
+    pub source_ports: Counter,
+    /// No memory left.
+    pub memory: Counter,
+    /// No route.
+    pub route: Counter,
+    /// Anything else.
+    pub other: Counter,
+}
+
+impl WorkerCounters {
+    /// Zeroes for every service and member.
+    pub fn new(topology: &Topology) -> WorkerCounters {
+        fn zeroes<T: Default>(n: usize) -> Vec<T> {
+            std::iter::repeat_with(T::default).take(n).collect()
+        }
+        WorkerCounters {
+            services: topology
+                .pools
+                .iter()
+                .map(|p| zeroes(p.services.len()))
+                .collect(),
+            members: topology
+                .pools
+                .iter()
+                .map(|p| zeroes(p.members.len()))
+                .collect(),
+            ..WorkerCounters::default()
+        }
+    }
+
+    /// A service's counters.
+    pub fn service(&self, id: ServiceId) -> &ServiceCounters {
+        &self.services[id.pool.index()][id.index()]
+    }
+
+    /// A member's counters.
+    pub fn member(&self, id: MemberId) -> &MemberCounters {
+        &self.members[id.pool.index()][id.index()]
+    }
+}

@@ -1,0 +1,1 @@
+//! Isolation: whether the fault is our own.

@@ -1,0 +1,16 @@
+//! What the verdicts of many members mean together: quorum and condition, isolation, and the
+//! [`Decider`] that holds every machine and speaks with one voice. All of it pure.
+//!
+//! # Driver's contract
+//!
+//! Call one `handle_*` with the moment it happened, then take everything from
+//! [`Decider::poll_output`] until it is empty, then wait until [`Decider::poll_timeout`] or the
+//! next input. The outputs of one moment are published as one snapshot.
+
+pub mod condition;
+pub mod decider;
+pub mod isolation;
+pub mod quorum;
+
+pub use condition::Condition;
+pub use decider::{Decider, Event, Order, Output, Refusal, Standing, Wake};

@@ -1,0 +1,1 @@
+//! Quorum: how many members a pool of some size needs.
