@@ -1,255 +1,268 @@
 //! The decider: every verdict machine, every operator's decision, conditions and isolation, behind
 //! one `handle_*` / `poll_*` interface.
+//!
+//! ```text
+//! probe, evidence ─► machine ─► turn due ─► condemned? ─► effective verdict ─► condition, first
+//!                                  │ no: held, others asked     (with what it requires)
+//! order, lapse, deadline ──────────┴──────────────────────────► readiness ─► publish, end, tell
+//! ```
+//!
+//! What one input costs grows with the size of its pool, not of the fleet, but for the rare
+//! moments when isolation is judged or ends.
 
+mod holding;
+mod orders;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Condition;
-use crate::health::readiness::{Mode, OperatorState, Readiness};
-use crate::health::{Evidence, OwnFault, ProbeOutcome, Reason, Verdict};
+use super::agenda::{Agenda, Item};
+use super::condition;
+use super::dice::Dice;
+use super::isolation::{EVIDENCE_LAG, Isolation};
+use super::operators::Operators;
+use super::places::Places;
+pub use super::words::{
+    Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake,
+};
+use crate::health::machine::{Machine, Rules};
+use crate::health::readiness::{Mode, OperatorState, Readiness, Takes, readiness};
+use crate::health::{Answer, Evidence, OwnFault, ProbeOutcome, Reason, Verdict};
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, ServiceId, TargetId, Topology};
+use crate::topology::{Member, MemberId, Policy, Pool, PoolId, ServiceId, TargetId, Topology};
+
+/// First probes are spread over one interval, but over no more than this: nobody should be
+/// unknown for long.
+pub const FIRST_SPREAD: Duration = Duration::from_secs(1);
 
 /// Decides for one topology. See the [module docs](super) for how to drive it.
 #[derive(Debug)]
 pub struct Decider {
     topology: Arc<Topology>,
+    places: Places,
+    /// By target.
+    machines: Vec<Machine>,
+    /// By target.
+    effective: Vec<Effective>,
+    /// By pool.
+    pools: Vec<PoolState>,
+    /// By service.
+    services: Vec<ServiceState>,
+    operators: Operators,
+    isolation: Isolation,
+    /// Targets whose turn is due and waits for a witness.
+    held: BTreeSet<usize>,
+    /// Silent targets that wait for others to answer before they are asked again, and how long.
+    waiting: BTreeMap<usize, Time>,
+    agenda: Agenda,
+    dice: Dice,
+    outputs: VecDeque<Output>,
+    publish: bool,
+    remember: bool,
+    /// Targets whose first probe has not come back.
+    unsettled: usize,
 }
 
-/// What an operator orders of a member.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Order {
-    /// Of whom.
-    pub member: MemberId,
-    /// What.
-    pub mode: Mode,
-    /// Who orders.
-    pub by: String,
-    /// Why, in their words.
-    pub reason: Option<String>,
-    /// When it lapses.
-    pub until: Option<Time>,
-    /// Even where it loses the pool.
-    pub force: bool,
+/// The worst of a target's own verdict and those that it requires.
+#[derive(Clone, Copy, Debug)]
+struct Effective {
+    verdict: Verdict,
+    reason: Reason,
+    since: Time,
+    /// Since when it takes new sessions again.
+    returned: Option<Time>,
 }
 
-/// Why an order was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// Maintenance would take the pool below quorum; `force` overrides.
-    WouldLosePool {
-        /// The pool.
-        pool: PoolId,
-        /// Members that would remain of those that count.
-        remain: u16,
-        /// Members it needs.
-        need: u16,
-    },
+#[derive(Clone, Copy, Debug)]
+struct PoolState {
+    condition: Condition,
+    since: Time,
+    present: u16,
 }
 
-/// What must be remembered over a restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Standing {
-    /// Members that are not simply ready.
-    pub operators: Vec<(MemberId, OperatorState)>,
-    /// The chosen member of each service balanced by `first`.
-    pub first: Vec<(ServiceId, MemberId)>,
+#[derive(Clone, Copy, Debug)]
+struct ServiceState {
+    /// Without a usable member.
+    lost: bool,
+    /// The chosen member, where `first` chooses.
+    first: Option<MemberId>,
+    /// Members whose first probe has not come back.
+    unsettled: usize,
 }
-
-/// What the driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Ask this target now; each ask is answered by exactly one `handle_probe`.
-    Probe(TargetId),
-    /// End the sessions that this member holds for these services, at once, with a reset.
-    End {
-        /// Whose.
-        member: MemberId,
-        /// For one service, or for all when none.
-        service: Option<ServiceId>,
-        /// Why.
-        event: Event,
-    },
-    /// Tell this (log, event list).
-    Tell(Event),
-    /// What a service's members may do has changed: publish a new snapshot once the outputs of
-    /// this moment are drained.
-    Publish,
-    /// [`Decider::standing`] has changed: store it.
-    Remember,
-}
-
-/// A transition, with its reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A member's verdict for a service changed.
-    Verdict {
-        /// Whose.
-        target: TargetId,
-        /// From what.
-        from: Verdict,
-        /// To what.
-        to: Verdict,
-        /// Why.
-        reason: Reason,
-    },
-    /// A pool's condition changed.
-    Condition {
-        /// Whose.
-        pool: PoolId,
-        /// From what.
-        from: Condition,
-        /// To what.
-        to: Condition,
-        /// Members present among those that count.
-        present: u16,
-        /// Members it needs to stay.
-        need: u16,
-    },
-    /// A service other than the primary lost its last usable member, or got one again.
-    Service {
-        /// Which.
-        service: ServiceId,
-        /// Whether it has none left.
-        lost: bool,
-    },
-    /// An operator's decision took effect, or lapsed (then `by` is "twinpool").
-    Operator {
-        /// About whom.
-        member: MemberId,
-        /// What is wanted now.
-        state: OperatorState,
-    },
-    /// The sessions that a drained or maintained member still held met their deadline.
-    Deadline {
-        /// Whose.
-        member: MemberId,
-    },
-    /// A service balanced by `first` has another member now.
-    First {
-        /// Which.
-        service: ServiceId,
-        /// From whom.
-        from: MemberId,
-        /// To whom.
-        to: MemberId,
-    },
-    /// This instance has reason to think the fault is its own, or no longer.
-    Isolation {
-        /// Why, while it is.
-        cause: Option<IsolationCause>,
-    },
-}
-
-/// Why an instance thinks the fault is its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IsolationCause {
-    /// Most members of so many pools fell silent within one window.
-    ManySilent {
-        /// Pools.
-        pools: u16,
-        /// Members.
-        members: u16,
-    },
-    /// A local link or route towards members that had answered vanished.
-    PathVanished,
-}
-
-/// When to call [`Decider::handle_timeout`], and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Wake {
-    /// To ask a target.
-    Probe,
-    /// To let an operator's decision lapse.
-    Lapse,
-    /// To end what a drained member still holds.
-    Deadline,
-    /// To judge isolation with what has come in.
-    Isolation,
-}
-
-/// Everything behind one verdict, for `why`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
-    /// The service's own verdict, before what it requires.
-    pub own: Verdict,
-    /// With what it requires.
-    pub effective: Verdict,
-    /// Why the effective one.
-    pub reason: Reason,
-    /// Since when.
-    pub since: Time,
-    /// The latest failure, if any since the last run of successes.
-    pub last_failure: Option<Failure>,
-    /// Consecutive failures, and how many of them evidence supplied.
-    pub failures: u32,
-    /// See `failures`.
-    pub from_evidence: u32,
-    /// Failures in a row that turn it away.
-    pub fall: u32,
-    /// Consecutive successes.
-    pub successes: u32,
-    /// Successes in a row that bring it back.
-    pub rise: u32,
-    /// Failures towards flapping, and how many make it so.
-    pub flaps: u32,
-    /// See `flaps`.
-    pub flap: u32,
-    /// When it is asked next; none while a probe is out.
-    pub next_probe: Option<Time>,
-    /// What the next answers would do, and by when at the earliest: the next transition.
-    pub next: Option<(Verdict, Time)>,
-    /// The last fault of our own side, if the last probe met one.
-    pub own_fault: Option<OwnFault>,
-    /// Whether a transition is held back because this instance is isolated, or asks first
-    /// whether it is.
-    pub held: bool,
-}
-
-use crate::health::Failure;
 
 impl Decider {
     /// Starts with every verdict `unknown`, everything remembered in force, first probes spread
-    /// over one interval.
+    /// over one interval, or [`FIRST_SPREAD`] if that is shorter.
     pub fn new(topology: Arc<Topology>, remembered: Standing, seed: u64, now: Time) -> Decider {
-        let _ = (remembered, seed, now);
-        Decider { topology }
+        let places = Places::new(&topology);
+        let mut dice = Dice::new(seed);
+        let machines = topology.targets().map(|target| {
+            let rules = Rules::from(&topology.service(target.service()).check);
+            let spread = rules.interval.min(FIRST_SPREAD);
+            Machine::new(rules, now + spread.mul_f64(dice.share()), now)
+        });
+        let machines: Vec<Machine> = machines.collect();
+        let mut decider = Decider {
+            effective: vec![Effective::unknown(now); places.targets()],
+            pools: vec![
+                PoolState {
+                    condition: Condition::Serving,
+                    since: now,
+                    present: 0,
+                };
+                topology.pools.len()
+            ],
+            services: vec![
+                ServiceState {
+                    lost: false,
+                    first: None,
+                    unsettled: 0,
+                };
+                places.services()
+            ],
+            operators: Operators::default(),
+            isolation: Isolation::new(&topology, &places),
+            held: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            agenda: Agenda::default(),
+            dice,
+            outputs: VecDeque::new(),
+            publish: false,
+            remember: false,
+            unsettled: places.targets(),
+            machines,
+            places,
+            topology,
+        };
+        decider.start(remembered, now);
+        decider
     }
 
     /// Takes what a probe brought back.
     pub fn handle_probe(&mut self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
-        let _ = (target, outcome, now);
+        let place = self.places.target(target);
+        let Some(started) = self.machines[place].out_since() else {
+            return;
+        };
+        let first = !self.machines[place].is_settled();
+        if first {
+            self.unsettled -= 1;
+            let service = self.places.service(target.service());
+            self.services[service].unsettled -= 1;
+        }
+        let answer = outcome.answer;
+        let answered = match answer {
+            Answer::Good => Some(true),
+            Answer::Bad(failure) => Some(!failure.is_silence()),
+            Answer::OwnFault(_) => None,
+        };
+        if answered == Some(true) && self.isolation.is_doubtful(place) {
+            self.machines[place].forgive();
+        }
+        let swing = self.dice.swing(self.machines[place].rules().jitter);
+        self.machines[place].handle_answer(answer, now, swing);
+        let member = self.places.member(target.member());
+        match answered {
+            Some(true) => self.isolation.handle_answer(place, member, started),
+            Some(false) => self.isolation.handle_silence(place, member, started),
+            None => {}
+        }
+        self.isolation.handle_witness(place, target.pool, answered);
+        if answered == Some(true) {
+            self.handle_sign(target.member(), started, now);
+        }
+        if answer == Answer::OwnFault(OwnFault::Route)
+            && self.machines[place].verdict().0 == Verdict::Up
+        {
+            self.paths_vanished(BTreeSet::from([target.member()]), now);
+        }
+        self.weigh(place, now);
+        if answered == Some(false) {
+            self.call_witnesses(place, now);
+        }
+        self.advance_inquiry(now, false);
+        if first {
+            self.settle(target, now);
+        }
+        self.schedule(place);
+        self.do_due(now);
     }
 
     /// Takes what a client's connect saw.
     pub fn handle_evidence(&mut self, target: TargetId, evidence: Evidence, now: Time) {
-        let _ = (target, evidence, now);
+        let place = self.places.target(target);
+        let sign = match evidence {
+            Evidence::Answered => true,
+            Evidence::Failed(failure) => !failure.is_silence(),
+        };
+        if sign {
+            let lag = EVIDENCE_LAG.as_nanos() as u64;
+            let asked = Time::from_nanos(now.as_nanos().saturating_sub(lag));
+            let member = self.places.member(target.member());
+            self.isolation.handle_sign(member, asked);
+            self.handle_sign(target.member(), asked, now);
+        }
+        if let Evidence::Failed(failure) = evidence {
+            self.handle_failed_connect(place, failure, now);
+        }
+        self.do_due(now);
     }
 
     /// Takes news of local links and routes: `unrouted` are all members that no local route with
     /// a live link leads to now.
     pub fn handle_paths(&mut self, unrouted: &[MemberId], now: Time) {
-        let _ = (unrouted, now);
+        let unrouted = unrouted.iter().copied().collect();
+        let (lost, back) = self.isolation.handle_paths(unrouted);
+        self.paths_vanished(lost.into_iter().collect(), now);
+        for member in back {
+            for place in self.places.targets_of(member) {
+                self.pull_spread(place, now);
+            }
+        }
+        self.do_due(now);
     }
 
     /// Carries out an operator's order, or says why not.
     pub fn handle_order(&mut self, order: Order, now: Time) -> Result<(), Refusal> {
-        let _ = (order, now);
+        let member = order.member;
+        if order.mode == Mode::Maintenance && !order.force {
+            self.refuse_to_lose(member)?;
+        }
+        let drain = self.topology.pool(member.pool).drain_deadline;
+        let before = self.takes_of(member);
+        if let Some(state) = self.operators.handle_order(order, drain, now) {
+            self.operator_changed(member, state, &before, now);
+        }
+        if self.operators.mode(member) == Mode::Maintenance && self.isolation.leave_out(member) {
+            self.end_isolation(now);
+        }
+        self.do_due(now);
         Ok(())
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
-        let _ = now;
+        self.do_due(now);
     }
 
     /// The next thing to do; drain until none.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        if let Some(output) = self.outputs.pop_front() {
+            Some(output)
+        } else if std::mem::take(&mut self.publish) {
+            Some(Output::Publish)
+        } else if std::mem::take(&mut self.remember) {
+            Some(Output::Remember)
+        } else {
+            None
+        }
     }
 
     /// When to call [`Decider::handle_timeout`] next, and what for.
     pub fn poll_timeout(&self) -> Option<(Time, Wake)> {
-        None
+        self.agenda.next()
     }
 
     /// What it decides for.
@@ -259,59 +272,294 @@ impl Decider {
 
     /// What a member may do for a service, by effective verdict and operator state.
     pub fn readiness(&self, target: TargetId) -> Readiness {
-        let _ = target;
-        todo!()
+        let verdict = self.effective[self.places.target(target)].verdict;
+        readiness(verdict, self.operators.mode(target.member()))
     }
 
     /// The effective verdict: the worst of the service's own and those it requires.
     pub fn verdict(&self, target: TargetId) -> (Verdict, Reason, Time) {
-        let _ = target;
-        todo!()
+        let effective = &self.effective[self.places.target(target)];
+        (effective.verdict, effective.reason, effective.since)
     }
 
     /// Since when the member takes new sessions for this service again after it did not; slow
     /// start counts from here. None when it always has since the start.
     pub fn returned(&self, target: TargetId) -> Option<Time> {
-        let _ = target;
-        todo!()
+        self.effective[self.places.target(target)].returned
     }
 
     /// The pool's condition, since when; members present among those that count.
     pub fn condition(&self, pool: PoolId) -> (Condition, Time, u16) {
-        let _ = pool;
-        todo!()
+        let state = &self.pools[pool.index()];
+        (state.condition, state.since, state.present)
     }
 
     /// The chosen member of a service balanced by `first`.
     pub fn first(&self, service: ServiceId) -> Option<MemberId> {
-        let _ = service;
-        todo!()
+        self.services[self.places.service(service)].first
     }
 
     /// The operator's decision about a member, when it is not simply ready.
     pub fn operator(&self, member: MemberId) -> Option<&OperatorState> {
-        let _ = member;
-        todo!()
+        self.operators.get(member)
     }
 
     /// Why this instance holds its verdicts, and since when, while it does.
     pub fn isolated(&self) -> Option<(IsolationCause, Time)> {
-        todo!()
+        self.isolation.cause()
     }
 
     /// Whether the first probe of every target has come back.
     pub fn settled(&self) -> bool {
-        todo!()
+        self.unsettled == 0
     }
 
     /// What must be remembered over a restart.
     pub fn standing(&self) -> Standing {
-        todo!()
+        let services = self.topology.pools.iter().flat_map(|pool| &pool.services);
+        let first = services.filter_map(|service| Some((service.id, self.first(service.id)?)));
+        Standing {
+            operators: self.operators.all(),
+            first: first.collect(),
+        }
     }
 
     /// Everything behind one verdict.
     pub fn explain(&self, target: TargetId) -> Explanation {
-        let _ = target;
-        todo!()
+        let place = self.places.target(target);
+        let machine = &self.machines[place];
+        let effective = &self.effective[place];
+        let failures = machine.failures();
+        let held = machine.due().is_some();
+        Explanation {
+            own: machine.verdict().0,
+            effective: effective.verdict,
+            reason: effective.reason,
+            since: effective.since,
+            last_failure: machine.last_failure(),
+            failures: failures.count,
+            from_evidence: failures.from_evidence,
+            fall: machine.rules().fall,
+            successes: machine.successes(),
+            rise: machine.rules().rise,
+            flaps: machine.flaps(),
+            flap: machine.rules().flap,
+            next_probe: machine.next_probe(),
+            next: machine.next_turn(),
+            own_fault: machine.own_fault(),
+            held,
+        }
+    }
+
+    // From an answer to a turn.
+
+    /// Makes the turn that a target's counts call for, unless it is to be held back.
+    fn weigh(&mut self, place: usize, now: Time) {
+        if self.machines[place].due().is_none() {
+            self.held.remove(&place);
+        } else if self.isolation.cause().is_some() {
+            // Held with everything else.
+        } else if self.isolation.condemns(place) {
+            self.turn(place, now);
+        } else {
+            self.held.insert(place);
+        }
+    }
+
+    fn turn(&mut self, place: usize, now: Time) {
+        self.held.remove(&place);
+        let target = self.places.target_at(place);
+        if self.machines[place].turn(now).is_none() {
+            return;
+        }
+        self.isolation.settle(place);
+        self.schedule(place);
+        let topology = self.topology.clone();
+        let pool = topology.pool(target.pool);
+        for service in &pool.services {
+            if service.id == target.service() || service.requires.contains(&target.service()) {
+                self.refresh_target(target.member().target(service.id), now);
+                self.refresh_service(pool, service.id);
+            }
+        }
+        if target.service() == pool.primary {
+            self.refresh_condition(pool, now);
+        }
+    }
+
+    /// Derives a target's effective verdict anew, and what follows.
+    fn refresh_target(&mut self, target: TargetId, now: Time) {
+        let place = self.places.target(target);
+        let (mut verdict, mut reason, _) = self.machines[place].verdict();
+        for &required in &self.topology.service(target.service()).requires {
+            let other = self.places.target(target.member().target(required));
+            let (theirs, ..) = self.machines[other].verdict();
+            if badness(theirs) > badness(verdict) {
+                (verdict, reason) = (theirs, Reason::Requires(required));
+            }
+        }
+        let before = self.readiness(target);
+        let effective = &mut self.effective[place];
+        let from = effective.verdict;
+        effective.reason = reason;
+        if from == verdict {
+            return;
+        }
+        effective.verdict = verdict;
+        effective.since = now;
+        let event = Event::Verdict {
+            target,
+            from,
+            to: verdict,
+            reason,
+        };
+        self.tell(event.clone());
+        if verdict == Verdict::Down {
+            self.outputs.push_back(Output::End {
+                member: target.member(),
+                service: Some(target.service()),
+                event,
+            });
+        }
+        let after = self.readiness(target);
+        self.publish |= after != before;
+        self.note_return(place, before.takes, after.takes, now);
+    }
+
+    fn note_return(&mut self, place: usize, before: Takes, after: Takes, now: Time) {
+        if after > before {
+            self.effective[place].returned = Some(now);
+        }
+    }
+
+    /// Derives anew whether a service has a usable member, and its first one.
+    fn refresh_service(&mut self, pool: &Pool, id: ServiceId) {
+        let place = self.places.service(id);
+        let takes = |member: MemberId| self.readiness(member.target(id)).takes;
+        let usable = pool.members.iter().filter(|m| takes(m.id) != Takes::No);
+        let best = usable.min_by_key(|m| (std::cmp::Reverse(takes(m.id)), m.backup, m.id));
+        let best = best.map(|member| member.id);
+        let state = self.services[place];
+        if self.topology.service(id).balance == Policy::First {
+            let stays = state.first.is_some_and(|first| takes(first) != Takes::No);
+            if let (false, Some(to)) = (stays, best) {
+                self.choose_first(id, state.first, to);
+            }
+        }
+        let lost = best.is_none();
+        if id != pool.primary && state.unsettled == 0 && lost != state.lost {
+            self.services[place].lost = lost;
+            self.tell(Event::Service { service: id, lost });
+        }
+    }
+
+    fn choose_first(&mut self, service: ServiceId, from: Option<MemberId>, to: MemberId) {
+        let place = self.places.service(service);
+        self.services[place].first = Some(to);
+        self.publish = true;
+        self.remember = true;
+        if let Some(from) = from {
+            self.tell(Event::First { service, from, to });
+        }
+    }
+
+    fn refresh_condition(&mut self, pool: &Pool, now: Time) {
+        let need = pool.quorum.to_stay;
+        let settled = self.services[self.places.service(pool.primary)].unsettled == 0;
+        let members = self.presence(pool);
+        let (to, present) = condition::condition(need, members.into_iter(), settled);
+        let state = &mut self.pools[pool.id.index()];
+        state.present = present;
+        if to == state.condition {
+            return;
+        }
+        let from = std::mem::replace(&mut state.condition, to);
+        state.since = now;
+        self.publish = true;
+        self.tell(Event::Condition {
+            pool: pool.id,
+            from,
+            to,
+            present,
+            need: need.members,
+        });
+    }
+
+    /// The first probe of a target came back: its service may be known for the first time.
+    fn settle(&mut self, target: TargetId, now: Time) {
+        let topology = self.topology.clone();
+        let pool = topology.pool(target.pool);
+        if self.services[self.places.service(target.service())].unsettled == 0 {
+            self.refresh_service(pool, target.service());
+            if target.service() == pool.primary {
+                self.refresh_condition(pool, now);
+            }
+        }
+    }
+
+    // Small things.
+
+    fn tell(&mut self, event: Event) {
+        self.outputs.push_back(Output::Tell(event));
+    }
+
+    /// The primary service's own verdict and the operator's wish, by member.
+    fn presence(&self, pool: &Pool) -> Vec<(Verdict, Mode)> {
+        let of = |member: &Member| {
+            let place = self.places.target(member.id.target(pool.primary));
+            let (verdict, ..) = self.machines[place].verdict();
+            (verdict, self.operators.mode(member.id))
+        };
+        pool.members.iter().map(of).collect()
+    }
+
+    /// Puts a target's next probe on the agenda.
+    fn schedule(&mut self, place: usize) {
+        let next = self.machines[place].next_probe();
+        self.agenda.set(Item::Probe(place), next);
+    }
+
+    fn do_due(&mut self, now: Time) {
+        while let Some(item) = self.agenda.pop(now) {
+            match item {
+                Item::Probe(place) => self.ask(place, now),
+                Item::Lapse(member) => self.lapse(member, now),
+                Item::Deadline(member) => self.meet_deadline(member, now),
+                Item::Inquiry => self.advance_inquiry(now, true),
+            }
+        }
+    }
+
+    fn ask(&mut self, place: usize, now: Time) {
+        self.waiting.remove(&place);
+        self.machines[place].handle_ask(now);
+        self.isolation.handle_ask(place);
+        let target = self.places.target_at(place);
+        self.outputs.push_back(Output::Probe(target));
     }
 }
+
+impl Effective {
+    fn unknown(now: Time) -> Effective {
+        Effective {
+            verdict: Verdict::Unknown,
+            reason: Reason::NotYetAsked,
+            since: now,
+            returned: None,
+        }
+    }
+}
+
+/// Which of two verdicts decides for a member that needs both. Unknown may be tried, so a known
+/// fault counts for more.
+fn badness(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Up => 0,
+        Verdict::Unknown => 1,
+        Verdict::Busy => 2,
+        Verdict::Down => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests;

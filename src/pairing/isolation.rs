@@ -1,1 +1,516 @@
 //! Isolation: whether the fault is our own.
+//!
+//! When our own uplink dies every member falls silent, one probe after the other, and the first of
+//! them would be declared down before the others were asked. So silence alone never condemns where
+//! there is another pool to compare with: it needs a *witness*, anyone who answers while the
+//! accused does not. Only silence is doubted; a refusal, or any other answer, came through the
+//! network.
+//!
+//! # When a silent target may be condemned
+//!
+//! ```text
+//! accused   ├─silent─┤        ├─silent─┤          turn
+//! witness               ├ok┤               ├ok┤
+//!           run begins   (1)   last probe   (2)
+//! ```
+//!
+//! 1. Somebody answered a probe that started after the accused fell silent, and the accused was
+//!    asked once more after that answer and stayed silent: one outage, however long and wherever it
+//!    ends, cannot explain both.
+//! 2. Somebody answered a probe that started after the accused's last one: the network works now.
+//!
+//! In a living fleet both come by themselves. Where they do not, a few others are asked
+//! ([`Isolation::call`]) before the accused is asked again.
+//!
+//! # When the instance is isolated
+//!
+//! If (2) is missing, an *inquiry* asks up to [`WITNESSES`] members that were last heard to answer,
+//! spread over all pools. If one of them answers, the network works. If none does, and most members
+//! of at least two pools are silent that were not given up before (or all witnesses were asked in
+//! vain, which is as good for pools too large to ask everyone), then the instance is isolated until
+//! somebody answers. If the silence does not reach so far, the members are to blame after all.
+//! The rule for pairs, that a twin must be among the silent pools, narrows [`Isolation::judge`]
+//! where pools have twins; a pool without one counts as it is.
+//!
+//! The other cause is a local link or route that vanished from under members that had answered:
+//! isolated at once, until one of those members answers, or an operator takes them all into
+//! maintenance.
+//!
+//! Nothing here asks, decides a verdict or ends anything; the decider does, with what is learnt
+//! here.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::places::Places;
+use super::words::IsolationCause;
+use crate::health::Verdict;
+use crate::health::machine::Machine;
+use crate::time::Time;
+use crate::topology::{MemberId, PoolId, Topology};
+
+/// Witnesses that one inquiry asks at most: enough to have two or three in each of several pools,
+/// few enough to be asked at one moment.
+pub const WITNESSES: usize = 16;
+
+/// Others that are asked when a target falls silent and nobody has been heard since: one answer is
+/// enough, and not all of these will be dead too.
+pub const CALLED: usize = 3;
+
+/// How long a silent target waits for those to answer before it is asked again: a round trip
+/// between sites.
+pub const LEAD: Duration = Duration::from_millis(20);
+
+/// From one call of others to the next at the least, however many targets fall silent.
+pub const CALL_PAUSE: Duration = Duration::from_millis(50);
+
+/// An inquiry ends so long after twice the longest check timeout: those who were out when it began
+/// come back, are asked, and come back again.
+pub const INQUIRY_MARGIN: Duration = Duration::from_millis(250);
+
+/// What a client's connect says may have waited for so long on its way here.
+pub const EVIDENCE_LAG: Duration = Duration::from_millis(100);
+
+/// What is known about the network between this instance and its members.
+#[derive(Debug)]
+pub(super) struct Isolation {
+    /// Silence condemns at once where there is no other pool to compare with.
+    doubts: bool,
+    /// By target: its run of silence.
+    silences: Vec<Option<Silence>>,
+    /// By member.
+    hearings: Vec<Hearing>,
+    /// Start of the latest probe that anybody answered.
+    answered: Time,
+    inquiry: Option<Inquiry>,
+    isolated: Option<Isolated>,
+    unrouted: BTreeSet<MemberId>,
+    /// A run of silence older than that has been decided.
+    window: Duration,
+    /// How long an inquiry may take.
+    patience: Duration,
+    /// Where the next call for witnesses begins, so that they take turns.
+    turn: usize,
+    next_call: Time,
+    members: Vec<MemberId>,
+}
+
+/// A target that does not answer.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    /// Whoever was asked after this moment and answered is a witness.
+    since: Time,
+    /// Start of the last probe of the run; none while only clients have met it.
+    last: Option<Time>,
+    /// Whether a witness had answered when that probe started.
+    vouched: bool,
+    /// The same for the probe that is out.
+    vouched_out: bool,
+}
+
+/// What was last heard of a member, by the start of the probes that it answered or did not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hearing {
+    answered: Time,
+    silent: Time,
+    silent_from: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It answered when it was last asked, or was never asked.
+    Heard,
+    /// It fell silent, and that has not led to anything yet.
+    Silent,
+    /// It has been silent for long.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Inquiry {
+    /// Witnesses whose answers are awaited.
+    out: BTreeSet<usize>,
+    /// Witnesses that did not answer, by pool.
+    silent: Vec<u16>,
+}
+
+#[derive(Clone, Debug)]
+struct Isolated {
+    cause: IsolationCause,
+    since: Time,
+    /// An answer to a probe that started later ends it.
+    after: Time,
+    /// Only an answer of one of these ends it; of anybody when empty.
+    behind: BTreeSet<MemberId>,
+}
+
+/// What an inquiry came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Not everyone asked has come back.
+    Open,
+    /// The members are to blame.
+    Theirs,
+    /// We are.
+    Ours(IsolationCause),
+}
+
+impl Isolation {
+    pub(super) fn new(topology: &Topology, places: &Places) -> Isolation {
+        let checks = || {
+            let services = topology.pools.iter().flat_map(|pool| &pool.services);
+            services.map(|service| &service.check)
+        };
+        let timeout = checks().map(|check| check.timeout).max();
+        let patience = timeout.unwrap_or_default() * 2 + INQUIRY_MARGIN;
+        let detection = checks().map(|check| {
+            let between = check.in_doubt.mul_f64(1.0 + check.jitter);
+            check.interval.mul_f64(1.0 + check.jitter)
+                + check.timeout.max(between) * check.fall.get()
+        });
+        let members = topology.pools.iter().flat_map(|pool| &pool.members);
+        Isolation {
+            doubts: topology
+                .pools
+                .iter()
+                .filter(|p| !p.members.is_empty())
+                .count()
+                > 1,
+            silences: vec![None; places.targets()],
+            hearings: vec![Hearing::default(); places.members()],
+            answered: Time::ZERO,
+            inquiry: None,
+            isolated: None,
+            unrouted: BTreeSet::new(),
+            window: detection.max().unwrap_or_default() + patience,
+            patience,
+            turn: 0,
+            next_call: Time::ZERO,
+            members: members.map(|member| member.id).collect(),
+        }
+    }
+
+    /// Why the instance is isolated, and since when, while it is.
+    pub(super) fn cause(&self) -> Option<(IsolationCause, Time)> {
+        self.isolated.as_ref().map(|now| (now.cause, now.since))
+    }
+
+    /// How long an inquiry may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    // What comes in.
+
+    /// A probe goes out.
+    pub(super) fn handle_ask(&mut self, place: usize) {
+        let answered = self.answered;
+        if let Some(silence) = &mut self.silences[place] {
+            silence.vouched_out = answered > silence.since;
+        }
+    }
+
+    /// A probe that started at `started` was answered, in whatever way.
+    pub(super) fn handle_answer(&mut self, place: usize, member: usize, started: Time) {
+        self.silences[place] = None;
+        self.handle_sign(member, started);
+    }
+
+    /// A member gave a sign of life, asked for at `started`.
+    pub(super) fn handle_sign(&mut self, member: usize, started: Time) {
+        let hearing = &mut self.hearings[member];
+        hearing.answered = hearing.answered.max(started);
+        self.answered = self.answered.max(started);
+    }
+
+    /// A probe that started at `started` met silence.
+    pub(super) fn handle_silence(&mut self, place: usize, member: usize, started: Time) {
+        let hearing = &mut self.hearings[member];
+        if hearing.silent <= hearing.answered {
+            hearing.silent_from = started;
+        }
+        hearing.silent = hearing.silent.max(started);
+        let silence = self.silences[place].get_or_insert(Silence::new(started));
+        silence.last = Some(started);
+        silence.vouched = silence.vouched_out;
+    }
+
+    /// A client met silence. True when a run of it begins with that.
+    pub(super) fn handle_evidence(&mut self, place: usize, now: Time) -> bool {
+        let begins = self.silences[place].is_none();
+        if begins {
+            // The client asked before now: who is asked at this moment is asked later.
+            let before = Time::from_nanos(now.as_nanos().saturating_sub(1));
+            self.silences[place] = Some(Silence::new(before));
+        }
+        begins
+    }
+
+    /// A witness came back, and answered or did not; none when that says nothing.
+    pub(super) fn handle_witness(&mut self, place: usize, pool: PoolId, answered: Option<bool>) {
+        let Some(inquiry) = &mut self.inquiry else {
+            return;
+        };
+        if inquiry.out.remove(&place) && answered == Some(false) {
+            inquiry.silent[pool.index()] += 1;
+        }
+    }
+
+    /// These members, and no others, have no path from here. Gives back those among them that had
+    /// one, and those that have one again.
+    pub(super) fn handle_paths(
+        &mut self,
+        unrouted: BTreeSet<MemberId>,
+    ) -> (Vec<MemberId>, Vec<MemberId>) {
+        let lost = unrouted.difference(&self.unrouted).copied().collect();
+        let back = self.unrouted.difference(&unrouted).copied().collect();
+        self.unrouted = unrouted;
+        (lost, back)
+    }
+
+    // What is made of it.
+
+    /// Whether this target's silence is its own fault, as far as can be known.
+    pub(super) fn condemns(&self, place: usize) -> bool {
+        let Some(silence) = &self.silences[place] else {
+            return true;
+        };
+        !self.doubts
+            || silence
+                .last
+                .is_some_and(|last| silence.vouched && self.answered > last)
+    }
+
+    /// Whether it has to be asked once more, or others have to be first.
+    pub(super) fn lacks_witness_now(&self, place: usize) -> bool {
+        self.silences[place]
+            .and_then(|silence| silence.last)
+            .is_some_and(|last| self.answered <= last)
+    }
+
+    /// Whether this target is silent and nobody has been heard since it fell silent.
+    pub(super) fn is_doubtful(&self, place: usize) -> bool {
+        self.doubts && self.silences[place].is_some_and(|silence| self.answered <= silence.since)
+    }
+
+    /// Whether this target is silent.
+    pub(super) fn is_silent(&self, place: usize) -> bool {
+        self.silences[place].is_some()
+    }
+
+    /// Whether a member has ever answered.
+    pub(super) fn has_answered(&self, member: usize) -> bool {
+        self.hearings[member].answered > Time::ZERO
+    }
+
+    /// A few others to ask, because a target fell silent; none when some have been asked just now.
+    pub(super) fn call(&mut self, machines: &[Machine], places: &Places, now: Time) -> Vec<usize> {
+        if now < self.next_call {
+            return Vec::new();
+        }
+        self.next_call = now + CALL_PAUSE;
+        let mut called = self.witnesses(machines, places, now, CALLED);
+        called.retain(|&place| machines[place].out_since().is_none());
+        called
+    }
+
+    /// Whether an inquiry is under way.
+    pub(super) fn inquires(&self) -> bool {
+        self.inquiry.is_some()
+    }
+
+    /// Begins an inquiry, or goes on with one whose witnesses all came back, while there is anyone
+    /// left to ask. Gives back whom to ask now.
+    pub(super) fn inquire(
+        &mut self,
+        machines: &[Machine],
+        places: &Places,
+        now: Time,
+        pools: usize,
+    ) -> Vec<usize> {
+        let inquiry = self.inquiry.take().unwrap_or_else(|| Inquiry {
+            out: BTreeSet::new(),
+            silent: vec![0; pools],
+        });
+        let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
+        let room = WITNESSES.saturating_sub(asked + inquiry.out.len());
+        let mut inquiry = inquiry;
+        let mut ask = self.witnesses(machines, places, now, room);
+        ask.retain(|&place| inquiry.out.insert(place));
+        ask.retain(|&place| machines[place].out_since().is_none());
+        self.inquiry = Some(inquiry);
+        ask
+    }
+
+    /// Ends an inquiry: somebody answered, or it has been judged.
+    pub(super) fn close_inquiry(&mut self) {
+        self.inquiry = None;
+    }
+
+    /// What the inquiry has come to; `late` when it has taken as long as it may.
+    pub(super) fn judge(
+        &self,
+        machines: &[Machine],
+        places: &Places,
+        now: Time,
+        late: bool,
+    ) -> Judgement {
+        let Some(inquiry) = &self.inquiry else {
+            return Judgement::Theirs;
+        };
+        if !inquiry.out.is_empty() && !late {
+            return Judgement::Open;
+        }
+        let pools = inquiry.silent.len();
+        let mut silent = vec![0u16; pools];
+        let mut alive = vec![0u16; pools];
+        for &member in &self.members {
+            match self.standing(member, machines, places, now) {
+                Standing::Heard => alive[member.pool.index()] += 1,
+                Standing::Silent => {
+                    alive[member.pool.index()] += 1;
+                    silent[member.pool.index()] += 1;
+                }
+                Standing::Gone => {}
+            }
+        }
+        let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
+        let in_vain = asked >= WITNESSES;
+        let fell = |pool: &usize| {
+            let most = silent[*pool] > alive[*pool] / 2;
+            most || (in_vain && inquiry.silent[*pool] > 0)
+        };
+        let fallen: Vec<usize> = (0..pools).filter(fell).collect();
+        if fallen.len() < 2 {
+            return Judgement::Theirs;
+        }
+        Judgement::Ours(IsolationCause::ManySilent {
+            pools: fallen.len() as u16,
+            members: fallen.iter().map(|&pool| silent[pool]).sum(),
+        })
+    }
+
+    /// Holds from now on. `behind` are the members whose path vanished.
+    pub(super) fn begin(&mut self, cause: IsolationCause, behind: BTreeSet<MemberId>, now: Time) {
+        let since = self
+            .isolated
+            .as_ref()
+            .map_or(now, |isolated| isolated.since);
+        self.isolated = Some(Isolated {
+            cause,
+            since,
+            after: match cause {
+                IsolationCause::ManySilent { .. } => self.answered,
+                IsolationCause::PathVanished => now,
+            },
+            behind,
+        });
+        self.inquiry = None;
+    }
+
+    /// Members whose path vanished, while that is why the instance is isolated.
+    pub(super) fn behind(&self) -> Option<&BTreeSet<MemberId>> {
+        let isolated = self.isolated.as_ref()?;
+        (isolated.cause == IsolationCause::PathVanished).then_some(&isolated.behind)
+    }
+
+    /// Leaves a member out of those whose answer is awaited. True when nobody is left.
+    pub(super) fn leave_out(&mut self, member: MemberId) -> bool {
+        let Some(isolated) = &mut self.isolated else {
+            return false;
+        };
+        isolated.behind.remove(&member) && isolated.behind.is_empty()
+    }
+
+    /// Whether an answer of this member, asked for at `started`, ends the isolation.
+    pub(super) fn is_ended_by(&self, member: MemberId, started: Time) -> bool {
+        self.isolated.as_ref().is_some_and(|isolated| {
+            started > isolated.after
+                && (isolated.behind.is_empty() || isolated.behind.contains(&member))
+        })
+    }
+
+    /// Holds no longer, and forgets every silence.
+    pub(super) fn end(&mut self) {
+        self.isolated = None;
+        self.inquiry = None;
+        self.silences.fill(None);
+    }
+
+    /// Forgets a target's silence, because it has been decided.
+    pub(super) fn settle(&mut self, place: usize) {
+        self.silences[place] = None;
+    }
+
+    /// One target each of up to `most` members that were heard when last asked, drawn from all
+    /// pools in turn, beginning where the last draw ended.
+    fn witnesses(
+        &mut self,
+        machines: &[Machine],
+        places: &Places,
+        now: Time,
+        most: usize,
+    ) -> Vec<usize> {
+        let mut by_pool: Vec<Vec<MemberId>> = Vec::new();
+        for &member in &self.members {
+            if self.standing(member, machines, places, now) == Standing::Heard {
+                match by_pool.last_mut() {
+                    Some(same) if same[0].pool == member.pool => same.push(member),
+                    _ => by_pool.push(vec![member]),
+                }
+            }
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let rounds = by_pool.iter().map(Vec::len).max().unwrap_or(0);
+        let mut chosen = Vec::new();
+        for round in 0..rounds {
+            for pool in 0..by_pool.len() {
+                let members = &by_pool[(pool + self.turn) % by_pool.len()];
+                if round < members.len() && chosen.len() < most {
+                    let member = members[(round + self.turn) % members.len()];
+                    chosen.extend(self.best_target(member, machines, places));
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Where a member is most likely to answer.
+    fn best_target(&self, id: MemberId, machines: &[Machine], places: &Places) -> Option<usize> {
+        places.targets_of(id).min_by_key(|&place| {
+            let machine = &machines[place];
+            let down = machine.verdict().0 == Verdict::Down;
+            (self.is_silent(place), down, machine.out_since().is_some())
+        })
+    }
+
+    fn standing(&self, id: MemberId, machines: &[Machine], places: &Places, now: Time) -> Standing {
+        let hearing = &self.hearings[places.member(id)];
+        if hearing.silent <= hearing.answered {
+            return Standing::Heard;
+        }
+        let undecided =
+            |place: usize| self.is_silent(place) && machines[place].verdict().0 != Verdict::Down;
+        let recent = now.since(hearing.silent_from) < self.window;
+        let never_decided = places.targets_of(id).any(undecided);
+        if recent || never_decided {
+            Standing::Silent
+        } else {
+            Standing::Gone
+        }
+    }
+}
+
+impl Silence {
+    fn new(since: Time) -> Silence {
+        Silence {
+            since,
+            last: None,
+            vouched: false,
+            vouched_out: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,15 @@
 //! [`Decider::poll_output`] until it is empty, then wait until [`Decider::poll_timeout`] or the
 //! next input. The outputs of one moment are published as one snapshot.
 
+mod agenda;
 pub mod condition;
 pub mod decider;
+mod dice;
 pub mod isolation;
+mod operators;
+mod places;
 pub mod quorum;
+mod words;
 
 pub use condition::Condition;
 pub use decider::{Decider, Event, Order, Output, Refusal, Standing, Wake};
