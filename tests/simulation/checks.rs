@@ -48,6 +48,17 @@ pub(crate) struct Counts {
     pub(crate) lost: u64,
 }
 
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.ended += other.ended;
+        self.isolations += other.isolations;
+        self.downs += other.downs;
+        self.deadlines += other.deadlines;
+        self.refusals += other.refusals;
+        self.lost += other.lost;
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Published {
     takes: Vec<(Takes, bool)>,
@@ -168,14 +179,18 @@ impl Checks {
             is_hard(seen.truth) || seen.last_hard.is_some_and(|at| now.since(at) <= within)
         });
         // False evidence that fits together with an outage of our own cannot be told from a dead
-        // member, and neither can an outage where there is no other pool to compare with.
+        // member, and neither can an outage where no other pool is left to compare with.
         let span = self.detection(target);
         let outage = self.uplink.0 != Uplink::Works || now.since(self.uplink.1) <= span;
         let flooded = requires.iter().copied().chain([service]).any(|service| {
             let flood = self.targets[&member.target(service)].last_flood;
             flood.is_some_and(|at| now.since(at) <= span)
         });
-        let excused = outage && (self.topology.pools.len() == 1 || flooded);
+        let alone = self
+            .targets
+            .iter()
+            .all(|(other, seen)| other.pool == target.pool || seen.verdict == Verdict::Down);
+        let excused = outage && (alone || flooded);
         assert!(
             guilty || excused,
             "sessions of {target:?} ended, which was well"

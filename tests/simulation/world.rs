@@ -85,9 +85,9 @@ pub(crate) struct World {
 }
 
 /// How long a run lasts.
-const LENGTH: Duration = Duration::from_secs(60);
+const LENGTH: Duration = Duration::from_secs(45);
 /// Nothing new happens in the last part, so that the end can be judged.
-const CALM: Duration = Duration::from_secs(20);
+const CALM: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(seed: u64, loud: bool) -> World {
     let mut world = World::new(seed, loud);
