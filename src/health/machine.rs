@@ -175,25 +175,21 @@ impl Machine {
     /// Counts what the probe that was out brought back. The next interval is multiplied with
     /// `swing`.
     pub fn handle_answer(&mut self, answer: Answer, now: Time, swing: f64) {
-        let Asking::Out { since, again } = self.asking else {
+        if !self.came_back(now, swing) {
             return;
-        };
-        self.asking = Asking::Waits {
-            started: Some(since),
-            ended: now,
-            swing,
-            pulled: None,
-            not_before: Time::ZERO,
-        };
-        if again {
-            self.pull(now);
         }
-        self.settled = true;
         self.own_fault = None;
         match answer {
             Answer::Good => self.succeeded(),
             Answer::Bad(failure) => self.failed(failure),
             Answer::OwnFault(fault) => self.own_fault = Some(fault),
+        }
+    }
+
+    /// The probe that was out came back with what is known to mean nothing: asks again at once.
+    pub fn handle_void(&mut self, now: Time, swing: f64) {
+        if self.came_back(now, swing) {
+            self.pull(now);
         }
     }
 
@@ -398,6 +394,24 @@ impl Machine {
     /// By what it judges.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    fn came_back(&mut self, now: Time, swing: f64) -> bool {
+        let Asking::Out { since, again } = self.asking else {
+            return false;
+        };
+        self.asking = Asking::Waits {
+            started: Some(since),
+            ended: now,
+            swing,
+            pulled: None,
+            not_before: Time::ZERO,
+        };
+        if again {
+            self.pull(now);
+        }
+        self.settled = true;
+        true
     }
 
     fn succeeded(&mut self) {

@@ -153,12 +153,17 @@ impl Decider {
             self.services[service].unsettled -= 1;
         }
         let answer = outcome.answer;
-        let heard = Heard::from(answer);
+        let swing = self.dice.swing(self.machines[place].rules().jitter);
+        let mut heard = Heard::from(answer);
         if heard == Heard::Answer && self.is_refuted(place) {
             self.machines[place].forgive();
         }
-        let swing = self.dice.swing(self.machines[place].rules().jitter);
-        self.machines[place].handle_answer(answer, now, swing);
+        if matches!(heard, Heard::Silence | Heard::Hang) && self.isolation.outlasts(started) {
+            heard = Heard::Nothing;
+            self.machines[place].handle_void(now, swing);
+        } else {
+            self.machines[place].handle_answer(answer, now, swing);
+        }
         self.isolation
             .handle_probe(place, target.member(), heard, started, now);
         if matches!(heard, Heard::Answer | Heard::Hang) {

@@ -99,11 +99,15 @@ pub(super) struct Isolation {
     answered: Time,
     inquiry: Option<Inquiry>,
     isolated: Option<Isolated>,
+    /// When the last isolation ended.
+    ended: Option<Time>,
     unrouted: BTreeSet<MemberId>,
     /// A run of silence older than that has been decided.
     window: Duration,
     /// How long an inquiry may take.
     patience: Duration,
+    /// How long a client's connect may take.
+    connecting: Duration,
     /// Where the next call for witnesses begins, so that they take turns.
     turn: usize,
     next_call: Time,
@@ -186,6 +190,8 @@ impl Isolation {
                 + check.timeout.max(between) * check.fall.get()
         });
         let members = topology.pools.iter().flat_map(|pool| &pool.members);
+        let services = topology.pools.iter().flat_map(|pool| &pool.services);
+        let connecting = services.map(|service| service.connect.budget);
         Isolation {
             doubts: topology
                 .pools
@@ -198,9 +204,11 @@ impl Isolation {
             answered: Time::ZERO,
             inquiry: None,
             isolated: None,
+            ended: None,
             unrouted: BTreeSet::new(),
             window: detection.max().unwrap_or_default() + patience,
             patience,
+            connecting: connecting.max().unwrap_or_default(),
             turn: 0,
             next_call: Time::ZERO,
             members: members.map(|member| member.id).collect(),
@@ -450,10 +458,26 @@ impl Isolation {
     }
 
     /// Holds no longer, and forgets every silence.
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, now: Time) {
         self.isolated = None;
+        self.ended = Some(now);
         self.inquiry = None;
         self.silences.fill(None);
+    }
+
+    /// Whether a probe that started at `started` started while this instance was isolated, or
+    /// before, and has come back after that: then its silence means nothing.
+    pub(super) fn outlasts(&self, started: Time) -> bool {
+        self.isolated.is_none() && self.ended.is_some_and(|ended| started <= ended)
+    }
+
+    /// Whether what a client says at `now` may be about a connect that it began while this instance
+    /// was isolated.
+    pub(super) fn outlasts_evidence(&self, now: Time) -> bool {
+        self.isolated.is_none()
+            && self
+                .ended
+                .is_some_and(|ended| now < ended + self.connecting)
     }
 
     /// Forgets a target's silence, because it has been decided.

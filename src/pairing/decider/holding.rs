@@ -18,6 +18,11 @@ impl Decider {
         if self.machines[place].verdict().0 == Verdict::Down {
             return;
         }
+        if failure.is_silence() && self.isolation.outlasts_evidence(now) {
+            self.machines[place].pull(now);
+            self.schedule(place);
+            return;
+        }
         self.machines[place].handle_evidence(failure, now);
         let begins = failure.is_silence() && self.isolation.handle_evidence(place, now);
         self.weigh(place, now);
@@ -102,7 +107,9 @@ impl Decider {
             Judgement::Theirs => {
                 self.close_inquiry();
                 for place in self.held.clone() {
-                    if self.isolation.lacks_witness_now(place) {
+                    // A fault of our own since then leaves it open.
+                    let clear = self.machines[place].own_fault().is_none();
+                    if clear && self.isolation.lacks_witness_now(place) {
                         self.turn(place, now);
                     }
                 }
@@ -146,7 +153,7 @@ impl Decider {
                 self.pull_spread(place, now);
             }
         }
-        self.isolation.end();
+        self.isolation.end(now);
         self.held.clear();
         self.waiting.clear();
         self.tell(Event::Isolation { cause: None });
