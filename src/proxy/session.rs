@@ -54,30 +54,32 @@ impl fmt::Display for Refused {
 pub(super) async fn serve(
     worker: Rc<Worker>,
     front: Rc<Front>,
-    mut client: TcpStream,
+    client: TcpStream,
     peer: SocketAddr,
 ) {
     let _open = Open::new(&worker, &front);
+    let mut sockets = Sockets::new(client);
     let counters = front.counters(&worker);
-    match establish(&worker, &front, &mut client, peer).await {
-        Ok((mut member, attempt)) => {
+    match establish(&worker, &front, &mut sockets.client, peer).await {
+        Ok((member, attempt)) => {
             counters.established.add(1);
             worker
                 .counters()
                 .member(attempt.target().member())
                 .sessions
                 .add(1);
-            let ended = carry(&worker, &front, &mut client, &mut member, &attempt).await;
-            if let Err(broken) = ended {
-                reset_on_close(&client);
-                reset_on_close(&member);
-                match &broken {
-                    Broken::Client(_) => counters.reset_by_client.add(1),
-                    Broken::Member(_) => counters.reset_by_member.add(1),
-                    Broken::Idle => counters.ended_idle.add(1),
-                    Broken::Told => counters.ended_by_us.add(1),
+            let member = sockets.member.insert(member);
+            match carry(&worker, &front, &mut sockets.client, member, &attempt).await {
+                Ok(()) => sockets.orderly = true,
+                Err(broken) => {
+                    match &broken {
+                        Broken::Client(_) => counters.reset_by_client.add(1),
+                        Broken::Member(_) => counters.reset_by_member.add(1),
+                        Broken::Idle => counters.ended_idle.add(1),
+                        Broken::Told => counters.ended_by_us.add(1),
+                    }
+                    tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
                 }
-                tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
             }
             let limited = attempt.is_limited();
             drop(attempt);
@@ -86,7 +88,6 @@ pub(super) async fn serve(
             }
         }
         Err(refused) => {
-            reset_on_close(&client);
             match &refused {
                 Refused::NoMember => counters.refused_no_member.add(1),
                 Refused::Attempts => counters.refused_attempts.add(1),
@@ -166,6 +167,35 @@ async fn carry(
     let _entry = Entry { worker, key };
     let settle = |member: &TcpStream| watch_member(member, front.peer_timeout);
     relay(worker, front.counters(worker), key, client, member, settle).await
+}
+
+/// A session's sockets. However the session is left, they close with a reset unless it ended in
+/// good order: a cut transfer must not look complete.
+struct Sockets {
+    client: TcpStream,
+    member: Option<TcpStream>,
+    orderly: bool,
+}
+
+impl Sockets {
+    fn new(client: TcpStream) -> Sockets {
+        Sockets {
+            client,
+            member: None,
+            orderly: false,
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if !self.orderly {
+            reset_on_close(&self.client);
+            if let Some(member) = &self.member {
+                reset_on_close(member);
+            }
+        }
+    }
 }
 
 /// Counts a session as open, and as ended when dropped.

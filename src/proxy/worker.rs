@@ -67,20 +67,16 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Tells the worker something; false when it is gone.
-    pub async fn tell(&self, message: ToWorker) -> bool {
-        self.messages.send(message).await.is_ok()
+    /// Tells the worker something, without waiting; false when its inbox is full or it is gone.
+    #[must_use]
+    pub fn tell(&self, message: ToWorker) -> bool {
+        self.messages.try_send(message).is_ok()
     }
 
-    /// Lets it end once its sessions have, and waits for that.
+    /// Ends it, with what sessions it has left, and waits for that.
     pub fn join(self) -> std::thread::Result<()> {
         drop(self.messages);
         self.thread.join()
-    }
-
-    /// Whether it has ended.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
     }
 }
 
@@ -204,10 +200,8 @@ impl Worker {
                 }
             }
         }
-        // Nobody is left to serve for. Each session ends with a reset to both of its sides.
+        // What is left is dropped with the runtime, and each session with a reset to both sides.
         listening.shutdown().await;
-        worker.registry.end(&super::Which::All);
-        tokio::task::yield_now().await;
     }
 
     /// Accepts until told to stop. What the kernel lacks for a moment costs a rest, never the
