@@ -118,24 +118,6 @@ fn own_side(status: &Status) -> Vec<Problem> {
             "raise the descriptor limit, or max_sessions in [instance]",
         ));
     }
-    let faults: Vec<String> = status
-        .own_faults
-        .kinds()
-        .iter()
-        .filter(|(_, n)| *n > 0)
-        .map(|(kind, n)| format!("{} {}", number(*n), kind.replace('_', " ")))
-        .collect();
-    if !faults.is_empty() {
-        found.push(own(
-            "OWN FAULT",
-            format!(
-                "attempts failed on our own side since the start: {}",
-                faults.join(", ")
-            ),
-            "sessions that could not be carried, through no fault of a member",
-            "see descriptor limit, port range and routes of this host; `why` names the members",
-        ));
-    }
     found
 }
 
