@@ -9,8 +9,11 @@ use crate::observe::desk::{Command, Desk, LocalFuture, Refused};
 use crate::observe::events::Event;
 use crate::observe::names::NoSuch;
 use crate::observe::status::{self, PoolHealth, Status};
-use crate::observe::view::{RunState, View};
+use crate::health::Answer;
+use crate::health::runner::{self, Runner};
+use crate::observe::view::{CheckTotals, Exchange, RunState, View};
 use crate::observe::why::{self, Why};
+use crate::topology::TargetId;
 
 /// Answers for the hub.
 pub(super) struct HubDesk(Rc<Hub>);
@@ -38,8 +41,8 @@ impl HubDesk {
             workers: &hub.counters,
             load: &|member| hub.handles.member(member).load(),
             address: &|target| book.current(target),
-            checks: &|target| hub.runner.totals(target),
-            exchanges: &|target| hub.runner.exchanges(target),
+            checks: &|target| check_totals(&hub.runner, target),
+            exchanges: &|target| exchanges(&hub.runner, target),
             events: &events,
             servers: &[
                 ("observe", &*hub.observe_counters),
@@ -57,8 +60,7 @@ impl Desk for HubDesk {
     }
 
     fn pool_health(&self, pool: &str) -> Option<PoolHealth> {
-        let id = self.0.topology.pool_named(pool)?.id;
-        Some(self.view(|view| status::pool_health(view, id)))
+        self.view(|view| status::pool_health(view, pool))
     }
 
     fn status(&self) -> Status {
@@ -77,14 +79,37 @@ impl Desk for HubDesk {
         let hub = self.0.clone();
         Box::pin(async move {
             let now = clock::now();
-            let order = order::order(&hub.topology, &command, now)?;
+            let order = order::order(command, &hub.topology, now)?;
+            let done = order::done(&order, &hub.topology, now);
+            let member = order.member;
             hub.order(order, now)
-                .map_err(|refusal| order::refusal(&hub.topology, &command, refusal))?;
-            let done = order::done(&hub.topology, &command);
+                .map_err(|refusal| order::refused(&refusal, member, &hub.topology))?;
             Ok(match hub.kept().await {
                 Ok(()) => done,
-                Err(error) => format!("{done} It will not outlive a restart: {error}"),
+                Err(error) => format!("{done}; this does not outlive a restart: {error}"),
             })
         })
     }
+}
+
+fn check_totals(runner: &Runner, target: TargetId) -> CheckTotals {
+    let counts = runner.counts(target);
+    CheckTotals {
+        good: counts.good,
+        bad: counts.bad,
+        own_fault: counts.own_fault,
+    }
+}
+
+fn exchanges(runner: &Runner, target: TargetId) -> Vec<Exchange> {
+    let exchange = |exchange: runner::Exchange| Exchange {
+        at: exchange.at,
+        good: match exchange.outcome.answer {
+            Answer::Good => Some(true),
+            Answer::Bad(_) => Some(false),
+            Answer::OwnFault(_) => None,
+        },
+        text: exchange.outcome.transcript,
+    };
+    runner.exchanges(target).into_iter().map(exchange).collect()
 }

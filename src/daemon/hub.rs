@@ -12,20 +12,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::keeper::Keeper;
-use super::memory::{Moment, Remembered};
+use super::memory::Remembered;
 use super::paths::PathWatch;
 use super::resolver::{Resolution, Resolver};
 use super::StartError;
 use super::desk::HubDesk;
 use crate::clock;
 use crate::config::Config;
-use crate::control;
-use crate::dispatch::addresses::AddressBook;
+use crate::control::server;
+use crate::control::socket::ControlSocket;
+use crate::dispatch::addresses::{AddressBook, Change};
 use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
@@ -42,7 +44,7 @@ use crate::proxy::{
     FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, raise_descriptor_limit, start,
 };
 use crate::time::Time;
-use crate::topology::{MemberId, TargetId, Topology};
+use crate::topology::{TargetId, Topology};
 
 /// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
 /// for them.
@@ -101,7 +103,7 @@ enum Input {
 
 impl Hub {
     /// Starts everything; what it returns serves once [`Hub::run`] is polled.
-    pub(super) fn start(
+    pub(super) async fn start(
         config: Config,
         listeners: Vec<Vec<Listener>>,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
@@ -111,18 +113,14 @@ impl Hub {
             raise_descriptor_limit(),
             listeners.len(),
             listeners.first().map_or(0, Vec::len),
-            runner::AT_ONCE,
+            runner::MAX_AT_ONCE,
             config.instance.max_sessions,
         );
         let prober = Prober::new(&topology).map_err(StartError::Probes)?;
-        let (runner, answers) = Runner::new(prober);
-        let moment = Moment {
-            now,
-            wall: clock::wall(),
-        };
+        let (runner, answers) = Runner::new(prober, clock::now);
         let (keeper, remembered) =
             Keeper::open(config.instance.state_dir.as_deref()).map_err(StartError::Store)?;
-        let standing = remembered.standing(&topology, moment);
+        let standing = remembered.standing(&topology, clock_at(now));
         let seed: u64 = rand::random();
         let decider = Decider::new(topology.clone(), standing, seed, now);
         let book = AddressBook::new(&topology);
@@ -131,11 +129,14 @@ impl Hub {
 
         let observe = match config.observe.listen {
             Some(address) => {
-                Some(http::bind(address).map_err(|error| StartError::Observe(address, error))?)
+                let listener = TcpListener::bind(address).await;
+                Some(listener.map_err(|error| StartError::Observe(address, error))?)
             }
             None => None,
         };
-        let control = control::bind(&config.control.socket).map_err(StartError::Control)?;
+        let control = ControlSocket::bind(&config.control.socket)
+            .await
+            .map_err(StartError::Control)?;
 
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
@@ -188,9 +189,9 @@ impl Hub {
         });
         let desk = Rc::new(HubDesk::new(hub.clone()));
         if let Some(observe) = observe {
-            spawn_local(http::serve(observe, desk.clone(), hub.observe_counters.clone()));
+            spawn_local(http::run(observe, desk.clone(), hub.observe_counters.clone()));
         }
-        spawn_local(control::serve(control, desk, hub.control_counters.clone()));
+        spawn_local(server::run(control, desk, hub.control_counters.clone()));
         Ok((hub, inputs))
     }
 
@@ -241,7 +242,7 @@ impl Hub {
             Input::Report(FromWorker::OwnFault(fault)) => self.tell_fault(fault, now),
             Input::Name(resolution) => self.resolved(resolution),
             Input::Paths(unrouted) => {
-                let members = self.members_at(&unrouted);
+                let members = self.book.borrow().members_only_at(&unrouted);
                 self.decider.borrow_mut().handle_paths(&members, now);
             }
             Input::Due => self.decider.borrow_mut().handle_timeout(now),
@@ -254,7 +255,7 @@ impl Hub {
         if let Answer::OwnFault(fault) = outcome.answer {
             self.tell_fault(fault, now);
         }
-        if matches!(outcome.answer, Answer::Bad(_)) && self.book.borrow_mut().rotate(target) {
+        if matches!(outcome.answer, Answer::Bad(_)) && self.book.borrow_mut().rotate(target).is_some() {
             self.publish();
         }
     }
@@ -268,15 +269,15 @@ impl Hub {
         }
         self.publish();
         for change in changes {
+            let Change::Gone { target, .. } = change else {
+                continue;
+            };
             let hub = self.clone();
-            let deadline = self.topology.pool(change.target.pool).drain_deadline;
+            let deadline = self.topology.pool(target.pool).drain_deadline;
             spawn_local(async move {
                 sleep(deadline).await;
-                let keep = hub.book.borrow().addresses(change.target).into();
-                hub.tell_workers(&ToWorker::End(Which::Strays {
-                    target: change.target,
-                    keep,
-                }));
+                let keep = hub.book.borrow().addresses(target).map(|a| a.ip()).collect();
+                hub.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
             });
         }
     }
@@ -285,13 +286,11 @@ impl Hub {
     pub(super) fn turn(&self, now: Time) {
         let mut endings = Vec::new();
         let mut publish = false;
-        let mut unknown = Vec::new();
         while let Some(output) = self.next_output() {
             match output {
-                Output::Probe(target) => match self.book.borrow().current(target) {
-                    Some(address) => self.runner.ask(target, address),
-                    None => unknown.push(target),
-                },
+                Output::Probe(target) => {
+                    self.runner.ask(target, self.book.borrow().current(target));
+                }
                 Output::End { member, service, .. } => endings.push(Which::Member { member, service }),
                 Output::Tell(event) => self.tell(&event, now),
                 Output::Publish => publish = true,
@@ -305,15 +304,6 @@ impl Hub {
             self.tell_workers(&ToWorker::End(which));
         }
         self.bring_up_to_date();
-        // Each ask is answered, also one that could not be asked.
-        for target in unknown {
-            let outcome = ProbeOutcome {
-                answer: Answer::OwnFault(OwnFault::Name),
-                took: Duration::ZERO,
-                transcript: "its name has never been resolved".to_owned(),
-            };
-            self.decider.borrow_mut().handle_probe(target, &outcome, now);
-        }
         if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
             self.state.set(RunState::Serving);
         }
@@ -407,11 +397,10 @@ impl Hub {
     }
 
     fn tell(&self, event: &Event, now: Time) {
-        let clock = Clock {
-            now,
-            wall: clock::wall(),
-        };
-        self.events.borrow_mut().tell(&self.topology, event, clock);
+        let at = clock_at(now).stamp(now);
+        self.events
+            .borrow_mut()
+            .tell(&self.topology, event, now, at);
     }
 
     fn tell_fault(&self, fault: OwnFault, now: Time) {
@@ -425,21 +414,14 @@ impl Hub {
     }
 
     fn remembered(&self, now: Time) -> Remembered {
-        let moment = Moment {
-            now,
-            wall: clock::wall(),
-        };
-        Remembered::new(&self.decider.borrow().standing(), &self.topology, moment)
+        let standing = self.decider.borrow().standing();
+        Remembered::new(&standing, &self.topology, clock_at(now))
     }
+}
 
-    fn members_at(&self, addresses: &[IpAddr]) -> Vec<MemberId> {
-        let book = self.book.borrow();
-        let here = |target: &TargetId| {
-            book.current(*target)
-                .is_some_and(|address| addresses.contains(&address.ip()))
-        };
-        let mut members: Vec<MemberId> = self.topology.targets().filter(here).map(TargetId::member).collect();
-        members.dedup();
-        members
+fn clock_at(now: Time) -> Clock {
+    Clock {
+        now,
+        wall: clock::wall(),
     }
 }

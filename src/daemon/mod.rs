@@ -31,7 +31,7 @@ use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
-use crate::control::ControlError;
+use crate::control::socket;
 use crate::health::probe::ProberError;
 use crate::pairing::store::StoreError;
 use crate::proxy::listen::{self, BindError, Listener};
@@ -49,7 +49,7 @@ pub enum StartError {
     /// The HTTP listener could not be bound.
     Observe(SocketAddr, io::Error),
     /// The control socket could not be made.
-    Control(ControlError),
+    Control(socket::BindError),
     /// The checks cannot be asked.
     Probes(ProberError),
     /// What operators decided cannot be read, and must not be overwritten.
@@ -149,7 +149,7 @@ async fn serve(
     let workers = config.instance.workers.map_or_else(usable_cores, NonZeroUsize::get);
     let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
     take_bound_addresses(&mut config.topology, &listeners);
-    let (hub, mut inputs) = Hub::start(config, listeners)?;
+    let (hub, mut inputs) = Hub::start(config, listeners).await?;
     started(Started {
         topology: hub.topology().clone(),
         observe: hub.observe_address(),
