@@ -1,1 +1,4 @@
 //! daemon
+
+pub mod paths;
+pub mod resolver;

@@ -1,1 +1,3 @@
 //! dispatch
+
+pub mod addresses;
