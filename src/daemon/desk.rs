@@ -39,7 +39,7 @@ impl HubDesk {
             decider: &decider,
             topology: &hub.topology,
             workers: &hub.counters,
-            load: &|member| hub.handles.member(member).load(),
+            load: &|member| u64::from(hub.handles.member(member).load()),
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),

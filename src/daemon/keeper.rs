@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::{spawn_blocking, spawn_local};
@@ -95,24 +96,18 @@ impl Keeper {
 }
 
 async fn write_all(store: Store, shared: Rc<Shared>) {
-    let mut store = Some(store);
+    let store = Arc::new(store);
     loop {
         shared.wake.notified().await;
-        let (Some(remembered), Some(mut taken)) = (shared.wanted.take(), store.take()) else {
+        let Some(remembered) = shared.wanted.take() else {
             continue;
         };
         let number = shared.given.get();
-        let write = move || {
-            let result = taken.save(&remembered).map_err(|error| error.to_string());
-            (taken, result)
-        };
-        let result = match spawn_blocking(write).await {
-            Ok((back, result)) => {
-                store = Some(back);
-                result
-            }
-            Err(error) => Err(format!("the state could not be written: {error}")),
-        };
+        let store = store.clone();
+        let write = move || store.save(&remembered).map_err(|error| error.to_string());
+        let result = spawn_blocking(write)
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()));
         if let Err(error) = &result {
             tracing::error!(%error, "cannot store what operators decided");
         }
