@@ -16,7 +16,7 @@ use super::view::{CheckTotals, RunState, View};
 use crate::health::readiness::{Mode, OperatorState, Takes};
 use crate::health::{Reason, Verdict};
 use crate::pairing::Condition;
-use crate::pairing::decider::IsolationCause;
+use crate::pairing::IsolationCause;
 use crate::topology::{BelowQuorum, Member, Pool, Service, ServiceId, TargetId};
 
 /// How many of the last events a status carries.
