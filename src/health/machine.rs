@@ -382,7 +382,10 @@ impl Machine {
     }
 
     fn jittered(&mut self, wait: Duration) -> Duration {
-        self.dice = self.dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        self.dice = self
+            .dice
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(1);
         let draw = (self.dice >> 33) as u32 % 2_001;
         // From 1 - jitter to 1 + jitter, in millionths.
         let factor = 1_000_000 + self.rules.jitter * draw - 1_000 * self.rules.jitter;

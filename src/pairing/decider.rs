@@ -10,9 +10,7 @@ use super::condition::{condition, is_present};
 use super::isolation::{Heard, Isolation, IsolationCause};
 use crate::health::machine::Machine;
 use crate::health::readiness::{Mode, OperatorState, Readiness, Takes, readiness};
-use crate::health::{
-    Answer, Evidence, Failure, OwnFault, ProbeOutcome, Reason, Verdict,
-};
+use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Reason, Verdict};
 use crate::time::Time;
 use crate::topology::{MemberId, Policy, PoolId, Service, ServiceId, TargetId, Topology};
 
@@ -277,7 +275,9 @@ impl Decider {
                     .services
                     .iter()
                     .map(|service| {
-                        dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(id.index() as u64);
+                        dice = dice
+                            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                            .wrapping_add(id.index() as u64);
                         let check = &service.check;
                         patience = patience.max(check.interval * 2 + check.timeout);
                         let spread = check.interval.min(SPREAD);
@@ -389,7 +389,8 @@ impl Decider {
     /// a live link leads to now.
     pub fn handle_paths(&mut self, unrouted: &[MemberId], now: Time) {
         let had_answered = |member: &MemberId| {
-            let well = |t: &TargetState| matches!(t.machine.verdict().0, Verdict::Up | Verdict::Busy);
+            let well =
+                |t: &TargetState| matches!(t.machine.verdict().0, Verdict::Up | Verdict::Busy);
             !self.isolation.is_unrouted(*member) && self.member(*member).targets.iter().any(well)
         };
         let vanished = unrouted.iter().any(had_answered);
@@ -586,11 +587,10 @@ impl Decider {
         let of_pool = |pool: PoolId| topology.pool(pool).members.iter().map(|member| member.id);
         let own = of_pool(doubted.pool).filter(|&member| member != doubted);
         let others = topology.pools.iter().map(|pool| pool.id);
-        let others = others.filter(|&pool| pool != doubted.pool).flat_map(of_pool);
-        let witnesses: Vec<MemberId> = own
-            .take(WITNESSES)
-            .chain(others.take(WITNESSES))
-            .collect();
+        let others = others
+            .filter(|&pool| pool != doubted.pool)
+            .flat_map(of_pool);
+        let witnesses: Vec<MemberId> = own.take(WITNESSES).chain(others.take(WITNESSES)).collect();
         for member in witnesses {
             let target = member.target(topology.pool(member.pool).primary);
             let machine = &mut self.target_mut(target).machine;
@@ -628,7 +628,11 @@ impl Decider {
         let well = |pool: PoolId| {
             let primary = self.topology.pool(pool).primary.index();
             let alive = |m: &&MemberState| m.targets[primary].machine.verdict().0 != Verdict::Down;
-            self.pools[pool.index()].members.iter().filter(alive).count()
+            self.pools[pool.index()]
+                .members
+                .iter()
+                .filter(alive)
+                .count()
         };
         if self.isolation.judge(well, now) {
             self.tell_isolated();
@@ -678,7 +682,9 @@ impl Decider {
             return true;
         }
         let state = self.target(target);
-        let out_of_patience = state.held.is_some_and(|held| now.since(held) >= self.patience);
+        let out_of_patience = state
+            .held
+            .is_some_and(|held| now.since(held) >= self.patience);
         self.topology.pools.len() > 1
             && !out_of_patience
             && !self.isolation.has_witness(target.member(), state.asked)
@@ -805,7 +811,11 @@ impl Decider {
             .filter(|member| takes(member.id) != Takes::No)
             .min_by_key(|member| {
                 let others_turn = before != Some(member.id);
-                (takes(member.id) == Takes::LastResort, member.backup, others_turn)
+                (
+                    takes(member.id) == Takes::LastResort,
+                    member.backup,
+                    others_turn,
+                )
             });
         let Some(chosen) = best.map(|member| member.id) else {
             return;
@@ -827,7 +837,8 @@ impl Decider {
         let pool = self.topology.pool(member.pool);
         let primary = pool.primary.index();
         let need = pool.quorum.to_stay;
-        let counted = &self.pools[member.pool.index()].members[..usize::from(need.of_first).min(pool.members.len())];
+        let counted = &self.pools[member.pool.index()].members
+            [..usize::from(need.of_first).min(pool.members.len())];
         let present = |m: &MemberState| is_present(m.targets[primary].effective.0, mode_of(m));
         let now_present = counted.iter().filter(|m| present(m)).count() as u16;
         let leaves = member.index() < counted.len() && present(self.member(member));
@@ -949,7 +960,10 @@ impl Decider {
 }
 
 fn mode_of(member: &MemberState) -> Mode {
-    member.operator.as_ref().map_or(Mode::Ready, |state| state.mode)
+    member
+        .operator
+        .as_ref()
+        .map_or(Mode::Ready, |state| state.mode)
 }
 
 /// Which of two verdicts is worse for a member that needs both.

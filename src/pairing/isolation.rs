@@ -220,7 +220,10 @@ mod tests {
         assert!(!isolation.handle_vanished(at(3)));
         assert!(isolation.is_unrouted(A.member(1)));
         assert_eq!(isolation.handle_answer(B.member(0), at(4)), Heard::Over);
-        assert!(isolation.is_unrouted(A.member(1)), "its silence is still our fault");
+        assert!(
+            isolation.is_unrouted(A.member(1)),
+            "its silence is still our fault"
+        );
     }
 
     #[test]
