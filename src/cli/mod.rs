@@ -275,3 +275,6 @@ fn print_json(out: &mut impl Write, body: &impl serde::Serialize) -> Result<(), 
 fn span_as_typed(text: &str) -> Result<String, String> {
     parse_span(text).map(|_| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,7 @@ fn target(view: &View<'_>, member: &Member, service: &Service) -> TargetWhy {
 }
 
 /// The rule that decides a pool's condition, in words.
-fn quorum_rule(pool: &Pool) -> String {
+pub(super) fn quorum_rule(pool: &Pool) -> String {
     let need = pool.quorum.to_stay;
     let below = match pool.below_quorum {
         BelowQuorum::Serve => "those that answer go on serving",
@@ -120,7 +120,7 @@ fn quorum_rule(pool: &Pool) -> String {
 }
 
 /// What is asked, how often, and what the answers do, in words.
-fn check_rule(check: &Check) -> String {
+pub(super) fn check_rule(check: &Check) -> String {
     let asked = match (&check.kind, check.tls) {
         (CheckKind::Tcp, false) => "tcp: accepts a connection".to_owned(),
         (CheckKind::Tcp, true) => "tcp over tls: completes a handshake".to_owned(),
