@@ -4,6 +4,8 @@
 //! it affects, what happens next and when. Then everything else, in compact tables. A pure function
 //! of a [`Status`].
 
+use std::collections::BTreeSet;
+
 use super::paint::{Ink, Look, Table, cut, harmless, wrap};
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
@@ -83,7 +85,18 @@ fn starting(status: &Status) -> String {
 }
 
 fn what_is_wrong(problems: &[Problem]) -> String {
-    let count = |severity| problems.iter().filter(|p| p.severity == severity).count();
+    let count = |severity| {
+        let of = || {
+            problems
+                .iter()
+                .filter(|problem| problem.severity == severity)
+        };
+        let members: BTreeSet<&String> = of().flat_map(|problem| &problem.members).collect();
+        match members.len() {
+            0 => of().count(),
+            members => members,
+        }
+    };
     let mut parts = Vec::new();
     let mut say = |severity, one: &str, many: &str| match count(severity) {
         0 => {}
@@ -149,7 +162,7 @@ fn told(status: &Status, problem: &Problem, look: Look) -> String {
         Severity::Isolated | Severity::PoolLost | Severity::ServiceLost | Severity::MemberDown => {
             Ink::Bad
         }
-        Severity::Own | Severity::MemberBusy | Severity::Degraded => Ink::Warn,
+        Severity::Own | Severity::MemberBusy | Severity::NotAsked | Severity::Degraded => Ink::Warn,
         Severity::Operator => Ink::Wanted,
     };
     let mut lines = vec![harmless(&problem.what)];

@@ -28,6 +28,7 @@ fn the_status_page_in_every_plight() {
         page::page(&sample::one_member_down(), PLAIN)
     );
     shown!("pool_lost", page::page(&sample::pool_lost(), PLAIN));
+    shown!("below_quorum", page::page(&sample::below_quorum(), PLAIN));
     shown!("isolated", page::page(&sample::isolated(), PLAIN));
     shown!("drained", page::page(&sample::drained(), PLAIN));
     shown!("starting", page::page(&sample::starting(), PLAIN));

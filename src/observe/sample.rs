@@ -327,6 +327,15 @@ pub(crate) fn pool_lost() -> Status {
     status
 }
 
+/// fe3 alone is left, and goes on serving.
+pub(crate) fn below_quorum() -> Status {
+    let mut status = well();
+    take_down(&mut status, 0);
+    take_down(&mut status, 1);
+    status.pools[0].health.why = "below quorum (1 present, 2 needed): 1 go on serving".to_owned();
+    status
+}
+
 pub(crate) fn isolated() -> Status {
     let mut status = well();
     status.isolated = Some(Isolated {

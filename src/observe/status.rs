@@ -494,41 +494,58 @@ fn usable(view: &View<'_>, service: ServiceId) -> u16 {
 fn health_of(view: &View<'_>, pool: &Pool, usable: u16) -> PoolHealth {
     let (condition, _, present) = view.decider.condition(pool.id);
     let need = pool.quorum.to_stay.members;
-    let (ok, why) = if !fronted(view, pool) {
-        (
+    let counts = Counts {
+        present,
+        need,
+        usable,
+    };
+    let (ok, why) = match (fronted(view, pool), view.state) {
+        (false, _) => (
             false,
             "this instance fronts the pools of another site".to_owned(),
-        )
-    } else if view.state == RunState::Starting {
-        (false, "this instance is starting".to_owned())
-    } else if view.state == RunState::Draining {
-        (
+        ),
+        (_, RunState::Starting) => (false, "this instance is starting".to_owned()),
+        (_, RunState::Draining) => (
             false,
             "this instance is draining: it takes no new sessions".to_owned(),
-        )
-    } else if usable == 0 {
-        (false, "no member takes new sessions".to_owned())
-    } else {
-        match (condition, pool.below_quorum) {
-            (Condition::Serving, _) => (true, format!("serving: {usable} members usable")),
-            (Condition::Degraded, _) => (
-                true,
-                format!("degraded: {present} members present, {need} needed, {usable} usable"),
-            ),
-            (Condition::Lost, BelowQuorum::Serve) => (
-                true,
-                format!("below quorum ({present} of {need} needed): {usable} go on serving"),
-            ),
-            (Condition::Lost, BelowQuorum::Refuse) => (
-                false,
-                format!("lost: {present} members present, {need} needed"),
-            ),
-        }
+        ),
+        (true, RunState::Serving) => servable(condition, pool.below_quorum, counts),
     };
     PoolHealth {
         pool: pool.name.clone(),
         ok,
         why,
+    }
+}
+
+struct Counts {
+    present: u16,
+    need: u16,
+    usable: u16,
+}
+
+/// Whether a pool in this condition can serve its users, and why.
+fn servable(condition: Condition, below: BelowQuorum, counts: Counts) -> (bool, String) {
+    let Counts {
+        present,
+        need,
+        usable,
+    } = counts;
+    match (condition, below) {
+        (Condition::Lost, BelowQuorum::Refuse) => (
+            false,
+            format!("lost: {present} members present, {need} needed"),
+        ),
+        _ if usable == 0 => (false, "no member takes new sessions".to_owned()),
+        (Condition::Serving, _) => (true, format!("serving: {usable} members usable")),
+        (Condition::Degraded, _) => (
+            true,
+            format!("degraded: {present} members present, {need} needed, {usable} usable"),
+        ),
+        (Condition::Lost, BelowQuorum::Serve) => (
+            true,
+            format!("below quorum ({present} present, {need} needed): {usable} go on serving"),
+        ),
     }
 }
 
@@ -665,5 +682,75 @@ impl PoolStatus {
     /// Sessions open now, over its services.
     pub fn open(&self) -> u64 {
         self.services.iter().map(|service| service.open).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::observe::sample;
+
+    #[test]
+    fn a_pool_is_servable_while_somebody_may_serve_its_users() {
+        let told = |condition, below, present, usable| {
+            servable(
+                condition,
+                below,
+                Counts {
+                    present,
+                    need: 2,
+                    usable,
+                },
+            )
+        };
+        use BelowQuorum::{Refuse, Serve};
+        use Condition::{Degraded, Lost, Serving};
+        for (condition, below, present, usable, ok) in [
+            (Serving, Serve, 3, 3, true),
+            (Serving, Serve, 3, 0, false),
+            (Degraded, Serve, 2, 2, true),
+            (Degraded, Refuse, 2, 1, true),
+            (Degraded, Serve, 2, 0, false),
+            (Lost, Serve, 1, 1, true),
+            (Lost, Serve, 0, 0, false),
+            (Lost, Refuse, 1, 1, false),
+        ] {
+            let (servable, why) = told(condition, below, present, usable);
+            assert_eq!(servable, ok, "{condition:?} {below:?} {usable}: {why}");
+        }
+    }
+
+    #[test]
+    fn counters_of_all_workers_are_summed() {
+        let topology = sample::topology();
+        let sip = topology.pools[0].primary;
+        let workers: Vec<Arc<WorkerCounters>> = (0..3)
+            .map(|_| Arc::new(WorkerCounters::new(&topology)))
+            .collect();
+        for (n, worker) in (1..).zip(&workers) {
+            worker.service(sip).accepted.add(10 * n);
+            worker.service(sip).ended.add(n);
+            worker.service(sip).shed.add(1);
+            worker.own_faults.route.add(n);
+        }
+        let sum = ServiceTotals::sum(&workers, sip);
+        assert_eq!((sum.accepted, sum.ended, sum.refused()), (60, 6, 3));
+        assert_eq!(OwnFaults::sum(&workers).route, 6);
+        let other = ServiceTotals::sum(&workers, topology.pools[1].primary);
+        assert_eq!(other, ServiceTotals::default());
+    }
+
+    #[test]
+    fn a_status_survives_json() {
+        for status in [
+            sample::one_member_down(),
+            sample::drained(),
+            sample::isolated(),
+        ] {
+            let json = serde_json::to_string(&status).unwrap();
+            assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+        }
     }
 }

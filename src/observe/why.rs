@@ -1,6 +1,8 @@
 //! [`Why`]: everything behind a pool's condition or a member's verdicts: the rule that decides, how
 //! far its counts have come, the last exchanges, and what comes next.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::names::{self, Named, NoSuch};
@@ -139,11 +141,19 @@ pub(super) fn check_rule(check: &Check) -> String {
     format!(
         "{asked} within {}; asked every {}, every {} in doubt; {} failures in a row turn it away, \
          {} good answers in a row bring it back, {} failures without such a run are flapping",
-        span(check.timeout),
-        span(check.interval),
-        span(check.in_doubt),
+        setting(check.timeout),
+        setting(check.interval),
+        setting(check.in_doubt),
         check.fall,
         check.rise,
         check.flap
     )
+}
+
+/// A configured span, exactly: `250 ms` where seconds would hide something.
+fn setting(configured: Duration) -> String {
+    match configured.subsec_millis() {
+        0 => span(configured),
+        _ => format!("{} ms", configured.as_millis()),
+    }
 }
