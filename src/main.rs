@@ -12,10 +12,10 @@ fn main() -> ExitCode {
     let line = cli::command_line();
     log_to_stderr();
     match line.task {
-        Task::Run { config } => run(&config),
+        Task::Run { config } => run(&config, line.socket.as_deref()),
         Task::Validate { config } => validate(&config),
         Task::Demo { once } => demo(once),
-        Task::Ask(ask) => cli::ask(&line.socket, ask),
+        Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
 }
 
@@ -29,7 +29,7 @@ fn log_to_stderr() {
         .init();
 }
 
-fn run(config: &Path) -> ExitCode {
+fn run(config: &Path, _socket: Option<&Path>) -> ExitCode {
     unwired("run", config)
 }
 

@@ -112,10 +112,11 @@ fn what_is_wrong(problems: &[Problem]) -> String {
         "this instance needs help",
         "things this instance needs",
     );
+    say(Severity::MemberBusy, "1 member busy", "members busy");
     say(
-        Severity::MemberBusy,
-        "1 member in doubt",
-        "members in doubt",
+        Severity::NotAsked,
+        "1 member cannot be asked",
+        "members cannot be asked",
     );
     say(Severity::Degraded, "1 pool degraded", "pools degraded");
     parts.join(", ")
@@ -202,15 +203,16 @@ fn pool_table(status: &Status, pool: &PoolStatus, look: Look) -> String {
     } else {
         "; not fronted here"
     };
-    let mut page = format!(
-        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}\n",
-        look.ink(Ink::Title, &pool.name),
-        look.ink(ink, condition_word(pool.condition)),
+    let line = format!(
+        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}",
+        pool.name,
+        condition_word(pool.condition),
         span(status.now.since(pool.since)),
         pool.present,
         pool.of_first,
         pool.need,
     );
+    let mut page = format!("{}\n", look.ink(ink, &wrap(&line, look.width, 2)));
     page += &service_table(pool, look);
     page += &member_table(pool, look);
     page

@@ -46,6 +46,44 @@ fn several_troubles_are_told_worst_first() {
 }
 
 #[test]
+fn what_is_unusual_is_told() {
+    shown!("oddities", page::page(&sample::oddities(), PLAIN));
+    let mut draining = sample::well();
+    draining.state = crate::observe::RunState::Draining;
+    let page = page::page(&draining, PLAIN);
+    assert!(
+        page.starts_with("twinpool seoul-1: draining: 1,204 sessions left"),
+        "{page}"
+    );
+}
+
+#[test]
+fn a_narrow_terminal_gets_narrow_lines() {
+    let narrow = Look {
+        width: 60,
+        colour: false,
+    };
+    for status in [
+        sample::one_member_down(),
+        sample::oddities(),
+        sample::isolated(),
+    ] {
+        for line in page::page(&status, narrow).lines() {
+            assert!(line.chars().count() <= 60, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_watched_page_is_cut_to_the_terminal_and_clears_what_was_there() {
+    assert_eq!(
+        redrawn("a\nb\nc\n", 24),
+        "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J"
+    );
+    assert_eq!(redrawn("a\nb\nc\n", 3), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+}
+
+#[test]
 fn why_tells_the_rule_the_counts_and_what_comes_next() {
     let why = |status, name| explain::explanation(&sample::why_of(&status, name), PLAIN);
     shown!(
@@ -113,9 +151,9 @@ fn wrong_usage_is_told_apart_from_refusal() {
 #[test]
 fn paths_have_their_defaults() {
     let line = CommandLine::try_parse_from(["twinpool", "run"]).unwrap();
-    assert_eq!(line.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!(line.socket, None);
     assert!(matches!(line.task, Task::Run { config } if config == Path::new(DEFAULT_CONFIG)));
     let line = "twinpool status --socket /tmp/s";
     let line = CommandLine::try_parse_from(line.split(' ')).unwrap();
-    assert_eq!(line.socket, Path::new("/tmp/s"));
+    assert_eq!(line.socket.as_deref(), Some(Path::new("/tmp/s")));
 }

@@ -32,6 +32,9 @@ pub fn text(status: Arc<Status>) -> String {
     }
 }
 
+/// Reads one number of a service.
+type Read = fn(&ServiceStatus) -> u64;
+
 #[derive(Debug)]
 struct Scrape(Arc<Status>);
 
@@ -137,6 +140,11 @@ impl Scrape {
             servers.iter().map(|s| (server_labels(s), s.too_slow)),
         )?;
         page.counter(
+            "twinpool_http_connections_broken",
+            "Connections to our own HTTP servers that broke, or carried something else than HTTP/1",
+            servers.iter().map(|s| (server_labels(s), s.broken)),
+        )?;
+        page.counter(
             "twinpool_http_accept_errors",
             "Errors of accepting connections to our own HTTP servers",
             servers.iter().map(|s| (server_labels(s), s.accept_errors)),
@@ -154,7 +162,7 @@ impl Scrape {
             "Members that take new sessions, those of last resort when there are no others",
             self.each_service(|s| u64::from(s.usable)),
         )?;
-        let counters: [(&str, &str, fn(&ServiceStatus) -> u64); 7] = [
+        let counters: [(&str, &str, Read); 7] = [
             (
                 "twinpool_sessions_accepted",
                 "Connections accepted from clients",

@@ -427,6 +427,10 @@ pub fn what_next(now: Stamp, target: &TargetStatus) -> String {
         ),
         Verdict::Up => "up while it answers".to_owned(),
         Verdict::Unknown => "judged by its first answers".to_owned(),
+        Verdict::Busy | Verdict::Down if target.flapping => format!(
+            "up after a run of {} good answers, {} so far",
+            progress.flap, progress.successes
+        ),
         Verdict::Busy | Verdict::Down => format!(
             "up after {} good answers in a row, {} so far",
             progress.rise, progress.successes

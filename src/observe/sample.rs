@@ -29,7 +29,7 @@ pub(crate) fn clock() -> Clock {
 }
 
 pub(crate) fn ago(seconds: u64) -> Stamp {
-    clock().stamp(Time::from_millis(6_000_000 - seconds * 1_000))
+    Stamp::from(clock().wall - Duration::from_secs(seconds))
 }
 
 pub(crate) fn ahead(millis: u64) -> Stamp {
@@ -163,6 +163,7 @@ pub(crate) fn well() -> Status {
             accepted: 90,
             refused: 0,
             too_slow: 0,
+            broken: 0,
             accept_errors: 0,
         }],
         pools: topology.pools.iter().map(pool_well).collect(),
@@ -243,6 +244,7 @@ fn target_well(member: &Member, service: &Service) -> TargetStatus {
         own_verdict: Verdict::Up,
         reason: "answers well".to_owned(),
         requires: None,
+        flapping: false,
         since: ago(5_999),
         takes: Takes::New,
         progress: Progress {
@@ -344,6 +346,32 @@ pub(crate) fn isolated() -> Status {
     });
     status.pools[0].members[0].services[0].held = true;
     status.pools[0].members[0].services[0].progress.failures = 3;
+    status
+}
+
+/// What is rare, all at once.
+pub(crate) fn oddities() -> Status {
+    let mut status = well();
+    status.sessions.limit = status.sessions.open;
+    status.workers = 1;
+    let pool = &mut status.pools[0];
+    pool.services[0].first = Some("fe2".to_owned());
+    pool.services[1].listen = vec![];
+    pool.members[0].max_connections = Some(5_000);
+    pool.members[2].backup = true;
+    pool.members[2].services[1].own_fault = Some("name not resolved".to_owned());
+    pool.members[2].services[1].verdict = Verdict::Unknown;
+    pool.members[2].services[1].own_verdict = Verdict::Unknown;
+    let flapping = &mut pool.members[1].services[0];
+    flapping.verdict = Verdict::Busy;
+    flapping.own_verdict = Verdict::Busy;
+    flapping.takes = Takes::LastResort;
+    flapping.reason = super::events::reason_text(&topology(), Reason::Flapping);
+    flapping.flapping = true;
+    flapping.since = ago(100_000);
+    pool.members[0].services[0].progress.failures = 2;
+    status.pools[1].fronted = false;
+    status.pools[1].site = None;
     status
 }
 
