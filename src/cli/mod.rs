@@ -112,7 +112,8 @@ pub enum Ask {
 /// A member, and what goes with an order about it.
 #[derive(Debug, Args)]
 pub struct Order {
-    /// POOL/MEMBER
+    /// The member
+    #[arg(value_name = "POOL/MEMBER")]
     pub member: String,
     /// Why, for those who look at the status
     #[arg(long)]
@@ -128,7 +129,8 @@ pub struct Order {
 /// A member that is to come back.
 #[derive(Debug, Args)]
 pub struct Back {
-    /// POOL/MEMBER
+    /// The member
+    #[arg(value_name = "POOL/MEMBER")]
     pub member: String,
     /// Why, for those who look at the status
     #[arg(long)]

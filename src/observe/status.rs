@@ -1,7 +1,7 @@
 //! [`Status`]: everything that is known of an instance at one moment, as plain data.
 //!
 //! `/v1/status` returns it, the command line renders it, `/metrics` is derived from it: one fact is
-//! computed once, here, from a [`View`]. Nothing here decides, and nothing here knows how it looks
+//! computed once, here, from a [`View`](super::view::View). Nothing here decides, and nothing here knows how it looks
 //! on a page.
 
 mod survey;
@@ -169,7 +169,7 @@ pub struct ServiceStatus {
     pub totals: ServiceTotals,
 }
 
-/// [`ServiceCounters`] of all workers, summed. The fields mean the same.
+/// [`ServiceCounters`](super::counters::ServiceCounters) of all workers, summed. The fields mean the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "documented where they are counted")]
 pub struct ServiceTotals {
