@@ -271,7 +271,10 @@ fn kernel_has_route(address: IpAddr) -> bool {
     let connected = UdpSocket::bind((any, 0)).and_then(|s| s.connect((address, DISCARD_PORT)));
     !connected.is_err_and(|error| {
         use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable};
-        matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable)
+        matches!(
+            error.kind(),
+            HostUnreachable | NetworkDown | NetworkUnreachable
+        )
     })
 }
 

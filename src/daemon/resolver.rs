@@ -65,9 +65,7 @@ impl Resolver {
     /// # Panics
     ///
     /// Outside a `LocalRuntime` or `LocalSet`.
-    pub fn start(
-        names: impl IntoIterator<Item = String>,
-    ) -> (Resolver, mpsc::Receiver<Resolved>) {
+    pub fn start(names: impl IntoIterator<Item = String>) -> (Resolver, mpsc::Receiver<Resolved>) {
         Resolver::start_with(names, Rc::new(|name| Box::pin(getaddrinfo(name))))
     }
 
@@ -96,7 +94,12 @@ async fn getaddrinfo(name: String) -> Result<Vec<IpAddr>, String> {
 }
 
 /// Looks one name up until nobody wants to know.
-async fn follow(name: String, lookup: &Lookup, places: &Semaphore, answers: mpsc::Sender<Resolved>) {
+async fn follow(
+    name: String,
+    lookup: &Lookup,
+    places: &Semaphore,
+    answers: mpsc::Sender<Resolved>,
+) {
     let mut failures = 0;
     loop {
         let place = places.acquire().await;
@@ -192,7 +195,10 @@ mod tests {
                 assert_eq!(answer, Some(("a".to_owned(), Ok(vec![ip(1)]))));
                 let expected = INTERVAL.as_secs_f64() * f64::from(n);
                 let passed = start.elapsed().as_secs_f64();
-                assert!((passed - expected).abs() <= expected * JITTER + 0.1, "{passed}");
+                assert!(
+                    (passed - expected).abs() <= expected * JITTER + 0.1,
+                    "{passed}"
+                );
             }
         });
     }
@@ -207,11 +213,19 @@ mod tests {
             let mut waits = Vec::new();
             for _ in 0..5 {
                 let start = Instant::now();
-                answers.recv().await.expect("an answer").1.expect_err("it fails");
+                answers
+                    .recv()
+                    .await
+                    .expect("an answer")
+                    .1
+                    .expect_err("it fails");
                 waits.push(start.elapsed().as_secs_f64());
             }
             for (wait, expected) in waits.iter().zip([1.0, 2.0, 4.0, 5.0, 5.0]) {
-                assert!((wait - expected).abs() <= expected * JITTER + 0.01, "{waits:?}");
+                assert!(
+                    (wait - expected).abs() <= expected * JITTER + 0.01,
+                    "{waits:?}"
+                );
             }
         });
     }
@@ -221,9 +235,9 @@ mod tests {
         run(async {
             let (lookup, _) = scripted(vec![Some(Ok(vec![]))]);
             let (_resolver, mut answers) = Resolver::start_with(["a".to_owned()], lookup);
-            answers.recv().await.expect("an answer");
+            let _answer = answers.recv().await.expect("an answer");
             let start = Instant::now();
-            answers.recv().await.expect("an answer");
+            let _answer = answers.recv().await.expect("an answer");
             assert!(start.elapsed() <= RETRY_MIN.mul_f64(1.2));
         });
     }
@@ -283,7 +297,7 @@ mod tests {
             let names: Vec<_> = (0..100).map(|n| format!("n{n}")).collect();
             let (_resolver, mut answers) = Resolver::start_with(names, lookup);
             for _ in 0..100 {
-                answers.recv().await.expect("an answer");
+                let _answer = answers.recv().await.expect("an answer");
             }
             assert_eq!(most.get(), MAX_AT_ONCE);
         });

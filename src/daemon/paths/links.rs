@@ -32,9 +32,9 @@ impl Link {
         });
         let off = flags.is_some_and(|flags| flags & IFF_UP == 0);
         let no_carrier = carrier.is_some_and(|text| text.trim() == "0");
-        let down = operstate.map(str::trim).is_some_and(|state| {
-            matches!(state, "down" | "lowerlayerdown" | "notpresent")
-        });
+        let down = operstate
+            .map(str::trim)
+            .is_some_and(|state| matches!(state, "down" | "lowerlayerdown" | "notpresent"));
         Link {
             up: !(off || no_carrier || down),
             skipped_when_down,

@@ -72,7 +72,11 @@ impl Routes {
             IpAddr::V4(_) => self.v4.as_ref()?,
             IpAddr::V6(_) => self.v6.as_ref()?,
         };
-        Some(table.iter().filter(move |route| route.prefix.contains(&address)))
+        Some(
+            table
+                .iter()
+                .filter(move |route| route.prefix.contains(&address)),
+        )
     }
 }
 
@@ -95,7 +99,19 @@ fn v4_route(line: &str) -> Option<Route> {
 /// source and its length, next hop, metric, two counts, flags, link.
 fn v6_route(line: &str) -> Option<Route> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let [destination, length, _, source_length, _, _, _, _, flags, link] = fields[..] else {
+    let [
+        destination,
+        length,
+        _,
+        source_length,
+        _,
+        _,
+        _,
+        _,
+        flags,
+        link,
+    ] = fields[..]
+    else {
         return None;
     };
     if source_length != "00" {

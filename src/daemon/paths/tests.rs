@@ -54,7 +54,13 @@ fn links(eth0: bool, eth1: bool) -> Links {
     let mut links = Links::default();
     for (name, up) in [("lo", true), ("eth0", eth0), ("eth1", eth1)] {
         let skipped_when_down = false;
-        links.insert(name.to_owned(), Link { up, skipped_when_down });
+        links.insert(
+            name.to_owned(),
+            Link {
+                up,
+                skipped_when_down,
+            },
+        );
     }
     links
 }
@@ -117,14 +123,24 @@ fn a_link_whose_routes_are_skipped_while_it_is_down_leaves_the_rest() {
     };
     links.insert("eth1".to_owned(), skipped);
     assert_eq!(path(&links, &routes(), ip("10.1.2.3")), PathState::Good);
-    assert_eq!(path(&links, &routes(), ip("2001:db8::7")), PathState::NoRoute);
+    assert_eq!(
+        path(&links, &routes(), ip("2001:db8::7")),
+        PathState::NoRoute
+    );
 }
 
 #[test]
 fn lines_that_make_no_sense_are_passed_over() {
     let odd = "heading\n\neth0\neth0 xyz 0 0003 0 0 0 0 0\neth0 0 0 0003 0 0 0 00FF00FF 0 0 0\n";
-    let routes = Routes::parse(Some(odd), Some("zz\n\n"), Some("|-- nonsense\n/32 host LOCAL"));
-    assert_eq!(path(&links(true, true), &routes, ip("192.0.2.9")), PathState::NoRoute);
+    let routes = Routes::parse(
+        Some(odd),
+        Some("zz\n\n"),
+        Some("|-- nonsense\n/32 host LOCAL"),
+    );
+    assert_eq!(
+        path(&links(true, true), &routes, ip("192.0.2.9")),
+        PathState::NoRoute
+    );
 }
 
 #[test]
@@ -134,7 +150,12 @@ fn a_link_is_down_only_if_something_says_so() {
         (Some("0x9\n"), Some("1\n"), Some("unknown\n"), true),
         (Some("0x82\n"), None, Some("down\n"), false),
         (Some("0x1002\n"), None, None, false),
-        (Some("0x1003\n"), Some("0\n"), Some("lowerlayerdown\n"), false),
+        (
+            Some("0x1003\n"),
+            Some("0\n"),
+            Some("lowerlayerdown\n"),
+            false,
+        ),
         (Some("0x1003\n"), Some("0\n"), None, false),
         (Some("0x1003\n"), None, Some("notpresent\n"), false),
         (Some("0x1003\n"), Some("1\n"), Some("dormant\n"), true),
@@ -149,9 +170,15 @@ fn a_link_is_down_only_if_something_says_so() {
 
 #[test]
 fn links_of_another_namespace_are_not_believed() {
-    assert_eq!(links(false, false).if_of_namespace(Some(DEV)), links(false, false));
+    assert_eq!(
+        links(false, false).if_of_namespace(Some(DEV)),
+        links(false, false)
+    );
     let others = DEV.replace("eth1", "eth7");
-    assert_eq!(links(false, false).if_of_namespace(Some(&others)), Links::default());
+    assert_eq!(
+        links(false, false).if_of_namespace(Some(&others)),
+        Links::default()
+    );
     assert_eq!(links(false, false).if_of_namespace(None), Links::default());
 }
 
@@ -164,7 +191,11 @@ impl Machine {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("twinpool-paths-{}-{n}", std::process::id());
         let machine = Machine(std::env::temp_dir().join(name));
-        let files = [("route", ROUTE), ("ipv6_route", IPV6_ROUTE), ("fib_trie", FIB_TRIE)];
+        let files = [
+            ("route", ROUTE),
+            ("ipv6_route", IPV6_ROUTE),
+            ("fib_trie", FIB_TRIE),
+        ];
         for (file, text) in files {
             machine.write(&format!("proc/net/{file}"), text);
         }
@@ -253,7 +284,10 @@ fn a_table_beyond_all_bounds_counts_as_not_known() {
     let mut watcher = machine.watcher(|_| false);
     watcher.look(&[ip("10.1.2.3")]);
     let line = ROUTE.lines().nth(3).expect("a route").to_owned() + "\n";
-    machine.write("proc/net/route", &line.repeat(MAX_TABLE as usize / line.len() + 2));
+    machine.write(
+        "proc/net/route",
+        &line.repeat(MAX_TABLE as usize / line.len() + 2),
+    );
     assert_eq!(watcher.look(&[ip("10.1.2.3")]), None);
 }
 
@@ -305,7 +339,10 @@ fn this_machines_own_files_can_be_read_and_its_news_subscribed_to() {
         let watcher = Watcher::new(Path::new("/proc"), Path::new("/sys"), kernel_has_route);
         if Path::new("/proc/net/route").exists() {
             let routes = watcher.routes();
-            assert_eq!(path(&watcher.links(), &routes, ip("127.0.0.1")), PathState::Good);
+            assert_eq!(
+                path(&watcher.links(), &routes, ip("127.0.0.1")),
+                PathState::Good
+            );
             assert!(routes.is_own(ip("127.0.0.1")) || fs::read("/proc/net/fib_trie").is_err());
         }
         // Not permitted in some containers, where polling takes over.

@@ -108,7 +108,10 @@ fn a_fixed_address_is_known_at_once_and_never_changes() {
     assert_eq!(book.current(target(0, 1)), Some(at(7, 1001)));
     assert_eq!(book.names().count(), 0);
     assert_eq!(book.rotate(target(0, 0)), None);
-    assert_eq!(book.addresses(target(0, 0)).collect::<Vec<_>>(), [at(7, 1000)]);
+    assert_eq!(
+        book.addresses(target(0, 0)).collect::<Vec<_>>(),
+        [at(7, 1000)]
+    );
 }
 
 #[test]
@@ -165,7 +168,11 @@ fn an_address_other_than_the_present_one_may_go_alone() {
     let mut book = book_of_one_name();
     book.handle_resolved("a.example", Ok(ips(&[1, 2])));
     let changes = book.handle_resolved("a.example", Ok(ips(&[1])));
-    assert!(changes.iter().all(|change| matches!(change, Change::Gone { .. })));
+    assert!(
+        changes
+            .iter()
+            .all(|change| matches!(change, Change::Gone { .. }))
+    );
     assert_eq!(changes.len(), 2);
 }
 
@@ -195,7 +202,10 @@ fn rotation_goes_round_and_moves_one_target_alone() {
     for last in [2, 3, 1] {
         let address = at(last, 1000);
         let target = target(0, 0);
-        assert_eq!(book.rotate(target), Some(Change::Current { target, address }));
+        assert_eq!(
+            book.rotate(target),
+            Some(Change::Current { target, address })
+        );
     }
     assert_eq!(book.current(target(0, 1)), Some(at(1, 1001)));
     book.rotate(target(0, 1));

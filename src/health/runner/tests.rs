@@ -96,7 +96,10 @@ fn a_probe_that_panics_is_answered_as_a_fault_of_our_own() {
         assert_eq!(of, target(0));
         assert_eq!(outcome.answer, Answer::OwnFault(OwnFault::Other));
         runner.ask(target(0), at(GOOD));
-        assert_eq!(answers.recv().await.expect("an answer").1.answer, Answer::Good);
+        assert_eq!(
+            answers.recv().await.expect("an answer").1.answer,
+            Answer::Good
+        );
     });
 }
 

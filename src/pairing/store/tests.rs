@@ -45,6 +45,13 @@ const PREV_TMP: &str = "things.json.prev.tmp";
 
 type Record = Vec<String>;
 
+/// When a crash came, what files it left with what in them, and what is to be loaded.
+type Crash = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    Loaded<Record>,
+);
+
 fn record(text: &str) -> Record {
     vec![text.to_owned(), "beside".to_owned()]
 }
@@ -80,7 +87,9 @@ fn files_are_for_the_daemons_user_alone() {
     dir.store().save(&record("one")).expect("saves");
     dir.store().save(&record("two")).expect("saves");
     for file in [CURRENT, PREV] {
-        let mode = fs::metadata(dir.0.join(file)).expect("a file").permissions();
+        let mode = fs::metadata(dir.0.join(file))
+            .expect("a file")
+            .permissions();
         assert_eq!(mode.mode() & 0o777, FILE_MODE);
     }
 }
@@ -134,7 +143,10 @@ fn bytes_after_a_record_are_noticed() {
     longer.push(b' ');
     dir.write(CURRENT, &longer);
     let loaded = load(&dir);
-    assert!(matches!(&loaded, Loaded::Damaged(why) if why.contains("bytes of")), "{loaded:?}");
+    assert!(
+        matches!(&loaded, Loaded::Damaged(why) if why.contains("bytes of")),
+        "{loaded:?}"
+    );
 }
 
 #[test]
@@ -145,7 +157,10 @@ fn with_no_whole_copy_all_reasons_are_told() {
     let Loaded::Damaged(why) = load(&dir) else {
         panic!("not damaged");
     };
-    assert!(why.contains("things.json has") && why.contains("things.json.prev has"), "{why}");
+    assert!(
+        why.contains("things.json has") && why.contains("things.json.prev has"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -180,9 +195,15 @@ fn another_versions_record_is_an_error_and_is_never_overwritten() {
         let dir = Dir::new();
         dir.write(file, &of_version(7));
         let loaded = dir.store().load::<Record>().expect_err("another version");
-        let saved = dir.store().save(&record("new")).expect_err("another version");
+        let saved = dir
+            .store()
+            .save(&record("new"))
+            .expect_err("another version");
         for error in [loaded, saved] {
-            assert!(matches!(error, StoreError::Version { found: 7, .. }), "{error}");
+            assert!(
+                matches!(error, StoreError::Version { found: 7, .. }),
+                "{error}"
+            );
             assert!(error.to_string().contains("move the file away"));
         }
         assert_eq!(dir.read(file), of_version(7));
@@ -192,17 +213,34 @@ fn another_versions_record_is_an_error_and_is_never_overwritten() {
 #[test]
 fn a_crash_between_any_two_steps_leaves_the_old_record_or_the_new() {
     let old = Loaded::Current(record("old"));
-    let states: [(&str, &[(&str, &str)], Loaded<Record>); 7] = [
+    let states: [Crash; 7] = [
         ("first save, cut in step 1", &[(TMP, "cut")], Loaded::Fresh),
         ("first save, after step 1", &[(TMP, "new")], Loaded::Fresh),
-        ("in step 1", &[(CURRENT, "old"), (PREV, "older"), (TMP, "cut")], old.clone()),
-        ("after step 1", &[(CURRENT, "old"), (PREV, "older"), (TMP, "new")], old.clone()),
         (
-            "after step 2",
-            &[(CURRENT, "old"), (PREV, "older"), (PREV_TMP, "old"), (TMP, "new")],
+            "in step 1",
+            &[(CURRENT, "old"), (PREV, "older"), (TMP, "cut")],
             old.clone(),
         ),
-        ("after step 3", &[(CURRENT, "old"), (PREV, "old"), (TMP, "new")], old),
+        (
+            "after step 1",
+            &[(CURRENT, "old"), (PREV, "older"), (TMP, "new")],
+            old.clone(),
+        ),
+        (
+            "after step 2",
+            &[
+                (CURRENT, "old"),
+                (PREV, "older"),
+                (PREV_TMP, "old"),
+                (TMP, "new"),
+            ],
+            old.clone(),
+        ),
+        (
+            "after step 3",
+            &[(CURRENT, "old"), (PREV, "old"), (TMP, "new")],
+            old,
+        ),
         (
             "after step 4",
             &[(CURRENT, "new"), (PREV, "old")],
@@ -253,7 +291,10 @@ fn on_a_full_disk_the_old_record_survives() {
     let dir = Dir::new();
     dir.store().save(&record("old")).expect("saves");
     let full = |_: &Path| OpenOptions::new().write(true).open("/dev/full");
-    let error = dir.store().save_through(&record("new"), full).expect_err("full");
+    let error = dir
+        .store()
+        .save_through(&record("new"), full)
+        .expect_err("full");
     assert!(error.to_string().contains("No space left"), "{error}");
     assert_eq!(load(&dir), Loaded::Current(record("old")));
     assert!(!dir.has(TMP));
@@ -267,7 +308,12 @@ fn a_directory_that_cannot_be_written_is_said_to_be() {
         name: "things".to_owned(),
     };
     let error = store.save(&record("new")).expect_err("read-only");
-    assert!(error.to_string().starts_with("cannot save: write /proc/things.json.tmp"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot save: write /proc/things.json.tmp"),
+        "{error}"
+    );
     let error = Store::open(Path::new("/proc/nowhere"), "things").expect_err("no directory");
     assert!(matches!(error, StoreError::Directory { .. }), "{error}");
     let error = Store::open(Path::new("/dev/null"), "things").expect_err("no directory");
