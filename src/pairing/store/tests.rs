@@ -45,6 +45,13 @@ const PREV_TMP: &str = "things.json.prev.tmp";
 
 type Record = Vec<String>;
 
+/// When a crash came, what files it left with what in them, and what is to be loaded.
+type Crash = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    Loaded<Record>,
+);
+
 fn record(text: &str) -> Record {
     vec![text.to_owned(), "beside".to_owned()]
 }
@@ -206,7 +213,7 @@ fn another_versions_record_is_an_error_and_is_never_overwritten() {
 #[test]
 fn a_crash_between_any_two_steps_leaves_the_old_record_or_the_new() {
     let old = Loaded::Current(record("old"));
-    let states: [(&str, &[(&str, &str)], Loaded<Record>); 7] = [
+    let states: [Crash; 7] = [
         ("first save, cut in step 1", &[(TMP, "cut")], Loaded::Fresh),
         ("first save, after step 1", &[(TMP, "new")], Loaded::Fresh),
         (
