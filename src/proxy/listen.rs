@@ -57,33 +57,51 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// Binds every listener of `topology` once for each worker.
+///
+/// # Errors
+/// All addresses that cannot be had: those that another daemon of the same user listens on too.
 pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
     let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     let mut errors = Vec::new();
-    for service in topology.pools.iter().flat_map(|pool| &pool.services) {
-        for &address in &service.listen {
-            // A free port is chosen once, and shared by the workers.
-            let mut address = address;
-            for listeners in &mut bound {
-                match sockets::listener(address, service.peer_timeout) {
-                    Ok(socket) => {
-                        if let Some(local) = local_address(&socket) {
-                            address = local;
-                        }
-                        listeners.push(Listener {
-                            service: service.id,
-                            address,
-                            socket,
-                        });
+    let failed = |service, address, source| BindError {
+        service: topology.service_path(service),
+        address,
+        source,
+    };
+    let wanted: Vec<_> = topology
+        .pools
+        .iter()
+        .flat_map(|pool| &pool.services)
+        .flat_map(|service| service.listen.iter().map(move |&at| (service, at)))
+        .collect();
+    // Before any is bound: one of ours may stand on all addresses and another on one of them.
+    let free: Vec<_> = wanted
+        .into_iter()
+        .filter_map(|(service, address)| match sockets::try_alone(address) {
+            Ok(()) => Some((service, address)),
+            Err(source) => {
+                errors.push(failed(service.id, address, source));
+                None
+            }
+        })
+        .collect();
+    for (service, mut address) in free {
+        for listeners in &mut bound {
+            match sockets::listener(address, service.peer_timeout) {
+                Ok(socket) => {
+                    // A free port is chosen once, and shared by the workers.
+                    if let Some(local) = local_address(&socket) {
+                        address = local;
                     }
-                    Err(source) => {
-                        errors.push(BindError {
-                            service: topology.service_path(service.id),
-                            address,
-                            source,
-                        });
-                        break;
-                    }
+                    listeners.push(Listener {
+                        service: service.id,
+                        address,
+                        socket,
+                    });
+                }
+                Err(source) => {
+                    errors.push(failed(service.id, address, source));
+                    break;
                 }
             }
         }

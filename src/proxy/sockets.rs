@@ -20,13 +20,28 @@ const BACKLOG: i32 = 4096;
 
 /// A listener of its own on `address`, beside those of the other workers.
 pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
+    let socket = bindable(address)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    watch_peer(&socket, peer_timeout)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Whether `address` can be had for oneself. `SO_REUSEPORT` alone would share it with another
+/// daemon of the same user, and clients would reach the one or the other by chance.
+pub(super) fn try_alone(address: SocketAddr) -> io::Result<()> {
+    bindable(address)?.bind(&address.into())
+}
+
+fn bindable(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     // A virtual address may arrive later.
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -34,10 +49,6 @@ pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Resul
     } else {
         socket.set_freebind_v4(true)?;
     }
-    socket.set_tcp_nodelay(true)?;
-    watch_peer(&socket, peer_timeout)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
