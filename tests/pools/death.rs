@@ -220,8 +220,7 @@ async fn a_lost_pool_refuses_promptly_and_serves_again_when_it_can() {
     assert_eq!(pool.condition, Condition::Lost);
     assert!(!pool.health.ok && pool.services[0].lost);
     let began = std::time::Instant::now();
-    let mut client = Client::connect(address).await;
-    assert_eq!(client.ended().await, Ended::Reset);
+    assert_eq!(turned_away(address).await, Ended::Reset);
     // The connect budget is two seconds: it was not spent on waiting.
     assert!(began.elapsed().as_millis() < 1_000);
     daemon

@@ -60,8 +60,7 @@ async fn who_finds_the_queue_full_is_refused_at_once() {
     assert_eq!(served.member().await, "a");
     let mut waiting = Client::connect(address).await;
     daemon.counted("one in the queue", |t| t.queued == 1).await;
-    let mut refused = Client::connect(address).await;
-    assert_eq!(refused.ended().await, Ended::Reset);
+    assert_eq!(turned_away(address).await, Ended::Reset);
     daemon
         .counted("a refusal", |t| t.refused_queue_full == 1)
         .await;
@@ -80,8 +79,7 @@ async fn who_waited_for_too_long_is_refused() {
     let mut served = Client::connect(address).await;
     assert_eq!(served.member().await, "a");
     let began = Instant::now();
-    let mut refused = Client::connect(address).await;
-    assert_eq!(refused.ended().await, Ended::Reset);
+    assert_eq!(turned_away(address).await, Ended::Reset);
     assert!(began.elapsed() >= Duration::from_millis(500));
     daemon
         .counted("a refusal", |t| t.refused_queue_timeout == 1)
@@ -118,8 +116,7 @@ async fn sessions_beyond_the_limit_are_reset_and_counted() {
         assert_eq!(client.member().await, "a");
         held.push(client);
     }
-    let mut one_too_many = Client::connect(address).await;
-    assert_eq!(one_too_many.ended().await, Ended::Reset);
+    assert_eq!(turned_away(address).await, Ended::Reset);
     daemon.counted("one shed", |t| t.shed == 1).await;
     let sessions = daemon.status().await.sessions;
     assert_eq!((sessions.open, sessions.limit), (3, 3));
@@ -151,7 +148,7 @@ async fn a_daemon_out_of_descriptors_blames_no_member_and_recovers() {
     }
     let mut flood = Vec::new();
     for _ in 0..64 {
-        flood.push(Client::connect(address).await);
+        flood.push(Client::try_connect(address).await);
     }
     // It goes on for a while: rounds of checks meet no descriptor.
     let until = Instant::now() + Duration::from_secs(1);
@@ -216,8 +213,7 @@ async fn counters_add_up() {
     }
     let mut late = Client::connect(address).await;
     daemon.counted("one in the queue", |t| t.queued == 1).await;
-    let mut full = Client::connect(address).await;
-    assert_eq!(full.ended().await, Ended::Reset);
+    assert_eq!(turned_away(address).await, Ended::Reset);
     assert_eq!(late.ended().await, Ended::Reset);
     // One ends well, one breaks; two find nobody.
     assert_eq!(clients[0].ask("end").await, "bye");
@@ -230,8 +226,7 @@ async fn counters_add_up() {
     assert_eq!(clients[0].ended().await, Ended::Reset);
     daemon.verdict("a", Verdict::Down).await;
     for _ in 0..2 {
-        let mut client = Client::connect(address).await;
-        assert_eq!(client.ended().await, Ended::Reset);
+        assert_eq!(turned_away(address).await, Ended::Reset);
     }
     daemon.counted("all of it", |t| t.ended == 6).await;
 

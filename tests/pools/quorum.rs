@@ -32,8 +32,7 @@ async fn below_quorum_those_that_answer_go_on_serving() {
 #[tokio::test]
 async fn below_quorum_everybody_is_refused_where_that_is_wanted() {
     let (daemon, mut members) = with_one_of_three_left("below_quorum = \"refuse\"").await;
-    let mut client = Client::connect(daemon.address().await).await;
-    assert_eq!(client.ended().await, Ended::Reset);
+    assert_eq!(turned_away(daemon.address().await).await, Ended::Reset);
     members[1].resume().await;
     daemon.verdict("b", Verdict::Up).await;
     assert_ne!(served_by(daemon.address().await).await, "a");

@@ -27,6 +27,15 @@ pub(crate) async fn served_by(service: SocketAddr) -> String {
     Client::connect(service).await.member().await
 }
 
+/// How a session ends that sends nothing. A reset may come before the connection is seen to stand.
+pub(crate) async fn turned_away(service: SocketAddr) -> Ended {
+    match Client::try_connect(service).await {
+        Ok(mut client) => client.ended().await,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ended::Reset,
+        Err(error) => panic!("a connection refused in its own way: {error}"),
+    }
+}
+
 impl Client {
     pub(crate) async fn connect(to: SocketAddr) -> Client {
         Client::try_connect(to).await.expect("a connection")

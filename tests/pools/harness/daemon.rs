@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +18,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_twinpool");
 
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon {
-    child: Child,
+    child: Killed,
     setup: Setup,
     dir: Scratch,
 }
@@ -33,20 +33,47 @@ pub(crate) struct Finished {
 
 /// Runs `twinpool` with these arguments to its end.
 pub(crate) async fn twinpool(arguments: &[&str]) -> Finished {
-    let mut command = Command::new(BINARY);
-    command.args(arguments).stdin(Stdio::null());
-    // On a thread of its own: the members of this test go on answering.
-    let run = tokio::task::spawn_blocking(move || command.output());
-    let output = within("a command", run).await.expect("a thread");
-    Finished::from(output.expect("the binary"))
+    let dir = Scratch::new();
+    let file = |name: &str| File::create(dir.path().join(name)).expect("a file");
+    let child = Command::new(BINARY)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(file("stdout"))
+        .stderr(file("stderr"))
+        .spawn();
+    let mut child = Killed(child.expect("the binary"));
+    let status = child
+        .ended(&format!("the end of twinpool {arguments:?}"))
+        .await;
+    let text = |name: &str| {
+        let bytes = std::fs::read(dir.path().join(name)).expect("the file");
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Finished {
+        code: status.code(),
+        stdout: text("stdout"),
+        stderr: text("stderr"),
+    }
 }
 
-impl From<Output> for Finished {
-    fn from(output: Output) -> Finished {
-        Finished {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Killed {
+    fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("a child to ask")
+    }
+
+    async fn ended(&mut self, what: &str) -> ExitStatus {
+        eventually(what, async || self.has_ended()).await
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if self.has_ended().is_none() {
+            self.0.kill().expect("a child to kill");
+            self.0.wait().expect("a child to wait for");
         }
     }
 }
@@ -82,16 +109,12 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("a process to signal");
+        kill_process(Pid::from_child(&self.child.0), signal).expect("a process to signal");
     }
 
     /// Waits for its end.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        eventually("the daemon's end", async || {
-            child.try_wait().expect("a child to wait for")
-        })
-        .await
+        self.child.ended("the daemon's end").await
     }
 
     /// Everything that it says of itself.
@@ -186,7 +209,7 @@ impl Daemon {
 
     async fn answering(&mut self) {
         eventually("the daemon to answer", async || {
-            if let Some(status) = self.child.try_wait().expect("a child to ask") {
+            if let Some(status) = self.child.has_ended() {
                 panic!("it ended with {status}");
             }
             self.try_status().await.map(drop)
@@ -209,14 +232,10 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("--- the daemon's log\n{}---", self.log());
         }
-        if let Ok(None) = self.child.try_wait() {
-            self.child.kill().expect("a child to kill");
-            self.child.wait().expect("a child to wait for");
-        }
     }
 }
 
-fn spawn(setup: &Setup, dir: &Path) -> Child {
+fn spawn(setup: &Setup, dir: &Path) -> Killed {
     let log = File::options()
         .create(true)
         .append(true)
@@ -231,12 +250,12 @@ fn spawn(setup: &Setup, dir: &Path) -> Child {
             shell
         }
     };
-    command
+    let child = command
         .arg("run")
         .arg(dir.join("twinpool.toml"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log"))
         .stderr(log)
-        .spawn()
-        .expect("the binary")
+        .spawn();
+    Killed(child.expect("the binary"))
 }

@@ -8,7 +8,7 @@ mod setup;
 use std::future::Future;
 use std::time::Duration;
 
-pub(crate) use client::{Client, Ended, served_by};
+pub(crate) use client::{Client, Ended, served_by, turned_away};
 pub(crate) use daemon::{Daemon, twinpool};
 pub(crate) use member::{Full, Member, Speaks, pattern};
 pub(crate) use setup::{FAST, HTTP, Pool, RARE, Scratch, Setup};
