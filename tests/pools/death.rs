@@ -1,5 +1,7 @@
 //! Members that die, hang, are busy and return.
 
+use std::time::Duration;
+
 use twinpool::health::Verdict;
 use twinpool::pairing::Condition;
 
@@ -54,6 +56,46 @@ async fn a_refused_connect_is_retried_on_another_member_before_any_verdict() {
     let a = daemon.member("a").await;
     assert_ne!(a.services[0].verdict, Verdict::Down);
     assert!(a.connect_failed >= 1, "{a:?}");
+}
+
+#[tokio::test]
+async fn clients_that_are_refused_bring_the_verdict_forward() {
+    let (mut a, b) = (Member::start("a").await, Member::start("b").await);
+    let check = r#"{ kind = "tcp", interval = "60s", timeout = "100ms", in_doubt = "50ms", fall = 3, rise = 2 }"#;
+    let pool = Pool::of([&a, &b])
+        .check(check)
+        .service("balance = \"round-robin\"");
+    let daemon = Daemon::start_unsettled(Setup::of(&pool)).await;
+    let address = daemon.address().await;
+    let idle = Client::connect(address).await;
+    a.die().await;
+    for _ in 0..2 {
+        assert_eq!(served_by(address).await, "b");
+    }
+    daemon.verdict("a", Verdict::Down).await;
+    drop(idle);
+}
+
+#[tokio::test]
+async fn clients_that_reset_at_once_change_no_verdict() {
+    let (a, b) = (Member::start("a").await, Member::start("b").await);
+    let daemon = Daemon::start(Setup::of(&Pool::of([&a, &b])).workers(2)).await;
+    let address = daemon.address().await;
+    let since = daemon.member("a").await.services[0].since;
+    for _ in 0..1_000 {
+        Client::connect(address).await.reset();
+    }
+    daemon
+        .counted("all of them", |t| t.accepted == 1_000 && t.ended == 1_000)
+        .await;
+    for name in ["a", "b"] {
+        let member = daemon.member(name).await;
+        assert_eq!((member.services[0].verdict, member.load), (Verdict::Up, 0));
+        assert_eq!(member.connect_failed, 0);
+    }
+    let now = daemon.member("a").await.services[0].since;
+    assert!(now.since(since) < Duration::from_millis(10));
+    assert_eq!(daemon.totals().await.refused(), 0);
 }
 
 #[tokio::test]

@@ -174,12 +174,7 @@ async fn a_port_of_another_daemon_is_not_shared_with_it() {
 #[tokio::test]
 async fn a_restart_on_the_same_port_is_not_hindered_by_old_sessions() {
     let a = Member::start("a").await;
-    let free = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let port = free.local_addr().expect("its number").port();
-    drop(free);
-    // An address of its own, so that nobody takes the port meanwhile.
-    let ip = a.address().ip();
-    let pool = Pool::of([&a]).listen(&format!("\"{ip}:{port}\""));
+    let pool = Pool::of([&a]).listen(&format!("\"{}\"", free_address()));
     let mut daemon = Daemon::start(Setup::of(&pool)).await;
     let address = daemon.address().await;
     let mut client = Client::connect(address).await;

@@ -69,6 +69,30 @@ async fn who_finds_the_queue_full_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn who_breaks_off_while_waiting_leaves_the_queue() {
+    let a = Member::start("a").await;
+    let pool = Pool::of([])
+        .member(&a, "max_connections = 1")
+        .key("queue = { limit = 1, timeout = \"60s\" }");
+    let daemon = Daemon::start(Setup::of(&pool)).await;
+    let address = daemon.address().await;
+    let mut served = Client::connect(address).await;
+    assert_eq!(served.member().await, "a");
+    let waiting = Client::connect(address).await;
+    daemon.counted("one in the queue", |t| t.queued == 1).await;
+    waiting.reset();
+    daemon
+        .counted("one gone", |t| t.ended == 1 && t.reset_by_client == 1)
+        .await;
+    let mut waiting = Client::connect(address).await;
+    daemon
+        .counted("another in the queue", |t| t.queued == 2)
+        .await;
+    drop(served);
+    assert_eq!(waiting.member().await, "a");
+}
+
+#[tokio::test]
 async fn who_waited_for_too_long_is_refused() {
     let a = Member::start("a").await;
     let pool = Pool::of([])

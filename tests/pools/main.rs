@@ -14,3 +14,4 @@ mod operators;
 mod proxy_headers;
 mod quorum;
 mod sessions;
+mod watching;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use twinpool::health::Verdict;
 use twinpool::observe::status::{MemberStatus, ServiceTotals};
 use twinpool::observe::{RunState, Status};
@@ -54,6 +54,30 @@ pub(crate) async fn twinpool(arguments: &[&str]) -> Finished {
         stdout: text("stdout"),
         stderr: text("stderr"),
     }
+}
+
+/// The code and the body of what a GET of `path` is answered with over TCP.
+pub(crate) async fn http(server: SocketAddr, path: &str) -> (u16, String) {
+    let stream = within("connecting", TcpStream::connect(server)).await;
+    exchange(stream.expect("a connection"), path)
+        .await
+        .expect("an answer")
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+) -> Option<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: twinpool\r\nConnection: close\r\n\r\n");
+    let mut answer = String::new();
+    let exchange = async {
+        stream.write_all(request.as_bytes()).await.ok()?;
+        stream.read_to_string(&mut answer).await.ok()
+    };
+    within("an answer", exchange).await?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let code = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    Some((code, body.to_owned()))
 }
 
 /// A child that does not outlive its test.
@@ -130,17 +154,9 @@ impl Daemon {
 
     /// The body of what it answers to a GET on its control socket.
     pub(crate) async fn get(&self, path: &str) -> Option<String> {
-        let ask = async {
-            let mut stream = UnixStream::connect(self.socket()).await.ok()?;
-            let request =
-                format!("GET {path} HTTP/1.1\r\nHost: twinpool\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            let (head, body) = answer.split_once("\r\n\r\n")?;
-            head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
-        };
-        within("an answer on the control socket", ask).await
+        let stream = UnixStream::connect(self.socket()).await.ok()?;
+        let (code, body) = exchange(stream, path).await?;
+        (code == 200).then_some(body)
     }
 
     /// Where clients of the service `p/line` connect.

@@ -177,6 +177,12 @@ fn own_address() -> IpAddr {
     Ipv4Addr::new(127, high, low, next as u8).into()
 }
 
+/// An address and a port that nobody has or takes.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((own_address(), 0)).expect("a port");
+    listener.local_addr().expect("its number")
+}
+
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let (stream, _) = match listener.accept().await {

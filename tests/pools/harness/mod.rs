@@ -9,8 +9,8 @@ use std::future::Future;
 use std::time::Duration;
 
 pub(crate) use client::{Client, Ended, served_by, turned_away};
-pub(crate) use daemon::{Daemon, twinpool};
-pub(crate) use member::{Full, Member, Speaks, pattern};
+pub(crate) use daemon::{Daemon, http, twinpool};
+pub(crate) use member::{Full, Member, Speaks, free_address, pattern};
 pub(crate) use setup::{FAST, HTTP, Pool, RARE, Scratch, Setup};
 
 /// How long anything may take before a test fails.

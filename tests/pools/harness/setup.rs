@@ -51,7 +51,8 @@ impl Drop for Scratch {
 #[derive(Clone)]
 pub(crate) struct Setup {
     instance: String,
-    pub(crate) workers: usize,
+    workers: usize,
+    observe: Option<SocketAddr>,
     /// The daemon's limit on descriptors.
     pub(crate) descriptors: Option<u32>,
     rest: String,
@@ -62,6 +63,7 @@ impl Setup {
         Setup {
             instance: String::new(),
             workers: 1,
+            observe: None,
             descriptors: None,
             rest: String::new(),
         }
@@ -88,6 +90,12 @@ impl Setup {
         self
     }
 
+    /// Listens for HTTP.
+    pub(crate) fn observe(mut self, address: SocketAddr) -> Setup {
+        self.observe = Some(address);
+        self
+    }
+
     pub(crate) fn descriptors(mut self, limit: u32) -> Setup {
         self.descriptors = Some(limit);
         self
@@ -107,6 +115,10 @@ impl Setup {
             rest,
             ..
         } = self;
+        let observe = match self.observe {
+            Some(address) => format!("\"{address}\""),
+            None => "false".to_owned(),
+        };
         let dir = dir.display();
         format!(
             r#"
@@ -116,7 +128,7 @@ state_dir = "{dir}/state"
 workers = {workers}
 {instance}
 [observe]
-listen = false
+listen = {observe}
 
 [control]
 socket = "{dir}/control.sock"
