@@ -87,7 +87,7 @@ pub(super) fn read(
         );
         table.note(Diagnostic::new(message, table.span()).help(help));
     }
-    let quorum = quorum(table, quorum_value, role, members.len());
+    let quorum = quorum(table, quorum_value, role, members_table.named().len());
     let primary = names
         .iter()
         .position(|name| *name == role.primary)
