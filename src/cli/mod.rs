@@ -7,6 +7,7 @@ pub mod client;
 pub mod explain;
 pub mod page;
 pub mod paint;
+pub mod validate;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
