@@ -241,7 +241,7 @@ quorum = {quorum}
 {members}
 [pools.{name}.services.line]
 listen = {listen}
-slow_start = "0s"
+slow_start = "1ms"
 check = {check}
 {service}"#
         )
