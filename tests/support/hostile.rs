@@ -1,0 +1,4 @@
+//! Hostile clients.
+pub(crate) fn main(_: &[String]) -> super::Result<()> {
+    Ok(())
+}
