@@ -26,6 +26,10 @@ const STRUCK: &str = "p1m1";
 /// How long a member that was stopped has to read what its kernel took for it.
 const READ_ON: Duration = Duration::from_millis(500);
 
+/// Rounds differ by this much in when the event comes, so that it meets checks, which are asked
+/// every second, in different phases.
+const PHASE: Duration = Duration::from_millis(380);
+
 /// What clients see while servers die.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo bench --bench failures --")]
@@ -113,7 +117,7 @@ fn compare(args: &Args) -> Result<()> {
     for round in 1..=args.rounds {
         for &event in &args.events {
             for &proxy in &proxies {
-                let outcome = strike(args, proxy, event)?;
+                let outcome = strike(args, proxy, event, round)?;
                 println!(
                     "round {round}, {}, {}: {}",
                     event.name(),
@@ -163,17 +167,15 @@ fn compare(args: &Args) -> Result<()> {
 }
 
 /// Lets one event happen to one proxy.
-fn strike(args: &Args, proxy: Proxy, event: Event) -> Result<Outcome> {
+fn strike(args: &Args, proxy: Proxy, event: Event, round: u32) -> Result<Outcome> {
     let mut scene = Scene::new(Plan {
         proxy,
         pools: 1,
         two_links: false,
         silent: true,
     })?;
-    let (warm, observe) = (
-        Duration::from_secs(args.warm),
-        Duration::from_secs(args.observe),
-    );
+    let warm = Duration::from_secs(args.warm) + PHASE * round;
+    let observe = Duration::from_secs(args.observe);
     let load = load::usual(scene.fronts[0].listen, warm + observe);
     let clients = load::start(&scene.lab, CLIENT, load)?;
     sleep(warm);

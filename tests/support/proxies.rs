@@ -165,7 +165,7 @@ pub(crate) fn haproxy_failures(dir: &Path, front: &Front) -> Result<Vec<String>>
          \x20   timeout connect 1s\n    timeout client 40s\n    timeout server 40s\n\
          frontend in\n    bind {}\n    default_backend members\n\
          backend members\n    balance leastconn\n    option httpchk GET /health\n\
-         \x20   default-server inter 1s fall 3 on-marked-down shutdown-sessions observe layer4 on-error mark-down\n",
+         \x20   default-server inter 1s fall 3 on-marked-down shutdown-sessions observe layer4 error-limit 3 on-error mark-down\n",
         front.listen
     );
     for member in &front.members {
