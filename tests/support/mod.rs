@@ -15,6 +15,7 @@
 
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod daemon;
 pub(crate) mod hostile;
 pub(crate) mod http;
 pub(crate) mod inside;
@@ -23,6 +24,7 @@ pub(crate) mod load;
 pub(crate) mod member;
 pub(crate) mod proxies;
 pub(crate) mod scene;
+pub(crate) mod siege;
 pub(crate) mod stats;
 pub(crate) mod trial;
 

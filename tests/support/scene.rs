@@ -144,6 +144,14 @@ impl Scene {
         self.lab.log(proxy.name())
     }
 
+    /// Starts a member anew in place of one that died.
+    pub(crate) fn restart(&mut self, name: &str) -> Result<()> {
+        let child = member::start(&self.lab, name, MEMBER_PORT)?;
+        let slot = self.members.iter_mut().find(|(n, _)| n == name);
+        slot.ok_or_else(|| format!("no member is named {name}"))?.1 = child;
+        Ok(())
+    }
+
     /// A member's process.
     pub(crate) fn member(&self, name: &str) -> Result<&Child> {
         let found = self.members.iter().find(|(n, _)| n == name);
