@@ -445,7 +445,7 @@ impl Column {
 
 /// KiB that each idle connection adds to a proxy's memory, after it has carried one request.
 fn idle(pid: u32, door: SocketAddr) -> Result<f64> {
-    let before = family_memory(pid)?;
+    let before = resident(pid)?;
     let mut held = Vec::new();
     for _ in 0..IDLE {
         let mut stream = TcpStream::connect(door)?;
@@ -464,30 +464,8 @@ fn idle(pid: u32, door: SocketAddr) -> Result<f64> {
         held.push(stream);
     }
     sleep(REST);
-    let after = family_memory(pid)?;
+    let after = resident(pid)?;
     Ok((after as f64 - before as f64) / IDLE as f64)
-}
-
-/// Resident memory of a process and its children, KiB.
-fn family_memory(pid: u32) -> Result<u64> {
-    let mut sum = resident(pid)?;
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(child) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else {
-            continue;
-        };
-        // One that ended meanwhile is nobody's child any more.
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{child}/stat")) else {
-            continue;
-        };
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
-        if parent == Some(pid) {
-            sum += resident(child)?;
-        }
-    }
-    Ok(sum)
 }
 
 fn pinned(core: &str, what: &str, command: &[String], log: &Path) -> Result<Child> {

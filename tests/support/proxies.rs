@@ -234,9 +234,10 @@ pub(crate) fn nginx_members(dir: &Path, ports: [u16; 3]) -> Result<Vec<String>> 
     nginx(dir, "members", &text)
 }
 
+/// One process that is the worker too: its end is the end of nginx, and its memory all of it.
 fn nginx_head(dir: &Path, name: &str, connections: u32) -> String {
     format!(
-        "daemon off; user root; worker_processes 1; error_log stderr warn; pid {}/{name}.pid;\n\
+        "daemon off; master_process off; error_log stderr warn; pid {}/{name}.pid;\n\
          events {{ worker_connections {connections}; }}\n",
         dir.display()
     )
