@@ -173,6 +173,7 @@ fn strike(args: &Args, proxy: Proxy, event: Event, round: u32) -> Result<Outcome
         pools: 1,
         two_links: false,
         silent: true,
+        work: member::SOME_WORK,
     })?;
     let warm = Duration::from_secs(args.warm) + PHASE * round;
     let observe = Duration::from_secs(args.observe);

@@ -14,6 +14,7 @@ use clap::Parser;
 
 use support::clock::seconds;
 use support::load::Report;
+use support::proxies::Proxy;
 use support::siege::Siege;
 use support::stats::{Table, median, quantile, show, worst};
 use support::{Result, inside, lab};
@@ -31,6 +32,9 @@ struct Args {
     /// Seconds of peace before it.
     #[arg(long, default_value_t = 20)]
     peace: u64,
+    /// Which proxy: twinpool, or haproxy to see what the machine allows.
+    #[arg(long, default_value = "twinpool", value_parser = Proxy::parse)]
+    proxy: Proxy,
     /// What `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
 
 fn besiege(args: &Args) -> Result<()> {
     let siege = Siege::lay(
+        args.proxy,
         Duration::from_secs(args.peace),
         Duration::from_secs(args.seconds),
     )?;

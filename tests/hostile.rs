@@ -8,6 +8,7 @@ mod support;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use support::proxies::Proxy;
 use support::siege::Siege;
 use support::trial::{Trial, main as run_trials};
 use support::{Result, inside, lab};
@@ -22,7 +23,11 @@ fn main() -> ExitCode {
 }
 
 fn a_short_siege() -> Result<()> {
-    let siege = Siege::lay(Duration::from_secs(2), Duration::from_secs(8))?;
+    let siege = Siege::lay(
+        Proxy::Twinpool,
+        Duration::from_secs(2),
+        Duration::from_secs(8),
+    )?;
     let faults = siege.faults();
     match faults.is_empty() {
         true => Ok(()),

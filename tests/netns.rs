@@ -90,6 +90,7 @@ fn uplink(how: Break, seconds: u64) -> Result<()> {
         pools: 2,
         two_links: how != Break::OnlyLink,
         silent: false,
+        work: member::SOME_WORK,
     })?;
     let cut = Duration::from_secs(seconds);
     // TCP's next retry after a cut comes as late as the cut was long.
@@ -195,6 +196,7 @@ fn two_pools() -> Result<Scene> {
         pools: 2,
         two_links: false,
         silent: false,
+        work: member::SOME_WORK,
     })
 }
 

@@ -1,5 +1,5 @@
-//! A member: a small HTTP server that answers with its own name, slowly enough that a request can
-//! be with it when it dies, and that notes each request on disk before it answers.
+//! A member: a small HTTP server that answers with its own name, as slowly as it is told to, and
+//! that notes each new connection's request on disk before it works on it.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,14 +16,16 @@ use super::http::read_head;
 use super::lab::Lab;
 use super::{Result, inside};
 
-/// How long it works on a request. Health checks are answered at once.
-const WORK: Duration = Duration::from_millis(5);
+/// Long enough that some request is with a member when it dies.
+pub(crate) const SOME_WORK: Duration = Duration::from_millis(5);
 
-/// Starts a member of this name on the host of the same name.
-pub(crate) fn start(lab: &Lab, name: &str, port: u16) -> Result<Child> {
+/// Starts a member of this name on the host of the same name, which works on each request for so
+/// long; health checks are answered at once.
+pub(crate) fn start(lab: &Lab, name: &str, port: u16, work: Duration) -> Result<Child> {
     let mut command = inside::call("member")?;
     let notes = notes(lab.dir(), name).display().to_string();
-    command.extend([name.to_owned(), format!("0.0.0.0:{port}"), notes]);
+    let work = work.as_millis().to_string();
+    command.extend([name.to_owned(), format!("0.0.0.0:{port}"), notes, work]);
     lab.start(name, name, &command)
 }
 
@@ -37,11 +39,12 @@ fn notes(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.requests"))
 }
 
-/// The part that plays on the member's host: name, address and the file for notes.
+/// The part that plays on the member's host: name, address, the file for notes, milliseconds of work.
 pub(crate) fn main(args: &[String]) -> Result<()> {
-    let [name, address, notes] = args else {
-        return Err("a name, an address and a file are needed".into());
+    let [name, address, notes, work] = args else {
+        return Err("a name, an address, a file and milliseconds are needed".into());
     };
+    let work = Duration::from_millis(work.parse()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -55,7 +58,7 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
             let (name, notes) = (name.clone(), notes.clone());
             tokio::task::spawn_local(async move {
                 // A client that goes away ends its own session and nothing else.
-                if let Err(e) = serve(stream, &name, &notes).await {
+                if let Err(e) = serve(stream, &name, &notes, work).await {
                     eprintln!("{name}: a session ended: {e}");
                 }
             });
@@ -63,7 +66,12 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
     })
 }
 
-async fn serve(mut stream: TcpStream, name: &str, mut notes: &File) -> std::io::Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    name: &str,
+    mut notes: &File,
+    work: Duration,
+) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     while let Some(head) = read_head(&mut stream, &mut buffer).await? {
         let path = head.split(' ').nth(1).unwrap_or_default();
@@ -71,8 +79,8 @@ async fn serve(mut stream: TcpStream, name: &str, mut notes: &File) -> std::io::
             // One write, unbuffered: the note survives the process.
             notes.write_all(format!("{id}\n").as_bytes())?;
         }
-        if path != "/health" {
-            tokio::time::sleep(WORK).await;
+        if path != "/health" && !work.is_zero() {
+            tokio::time::sleep(work).await;
         }
         let answer = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",

@@ -160,7 +160,7 @@ pub(crate) fn control_socket(dir: &Path) -> String {
 /// is down, takes evidence from traffic, and tries another member after one failed connect.
 pub(crate) fn haproxy_failures(dir: &Path, front: &Front) -> Result<Vec<String>> {
     let mut text = format!(
-        "global\n    maxconn 4000\n\
+        "global\n    maxconn 7900\n\
          defaults\n    mode tcp\n    option splice-auto\n    option redispatch 1\n    retries 3\n\
          \x20   timeout connect 1s\n    timeout client 40s\n    timeout server 40s\n\
          frontend in\n    bind {}\n    default_backend members\n\
@@ -177,7 +177,7 @@ pub(crate) fn haproxy_failures(dir: &Path, front: &Front) -> Result<Vec<String>>
 /// HAProxy for cost: one thread, splice, checks every second.
 pub(crate) fn haproxy_cost(dir: &Path, front: &Front) -> Result<Vec<String>> {
     let mut text = format!(
-        "global\n    nbthread 1\n    maxconn 4000\n\
+        "global\n    nbthread 1\n    maxconn 7900\n\
          defaults\n    mode tcp\n    option splice-auto\n    timeout connect 1s\n    timeout client 30m\n    timeout server 30m\n\
          frontend in\n    bind {}\n    default_backend members\n\
          backend members\n    balance leastconn\n    option httpchk GET /\n    default-server inter 1s fall 3\n",

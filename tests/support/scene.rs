@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     /// Whether a vanished host is silence for good, as behind a router; otherwise the proxy's
     /// kernel finds out by ARP after some seconds and says "host unreachable".
     pub(crate) silent: bool,
+    /// How long a member works on a request.
+    pub(crate) work: Duration,
 }
 
 /// A scene. Fields are dropped in this order: processes before their hosts.
@@ -49,6 +51,8 @@ pub(crate) struct Scene {
     pub(crate) members: Vec<(String, Child)>,
     /// Pools.
     pub(crate) fronts: Vec<Front>,
+    /// How long a member works on a request.
+    work: Duration,
     /// Hosts.
     pub(crate) lab: Lab,
 }
@@ -75,7 +79,10 @@ impl Scene {
                 let name = format!("p{}m{n}", pool + 1);
                 let address = Ipv4Addr::new(10, net, 1 + pool, n);
                 lab.add_host(&name, address)?;
-                members.push((name.clone(), member::start(&lab, &name, MEMBER_PORT)?));
+                members.push((
+                    name.clone(),
+                    member::start(&lab, &name, MEMBER_PORT, plan.work)?,
+                ));
                 front
                     .members
                     .push(Target::new(&name, (address, MEMBER_PORT)));
@@ -111,6 +118,7 @@ impl Scene {
             proxy,
             members,
             fronts,
+            work: plan.work,
             lab,
         };
         scene.settle(plan.proxy)?;
@@ -146,7 +154,7 @@ impl Scene {
 
     /// Starts a member anew in place of one that died.
     pub(crate) fn restart(&mut self, name: &str) -> Result<()> {
-        let child = member::start(&self.lab, name, MEMBER_PORT)?;
+        let child = member::start(&self.lab, name, MEMBER_PORT, self.work)?;
         let slot = self.members.iter_mut().find(|(n, _)| n == name);
         slot.ok_or_else(|| format!("no member is named {name}"))?.1 = child;
         Ok(())

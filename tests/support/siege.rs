@@ -1,4 +1,4 @@
-//! A siege: a twinpool that serves ordinary clients, first in peace, then beside hostile ones.
+//! A siege: a proxy that serves ordinary clients, first in peace, then beside hostile ones.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub(crate) struct Siege {
     pub(crate) peace: Report,
     /// What ordinary clients saw beside hostile ones.
     pub(crate) siege: Report,
-    /// What twinpool told from the first hostile client on.
+    /// What a twinpool told from the first hostile client on.
     pub(crate) told: Vec<Told>,
     /// Resident memory before the siege, KiB.
     pub(crate) memory_before: u64,
@@ -34,22 +34,23 @@ pub(crate) struct Siege {
 
 impl Siege {
     /// Lays one: ordinary clients alone for `peace`, then beside hostile ones for `span`.
-    pub(crate) fn lay(peace: Duration, span: Duration) -> Result<Siege> {
+    pub(crate) fn lay(proxy: Proxy, peace: Duration, span: Duration) -> Result<Siege> {
         let mut scene = Scene::new(Plan {
-            proxy: Proxy::Twinpool,
+            proxy,
             pools: 1,
             two_links: false,
             silent: false,
+            work: Duration::ZERO,
         })?;
         let target = scene.fronts[0].listen;
         let clients = load::start(&scene.lab, CLIENT, load::usual(target, peace))?;
         let peace_report = clients.report()?;
-        let before = events(&scene.lab)?.len();
+        let before = told(&scene, proxy)?.len();
         let memory_before = resident(scene.proxy.id())?;
         let mut enemies = hostile::attack(&mut scene, GATHER + span)?;
         sleep(GATHER);
         let clients = load::start(&scene.lab, CLIENT, load::usual(target, span))?;
-        let memory_most = watch(&mut scene, clients, span)?;
+        let memory_most = watch(&mut scene, proxy, clients, span)?;
         for enemy in &mut enemies {
             if let Some(status) = enemy.ended()?.filter(|status| !status.success()) {
                 return Err(format!("a hostile client failed: {status}").into());
@@ -58,7 +59,7 @@ impl Siege {
         Ok(Siege {
             peace: peace_report,
             siege: memory_most.1,
-            told: events(&scene.lab)?.split_off(before),
+            told: told(&scene, proxy)?.split_off(before),
             memory_before,
             memory_most: memory_most.0,
         })
@@ -100,9 +101,22 @@ impl Siege {
     }
 }
 
+/// What a twinpool has told; others tell nothing that could be read.
+fn told(scene: &Scene, proxy: Proxy) -> Result<Vec<Told>> {
+    match proxy {
+        Proxy::Twinpool => events(&scene.lab),
+        Proxy::Haproxy | Proxy::Nginx => Ok(Vec::new()),
+    }
+}
+
 /// Reads memory until the clients are through; the most of it, and what the clients saw.
-fn watch(scene: &mut Scene, clients: Running, span: Duration) -> Result<(u64, Report)> {
-    let log = scene.log(Proxy::Twinpool);
+fn watch(
+    scene: &mut Scene,
+    proxy: Proxy,
+    clients: Running,
+    span: Duration,
+) -> Result<(u64, Report)> {
+    let log = scene.log(proxy);
     let end = Instant::now() + span;
     let mut most = 0;
     while Instant::now() < end {
