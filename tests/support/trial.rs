@@ -1,7 +1,7 @@
 //! Runs trials under `cargo test` and `cargo nextest` in a program that has its own `main`.
 //!
 //! A trial has a name that is a sentence and a function that fails with words. One that cannot run
-//! here says so and passes: `tests/run` tells what was skipped.
+//! here says so and passes; with `--obstacle` the program prints why none can, and runs none.
 
 use std::process::ExitCode;
 
@@ -20,6 +20,7 @@ pub(crate) struct Trial {
 #[derive(Debug, Default)]
 struct Request {
     list: bool,
+    obstacle: bool,
     ignored: bool,
     exact: bool,
     filters: Vec<String>,
@@ -29,6 +30,12 @@ struct Request {
 /// Does what the arguments ask for; `obstacle` is why no trial can run here, if so.
 pub(crate) fn main(trials: &[Trial], obstacle: impl Fn() -> Option<String>) -> ExitCode {
     let request = Request::parse(std::env::args().skip(1));
+    if request.obstacle {
+        if let Some(why) = obstacle() {
+            println!("{why}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let chosen: Vec<&Trial> = trials.iter().filter(|t| request.wants(t.name)).collect();
     if request.list {
         for trial in &chosen {
@@ -69,6 +76,7 @@ impl Request {
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--list" => request.list = true,
+                "--obstacle" => request.obstacle = true,
                 "--ignored" => request.ignored = true,
                 "--exact" => request.exact = true,
                 "--skip" => request.skips.extend(args.next()),
