@@ -275,6 +275,7 @@ impl Bench {
                     observe: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
                     workers: Some(1),
                     check: "/",
+                    paired: false,
                 },
             )?,
             Proxy::Haproxy => proxies::haproxy_cost(dir, &front)?,

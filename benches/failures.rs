@@ -21,8 +21,9 @@ use support::scene::{CLIENT, Plan, Scene};
 use support::stats::{Table, median, quantile, show, worst};
 use support::{Result, inside, lab, load, member};
 
-/// The member that events strike.
+/// The member that events strike, and the pool that is struck with its site.
 const STRUCK: &str = "p1m1";
+const STRUCK_POOL: &str = "p1";
 /// How long a member that was stopped has to read what its kernel took for it.
 const READ_ON: Duration = Duration::from_millis(500);
 
@@ -37,7 +38,7 @@ struct Args {
     /// Rounds; in each, every proxy meets every event.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Events: kill, cut, hang.
+    /// Events: kill, cut, hang, site.
     #[arg(long, value_delimiter = ',', default_value = "kill,cut,hang", value_parser = Event::parse)]
     events: Vec<Event>,
     /// Proxies: twinpool, haproxy.
@@ -63,6 +64,8 @@ enum Event {
     Cut,
     /// A member's process stops; its kernel still accepts.
     Hang,
+    /// All hosts of a pool vanish; another site's pool can take its users.
+    Site,
 }
 
 /// What clients saw of one event.
@@ -70,7 +73,7 @@ enum Event {
 struct Outcome {
     /// New connections that failed.
     failed: f64,
-    /// Those of them whose request a member had read.
+    /// Those of them whose request a struck member had read.
     with_member: f64,
     /// Seconds from the first failed to the last.
     failed_for: f64,
@@ -170,7 +173,8 @@ fn compare(args: &Args) -> Result<()> {
 fn strike(args: &Args, proxy: Proxy, event: Event, round: u32) -> Result<Outcome> {
     let mut scene = Scene::new(Plan {
         proxy,
-        pools: 1,
+        pools: if event == Event::Site { 2 } else { 1 },
+        paired: event == Event::Site,
         two_links: false,
         silent: true,
         work: member::SOME_WORK,
@@ -185,6 +189,11 @@ fn strike(args: &Args, proxy: Proxy, event: Event, round: u32) -> Result<Outcome
         Event::Kill => scene.member(STRUCK)?.signal(Signal::KILL)?,
         Event::Cut => scene.lab.cut(STRUCK, "eth0", true)?,
         Event::Hang => scene.member(STRUCK)?.signal(Signal::STOP)?,
+        Event::Site => {
+            for member in &scene.fronts[0].members {
+                scene.lab.cut(&member.name, "eth0", true)?;
+            }
+        }
     }
     let report = clients.report()?;
     scene.proxy.must_live(&scene.log(proxy))?;
@@ -192,11 +201,11 @@ fn strike(args: &Args, proxy: Proxy, event: Event, round: u32) -> Result<Outcome
         scene.member(STRUCK)?.signal(Signal::CONT)?;
         sleep(READ_ON);
     }
-    let mut with_members = HashSet::new();
-    for (name, _) in &scene.members {
-        with_members.extend(member::requests(&scene.lab, name)?);
+    let mut with_struck = HashSet::new();
+    for (name, _) in scene.members.iter().filter(|(name, _)| event.strikes(name)) {
+        with_struck.extend(member::requests(&scene.lab, name)?);
     }
-    Outcome::of(&report, at, &with_members)
+    Outcome::of(event, &report, at, &with_struck)
 }
 
 impl Event {
@@ -205,8 +214,9 @@ impl Event {
             "kill" => Ok(Event::Kill),
             "cut" => Ok(Event::Cut),
             "hang" => Ok(Event::Hang),
+            "site" => Ok(Event::Site),
             other => Err(format!(
-                "no event is named {other}: write kill, cut or hang"
+                "no event is named {other}: write kill, cut, hang or site"
             )),
         }
     }
@@ -216,12 +226,21 @@ impl Event {
             Event::Kill => "kill",
             Event::Cut => "cut",
             Event::Hang => "hang",
+            Event::Site => "site",
+        }
+    }
+
+    /// Whether it happens to this member.
+    fn strikes(self, member: &str) -> bool {
+        match self {
+            Event::Site => member.starts_with(STRUCK_POOL),
+            Event::Kill | Event::Cut | Event::Hang => member == STRUCK,
         }
     }
 }
 
 impl Outcome {
-    fn of(report: &Report, at: u64, with_members: &HashSet<u64>) -> Result<Outcome> {
+    fn of(event: Event, report: &Report, at: u64, with_struck: &HashSet<u64>) -> Result<Outcome> {
         if let Some(early) = report.failed().find(|new| new.ended < at) {
             return Err(format!("a connection failed before the event: {early:?}").into());
         }
@@ -231,7 +250,7 @@ impl Outcome {
         let struck: Vec<u32> = report
             .members_at(at)
             .iter()
-            .filter(|(_, member)| **member == STRUCK)
+            .filter(|(_, member)| event.strikes(member))
             .map(|(session, _)| *session)
             .collect();
         let outages = report.outages(&struck, at);
@@ -243,7 +262,7 @@ impl Outcome {
             failed: failed.len() as f64,
             with_member: failed
                 .iter()
-                .filter(|n| with_members.contains(&n.id))
+                .filter(|n| with_struck.contains(&n.id))
                 .count() as f64,
             failed_for: span.map_or(0.0, |(first, last)| seconds(first, last)),
             normal: median(&report.took(0, at)),
@@ -338,7 +357,11 @@ fn judge(event: Event, rounds: &[Outcome], table: &mut Table) {
             each(rounds, |o| o.failed - o.with_member),
             0,
         ),
-        Event::Cut => {
+        Event::Cut | Event::Site => {
+            let (said, limit) = match event {
+                Event::Site => ("0.8", 0.8),
+                _ => ("0.3", 0.3),
+            };
             line(
                 beyond,
                 "0",
@@ -348,8 +371,8 @@ fn judge(event: Event, rounds: &[Outcome], table: &mut Table) {
             );
             line(
                 "slowest connect above normal, s",
-                "0.3",
-                0.3,
+                said,
+                limit,
                 each(rounds, Outcome::above_normal),
                 2,
             );

@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) workers: Option<u32>,
     /// The path that checks ask for.
     pub(crate) check: &'static str,
+    /// Whether the first two pools stand in two sites and back each other up.
+    pub(crate) paired: bool,
 }
 
 impl Proxy {
@@ -120,10 +122,20 @@ pub(crate) fn twinpool(dir: &Path, fronts: &[Front], settings: Settings) -> Resu
          services.http = {{ port = {port}, check = {{ kind = \"http\", path = \"{}\" }} }}\n",
         settings.check
     )?;
-    for front in fronts {
+    if settings.paired {
         writeln!(
             text,
-            "[pools.{}]\nrole = \"web\"\nsite = \"here\"\nquorum = \"any\"\nservices.http.listen = \"{}\"\n\n[pools.{0}.members]",
+            "[sites.there]\nregion = \"two\"\n\n[pairs.both]\npools = [\"{}\", \"{}\"]\nfailover = \"automatic\"\n\
+             after = \"1s\"\nhold = \"3s\"\nramp = \"2s\"\n",
+            fronts[0].pool, fronts[1].pool
+        )?;
+    }
+    for (n, front) in fronts.iter().enumerate() {
+        let away = settings.paired && n == 1;
+        let site = if away { "there" } else { "here" };
+        writeln!(
+            text,
+            "[pools.{}]\nrole = \"web\"\nsite = \"{site}\"\nquorum = \"any\"\nservices.http.listen = \"{}\"\n\n[pools.{0}.members]",
             front.pool, front.listen
         )?;
         for member in &front.members {
@@ -157,19 +169,24 @@ pub(crate) fn control_socket(dir: &Path) -> String {
 }
 
 /// HAProxy tuned for failures, as the method describes it: it ends the sessions of a member that
-/// is down, takes evidence from traffic, and tries another member after one failed connect.
-pub(crate) fn haproxy_failures(dir: &Path, front: &Front) -> Result<Vec<String>> {
+/// is down, takes evidence from traffic, and tries another member after one failed connect. It
+/// serves the first pool; members of others are its backups.
+pub(crate) fn haproxy_failures(dir: &Path, fronts: &[Front]) -> Result<Vec<String>> {
     let mut text = format!(
         "global\n    maxconn 7900\n\
          defaults\n    mode tcp\n    option splice-auto\n    option redispatch 1\n    retries 3\n\
          \x20   timeout connect 1s\n    timeout client 40s\n    timeout server 40s\n\
          frontend in\n    bind {}\n    default_backend members\n\
-         backend members\n    balance leastconn\n    option httpchk GET /health\n\
+         backend members\n    balance leastconn\n    option allbackups\n    option httpchk GET /health\n\
          \x20   default-server inter 1s fall 3 on-marked-down shutdown-sessions observe layer4 error-limit 3 on-error mark-down\n",
-        front.listen
+        fronts[0].listen
     );
-    for member in &front.members {
-        writeln!(text, "    server {} {} check", member.name, member.address)?;
+    for (n, front) in fronts.iter().enumerate() {
+        let backup = if n == 0 { "" } else { " backup" };
+        for member in &front.members {
+            let (name, address) = (&member.name, member.address);
+            writeln!(text, "    server {name} {address} check{backup}")?;
+        }
     }
     haproxy(dir, &text)
 }

@@ -33,6 +33,9 @@ pub(crate) struct Plan {
     pub(crate) proxy: Proxy,
     /// Pools, of three members each.
     pub(crate) pools: u8,
+    /// Whether the first two pools stand in two sites and back each other up; a peer serves only
+    /// the first and uses the second's members as backups.
+    pub(crate) paired: bool,
     /// Whether the proxy reaches members over a link of its own, apart from the clients'.
     pub(crate) two_links: bool,
     /// Whether a vanished host is silence for good, as behind a router; otherwise the proxy's
@@ -108,9 +111,10 @@ impl Scene {
                     observe: OBSERVE,
                     workers: None,
                     check: "/health",
+                    paired: plan.paired,
                 },
             )?,
-            Proxy::Haproxy => proxies::haproxy_failures(lab.dir(), &fronts[0])?,
+            Proxy::Haproxy => proxies::haproxy_failures(lab.dir(), &fronts)?,
             Proxy::Nginx => return Err("nginx takes no part in failures".into()),
         };
         let proxy = lab.start(PROXY, plan.proxy.name(), &command)?;
@@ -128,9 +132,9 @@ impl Scene {
     /// Waits until every pool answers, and a twinpool says that it is ready.
     fn settle(&mut self, proxy: Proxy) -> Result<()> {
         let log = self.lab.log(proxy.name());
-        let mut doors: Vec<(SocketAddr, &str)> =
-            self.fronts.iter().map(|f| (f.listen, "/health")).collect();
+        let mut doors = vec![(self.fronts[0].listen, "/health")];
         if proxy == Proxy::Twinpool {
+            doors.extend(self.fronts[1..].iter().map(|f| (f.listen, "/health")));
             doors.push((OBSERVE, "/readyz"));
         }
         for (door, path) in doors {

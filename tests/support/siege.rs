@@ -38,6 +38,7 @@ impl Siege {
         let mut scene = Scene::new(Plan {
             proxy,
             pools: 1,
+            paired: false,
             two_links: false,
             silent: false,
             work: Duration::ZERO,
