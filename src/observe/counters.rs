@@ -132,6 +132,16 @@ impl WorkerCounters {
         }
     }
 
+    /// Sessions open on this worker.
+    pub fn open(&self) -> u64 {
+        let open = |service: &ServiceCounters| {
+            // Read in this order, a session that ends meanwhile cannot make it negative.
+            let ended = service.ended.get();
+            service.accepted.get().saturating_sub(ended)
+        };
+        self.services.iter().flatten().map(open).sum()
+    }
+
     /// A service's counters.
     pub fn service(&self, id: ServiceId) -> &ServiceCounters {
         &self.services[id.pool.index()][id.index()]

@@ -11,6 +11,8 @@ pub mod condition;
 pub mod decider;
 pub mod isolation;
 pub mod quorum;
+pub mod store;
 
 pub use condition::Condition;
-pub use decider::{Decider, Event, Order, Output, Refusal, Standing, Wake};
+pub use decider::{Decider, Event, Explanation, Order, Output, Refusal, Standing, Wake};
+pub use isolation::IsolationCause;

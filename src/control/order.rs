@@ -1,0 +1,109 @@
+//! From a [`Command`] as it was typed to an [`Order`] that the decider takes, and back to words.
+
+use std::time::Duration;
+
+use crate::health::readiness::Mode;
+use crate::observe::desk::{Command, Refused};
+use crate::observe::events::mode_word;
+use crate::observe::names;
+use crate::observe::stamp::span;
+use crate::pairing::{Order, Refusal};
+use crate::time::Time;
+use crate::topology::{MemberId, Topology};
+
+/// The longest that a drain or maintenance may be ordered for; who wants longer leaves `for` out.
+pub const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// Looks the member up and turns spans into moments.
+pub fn order(command: Command, topology: &Topology, now: Time) -> Result<Order, Refused> {
+    let (_, member) = names::find_member(topology, &command.member)?;
+    if command.mode == Mode::Ready && command.lasting.is_some() {
+        return Err(Refused::Malformed(
+            "ready has no duration; leave \"for\" out".to_owned(),
+        ));
+    }
+    Ok(Order {
+        member: member.id,
+        mode: command.mode,
+        by: command.by,
+        reason: command.reason,
+        until: command.lasting.map(|lasting| now + lasting),
+        force: command.force,
+    })
+}
+
+/// Why the decider refused, and what to do instead.
+pub fn refused(refusal: &Refusal, member: MemberId, topology: &Topology) -> Refused {
+    match refusal {
+        Refusal::WouldLosePool { pool, remain, need } => Refused::Harmful(format!(
+            "maintenance of {member} would lose {pool}: {remain} would remain present, {need} are \
+             needed. Bring another member back first, drain {member} instead, or repeat with \
+             --force",
+            member = topology.member_path(member),
+            pool = topology.pool(*pool).name,
+        )),
+    }
+}
+
+/// What is answered to a command that was carried out.
+pub fn done(order: &Order, topology: &Topology, now: Time) -> String {
+    let member = topology.member_path(order.member);
+    let deadline = span(topology.pool(order.member.pool).drain_deadline);
+    let lapses = match order.until {
+        Some(until) => format!("; lapses in {}", span(now.until(until))),
+        None => String::new(),
+    };
+    match order.mode {
+        Mode::Ready => format!("{member} is ready"),
+        mode => format!(
+            "{member}: {}; no new sessions, those it has end in {deadline}{lapses}",
+            mode_word(mode)
+        ),
+    }
+}
+
+/// A span as people write it: `90s`, `2h`, `1h30m`, `250ms`, `7d`. A unit is always given.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let wrong = || {
+        let shown: String = text.chars().take(40).collect();
+        format!(
+            "\"{}\" is not a duration; write it like 90s, 30m, 2h or 1h30m",
+            shown.escape_debug()
+        )
+    };
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (count, tail) = rest.split_at(digits);
+        let letters = tail.len()
+            - tail
+                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                .len();
+        let (unit, tail) = tail.split_at(letters);
+        let count: u32 = count.parse().map_err(|_| wrong())?;
+        let one = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" | "min" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3_600),
+            "d" => Duration::from_secs(86_400),
+            _ => return Err(wrong()),
+        };
+        total = one
+            .checked_mul(count)
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(wrong)?;
+        rest = tail.trim_start();
+    }
+    match total {
+        Duration::ZERO => Err("a duration of nothing; leave it out".to_owned()),
+        _ if total > LONGEST => {
+            Err("longer than a year; leave it out for \"until told otherwise\"".to_owned())
+        }
+        _ => Ok(total),
+    }
+}
