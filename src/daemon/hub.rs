@@ -284,11 +284,8 @@ impl Hub {
 
     /// A name was looked up. Sessions on addresses that are gone are kept for as long as those of
     /// a drained member.
-    fn resolved(self: &Rc<Self>, resolution: Resolution) {
-        let changes = self
-            .book
-            .borrow_mut()
-            .handle_resolved(&resolution.name, resolution.result);
+    fn resolved(self: &Rc<Self>, name: &str, answer: Result<Vec<IpAddr>, String>) {
+        let changes = self.book.borrow_mut().handle_resolved(name, answer);
         if changes.is_empty() {
             return;
         }

@@ -115,6 +115,8 @@ async fn write_all(store: Store, shared: Rc<Shared>) {
         if let Err(error) = &result {
             tracing::error!(%error, "cannot store what operators decided");
         }
-        shared.written.send_replace((number, result));
+        shared
+            .written
+            .send_modify(|written| *written = (number, result));
     }
 }
