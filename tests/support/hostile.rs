@@ -11,7 +11,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::child::Child;
-use super::scene::{OBSERVE, PROXY, PROXY_IP, Scene};
+use super::scene::{OBSERVE, OUTSIDE, PROXY, PROXY_IP, Scene};
 use super::{Result, inside};
 
 /// Their host.
@@ -51,7 +51,7 @@ const GREETINGS: [&[u8]; 4] = [
 
 /// Lets all kinds loose on a scene's first pool, for a span; they end with what is returned.
 pub(crate) fn attack(scene: &mut Scene, span: Duration) -> Result<Vec<Child>> {
-    scene.lab.add_host(HOST, HOST_IP)?;
+    scene.lab.add_host(HOST, OUTSIDE, HOST_IP)?;
     let lab = &scene.lab;
     lab.ip(HOST, &format!("route add local {NOWHERE} dev lo"))?;
     lab.ip(

@@ -1,5 +1,6 @@
-//! Hosts in network namespaces around one switch.
+//! Hosts in network namespaces around a switch with one or more networks.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
@@ -27,12 +28,13 @@ pub(crate) fn obstacle() -> Option<String> {
     Some(format!("no network namespaces with bridges here: {error}"))
 }
 
-/// A switch and the hosts on it. Dropping it removes them; end the processes on them before.
+/// A switch and the hosts around it. Dropping it removes them; end the processes on them before.
 #[derive(Debug)]
 pub(crate) struct Lab {
     prefix: String,
     dir: PathBuf,
-    hosts: Vec<String>,
+    /// The network that each port of the switch belongs to.
+    networks: HashMap<String, String>,
     janitor: std::process::Child,
 }
 
@@ -53,45 +55,65 @@ impl Lab {
         let mut lab = Lab {
             prefix,
             dir: dir.clone(),
-            hosts: Vec::new(),
+            networks: HashMap::new(),
             janitor,
         };
         lab.entrust(&format!("dir {}", dir.display()))?;
         std::fs::create_dir(&dir)?;
         lab.namespace("switch")?;
-        lab.ip("switch", "link add sw type bridge mcast_snooping 0")?;
-        lab.ip("switch", "link set sw up")?;
         Ok(lab)
     }
 
-    /// Puts a host on the switch, with one link `eth0` and an address in 10.77.0.0/16.
-    pub(crate) fn add_host(&mut self, host: &str, address: Ipv4Addr) -> Result<()> {
-        self.namespace(host)?;
-        self.add_link(host, "eth0", address)?;
-        self.hosts.push(host.to_owned());
+    /// Makes a network of this name on the switch: a bridge of its own, which others' packets do
+    /// not reach.
+    pub(crate) fn add_network(&self, network: &str) -> Result<()> {
+        self.ip(
+            "switch",
+            &format!("link add {network} type bridge mcast_snooping 0"),
+        )?;
+        self.ip("switch", &format!("link set {network} up"))?;
         Ok(())
     }
 
-    /// Gives a host a link of this name to the switch, with an address in its own /16.
-    pub(crate) fn add_link(&self, host: &str, link: &str, address: Ipv4Addr) -> Result<()> {
+    /// Adds a host, with a link `eth0` to a network and an address in that network's /16.
+    pub(crate) fn add_host(&mut self, host: &str, network: &str, address: Ipv4Addr) -> Result<()> {
+        self.namespace(host)?;
+        self.add_link(host, "eth0", network, address)?;
+        Ok(())
+    }
+
+    /// Gives a host one more link, to a network, with an address in that network's /16.
+    pub(crate) fn add_link(
+        &mut self,
+        host: &str,
+        link: &str,
+        network: &str,
+        address: Ipv4Addr,
+    ) -> Result<()> {
         let ns = self.ns(host);
         let port = port(host, link);
         self.ip(
             "switch",
             &format!("link add {port} type veth peer name {link} netns {ns}"),
         )?;
-        self.ip("switch", &format!("link set {port} master sw up"))?;
+        self.ip("switch", &format!("link set {port} master {network} up"))?;
         self.ip(host, &format!("addr add {address}/16 dev {link}"))?;
         self.ip(host, &format!("link set {link} up"))?;
+        self.networks.insert(port, network.to_owned());
         Ok(())
     }
 
     /// Makes every packet from and to this link of the host vanish, or lets them pass again. The
     /// host's carrier stays.
     pub(crate) fn cut(&self, host: &str, link: &str, cut: bool) -> Result<()> {
+        let port = port(host, link);
+        let network = self.networks.get(&port).ok_or("no such link")?;
         // A port that belongs to no bridge leads nowhere: its namespace has no address.
-        let to = if cut { "nomaster" } else { "master sw" };
-        self.ip("switch", &format!("link set {} {to}", port(host, link)))?;
+        let to = match cut {
+            true => "nomaster".to_owned(),
+            false => format!("master {network}"),
+        };
+        self.ip("switch", &format!("link set {port} {to}"))?;
         Ok(())
     }
 

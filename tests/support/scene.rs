@@ -10,6 +10,8 @@ use super::lab::Lab;
 use super::proxies::{Front, Proxy, Settings, Target};
 use super::{Result, http, member, proxies};
 
+/// The clients' network, and everybody's unless members have one of their own.
+pub(crate) const OUTSIDE: &str = "outside";
 /// The clients' host.
 pub(crate) const CLIENT: &str = "client";
 /// The proxy's host.
@@ -64,12 +66,16 @@ impl Scene {
     /// Builds it and waits until every pool serves.
     pub(crate) fn new(plan: Plan) -> Result<Scene> {
         let mut lab = Lab::new()?;
-        lab.add_host(CLIENT, Ipv4Addr::new(10, 77, 0, 2))?;
-        lab.add_host(PROXY, PROXY_IP)?;
-        let net = if plan.two_links { 78 } else { 77 };
-        if plan.two_links {
-            lab.add_link(PROXY, "eth1", Ipv4Addr::new(10, net, 0, 10))?;
-        }
+        lab.add_network(OUTSIDE)?;
+        lab.add_host(CLIENT, OUTSIDE, Ipv4Addr::new(10, 77, 0, 2))?;
+        lab.add_host(PROXY, OUTSIDE, PROXY_IP)?;
+        let (network, net) = if plan.two_links {
+            lab.add_network("inside")?;
+            lab.add_link(PROXY, "eth1", "inside", Ipv4Addr::new(10, 78, 0, 10))?;
+            ("inside", 78)
+        } else {
+            (OUTSIDE, 77)
+        };
         let mut members = Vec::new();
         let mut fronts = Vec::new();
         for pool in 0..plan.pools {
@@ -81,7 +87,7 @@ impl Scene {
             for n in 1..=3 {
                 let name = format!("p{}m{n}", pool + 1);
                 let address = Ipv4Addr::new(10, net, 1 + pool, n);
-                lab.add_host(&name, address)?;
+                lab.add_host(&name, network, address)?;
                 members.push((
                     name.clone(),
                     member::start(&lab, &name, MEMBER_PORT, plan.work)?,
