@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use support::clock::{now, wait_for};
+use support::clock::{now, seconds, wait_for};
 use support::daemon::{Told, events, isolated, total};
 use support::load::{Load, Report};
 use support::proxies::Proxy;
@@ -60,6 +60,8 @@ const TRIALS: &[Trial] = &[
 
 /// The member that is struck.
 const STRUCK: &str = "p1m1";
+/// Long sessions of each load.
+const SESSIONS: u32 = 30;
 /// Load before anything happens.
 const WARM: Duration = Duration::from_secs(3);
 /// Long enough for every detection and its consequences, on a machine that is busy.
@@ -102,7 +104,7 @@ fn uplink(how: Break, seconds: u64) -> Result<()> {
             let load = Load {
                 target: front.listen,
                 rate: 50,
-                sessions: 30,
+                sessions: SESSIONS,
                 span: WARM + cut + after,
             };
             load::start(&scene.lab, CLIENT, load)
@@ -131,15 +133,31 @@ fn uplink(how: Break, seconds: u64) -> Result<()> {
         .collect::<Result<_>>()?;
     scene.proxy.must_live(&scene.log(Proxy::Twinpool))?;
 
-    let told = events(&scene.lab)?.split_off(before);
-    for report in &reports {
+    let judged = sessions_went_on(&reports, cut_at, mended_at)
+        .and_then(|()| only_isolation_was_told(&scene, before, said_so));
+    judged.map_err(|e| {
+        let said = std::fs::read_to_string(scene.log(Proxy::Twinpool)).unwrap_or_default();
+        format!("{e}\ntwinpool said:\n{said}")
+    })?;
+    wait_for("the end of isolation", PATIENCE, || {
+        Ok((!isolated(&scene.lab)?).then_some(()))
+    })
+}
+
+/// No long session was ended, and all of them had an answer after the way was mended.
+fn sessions_went_on(reports: &[Report], cut_at: u64, mended_at: u64) -> Result<()> {
+    for report in reports {
         if let Some(end) = report.ends.first() {
-            let n = report.ends.len();
-            return Err(format!("{n} long sessions were ended, the first: {end:?}").into());
+            let (n, after) = (report.ends.len(), seconds(cut_at, end.at));
+            return Err(format!(
+                "{n} long sessions were ended, the first {after:.3} s after the cut: {}",
+                end.how
+            )
+            .into());
         }
         let sessions: Vec<u32> = report.members_at(cut_at).into_keys().collect();
-        if sessions.len() != 30 {
-            return Err(format!("{} of 30 sessions had begun", sessions.len()).into());
+        if sessions.len() != SESSIONS as usize {
+            return Err(format!("{} of {SESSIONS} sessions had begun", sessions.len()).into());
         }
         let back = report.outages(&sessions, mended_at);
         let lost = back.iter().filter(|outage| outage.is_none()).count();
@@ -147,15 +165,19 @@ fn uplink(how: Break, seconds: u64) -> Result<()> {
             return Err(format!("{lost} long sessions did not go on after the cut").into());
         }
     }
+    Ok(())
+}
+
+/// Isolation was reported, and no verdict changed since the first `before` events.
+fn only_isolation_was_told(scene: &Scene, before: usize, said_so: bool) -> Result<()> {
+    let told = events(&scene.lab)?.split_off(before);
     if let Some(verdict) = told.iter().find(|event| event.kind == "verdict") {
         return Err(format!("a verdict changed: {}", verdict.text).into());
     }
     if !said_so || !told.iter().any(|event| event.kind == "isolation") {
-        return Err(format!("isolation was not reported: {told:?}").into());
+        return Err("isolation was not reported".into());
     }
-    wait_for("the end of isolation", PATIENCE, || {
-        Ok((!isolated(&scene.lab)?).then_some(()))
-    })
+    Ok(())
 }
 
 fn a_vanished_host() -> Result<()> {
@@ -212,7 +234,7 @@ fn strike(scene: &Scene, blow: impl Fn(&Scene) -> Result<()>) -> Result<Struck> 
     let load = Load {
         target: scene.fronts[0].listen,
         rate: 100,
-        sessions: 30,
+        sessions: SESSIONS,
         span: WARM + PATIENCE,
     };
     let clients = load::start(&scene.lab, CLIENT, load)?;
