@@ -257,6 +257,7 @@ impl Machine {
 
     /// Forgets every failure that has not led to a verdict, and has it asked anew.
     pub fn forget_doubt(&mut self, now: Time) {
+        self.flaps = 0;
         if self.verdict == Verdict::Down || self.failures == 0 {
             return;
         }

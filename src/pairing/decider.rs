@@ -20,6 +20,8 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// others: whether the network lives must be known by then. Enough for a majority of the largest
 /// usual pools; larger ones are asked by their own schedule within an interval.
 const WITNESSES: usize = 16;
+/// The oldest that evidence can be: an attempt reports within the usual budget for connecting.
+const EVIDENCE_AGE: Duration = Duration::from_secs(2);
 /// Who ends what an operator ordered for a while.
 const LAPSED_BY: &str = "twinpool";
 
@@ -345,11 +347,15 @@ impl Decider {
     /// Takes what a probe brought back.
     pub fn handle_probe(&mut self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
         let was_up = self.target(target).machine.verdict().0 == Verdict::Up;
-        let state = self.target_mut(target);
-        let asked = state.asked;
-        state.machine.handle_probe(outcome.answer, now);
-        self.mark_settled(target, outcome.answer);
-        match outcome.answer {
+        let asked = self.target(target).asked;
+        let mut answer = outcome.answer;
+        if matches!(answer, Answer::Bad(_)) && self.isolation.was_over_after(asked) {
+            // Asked into our own fault, it failed through it.
+            answer = Answer::OwnFault(OwnFault::Other);
+        }
+        self.target_mut(target).machine.handle_probe(answer, now);
+        self.mark_settled(target, answer);
+        match answer {
             Answer::Good => self.heard(target.member(), now),
             // The connect was answered, the rest was not: it proves nothing about our side.
             Answer::Bad(Failure::NoAnswer) => {}
@@ -371,6 +377,8 @@ impl Decider {
     pub fn handle_evidence(&mut self, target: TargetId, evidence: Evidence, now: Time) {
         match evidence {
             Evidence::Answered => self.heard(target.member(), now),
+            // Begun in our own fault, it may have failed through it.
+            Evidence::Failed(_) if self.isolation.was_over_after(earlier(now, EVIDENCE_AGE)) => {}
             Evidence::Failed(failure) => {
                 let machine = &mut self.target_mut(target).machine;
                 machine.handle_evidence(failure, now);
@@ -964,6 +972,11 @@ fn mode_of(member: &MemberState) -> Mode {
         .operator
         .as_ref()
         .map_or(Mode::Ready, |state| state.mode)
+}
+
+fn earlier(now: Time, span: Duration) -> Time {
+    let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    Time::from_nanos(now.as_nanos().saturating_sub(span))
 }
 
 /// Which of two verdicts is worse for a member that needs both.

@@ -51,6 +51,8 @@ pub struct Isolation {
     /// The one heard last before it that is not the same.
     other: Option<(MemberId, Time)>,
     state: Option<(IsolationCause, Time)>,
+    /// When the last one was over.
+    over: Option<Time>,
 }
 
 /// What hearing somebody changed.
@@ -83,6 +85,7 @@ impl Isolation {
         };
         if over {
             self.state = None;
+            self.over = Some(now);
             self.silent.clear();
             return Heard::Over;
         }
@@ -117,6 +120,12 @@ impl Isolation {
     /// Whether no local route leads to this member: then its silence is our fault.
     pub fn is_unrouted(&self, member: MemberId) -> bool {
         self.unrouted.contains(&member)
+    }
+
+    /// Whether an isolation was still under way at this moment in the past: what began then says
+    /// nothing about members.
+    pub fn was_over_after(&self, moment: Time) -> bool {
+        self.over.is_some_and(|over| over > moment)
     }
 
     /// Whether another member was heard at `since` or later.
