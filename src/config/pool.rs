@@ -55,7 +55,12 @@ pub(super) fn read(
     let quorum_value = table.get("quorum");
     let services_table = table.table("services", "services");
     let members_table = table.table("members", "members");
-    let role = role(table, roles)?;
+    let Some(role) = role(table, roles) else {
+        // What services there are, and so what members may say of them, is the role's to tell.
+        services_table.leave_unread();
+        members_table.leave_unread();
+        return None;
+    };
 
     let mut listeners = Vec::new();
     let defs = service_defs(&services_table, role);

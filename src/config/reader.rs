@@ -108,6 +108,11 @@ impl<'a> Table<'a> {
         all
     }
 
+    /// Its keys are neither read nor told as unknown.
+    pub(super) fn leave_unread(&self) {
+        self.open.set(true);
+    }
+
     /// A table below this one, or an absent one.
     pub(super) fn table(&self, key: &'static str, kind: &'static str) -> Table<'a> {
         match self.get(key) {
