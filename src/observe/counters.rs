@@ -57,6 +57,8 @@ pub struct ServiceCounters {
     pub refused_queue_full: Counter,
     /// Refused: waited in the queue for as long as it may.
     pub refused_queue_timeout: Counter,
+    /// Not carried: the client broke off while it waited in the queue.
+    pub left_queue: Counter,
     /// Refused: a fault of our own.
     pub refused_own_fault: Counter,
     /// Refused: a missing or malformed PROXY header from a source that must send one.

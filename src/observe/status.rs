@@ -180,6 +180,7 @@ pub struct ServiceTotals {
     pub refused_attempts: u64,
     pub refused_queue_full: u64,
     pub refused_queue_timeout: u64,
+    pub left_queue: u64,
     pub refused_own_fault: u64,
     pub refused_proxy_header: u64,
     pub shed: u64,
@@ -315,12 +316,13 @@ impl OwnFaults {
 
 impl ServiceTotals {
     /// Refused connections by reason, shed ones included.
-    pub fn refusals(&self) -> [(&'static str, u64); 6] {
+    pub fn refusals(&self) -> [(&'static str, u64); 7] {
         [
             ("no_member", self.refused_no_member),
             ("attempts", self.refused_attempts),
             ("queue_full", self.refused_queue_full),
             ("queue_timeout", self.refused_queue_timeout),
+            ("left_queue", self.left_queue),
             ("own_fault", self.refused_own_fault),
             ("proxy_header", self.refused_proxy_header),
         ]

@@ -25,16 +25,18 @@ use crate::dispatch::{Attempt, NoMember};
 use crate::health::{Answer, Failure, OwnFault, connect_failure};
 use crate::time::Time;
 
-/// Connects a client of `front` to a member.
+/// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
+/// may have told.
 pub(super) async fn connect(
     worker: &Worker,
     front: &Front,
-    client: IpAddr,
+    client: &TcpStream,
+    source: IpAddr,
 ) -> Result<(TcpStream, Attempt), Refused> {
-    let mut phase = Phase::new(worker, front, client, clock::now());
+    let mut phase = Phase::new(worker, front, source, clock::now());
     if worker.is_queueing(front.service.pool) {
         // Nobody overtakes those who wait.
-        let attempt = queue::wait(worker, front, client, &phase.tried).await?;
+        let attempt = queue::wait(worker, front, client, source, &phase.tried).await?;
         phase.restart(clock::now());
         phase.dial(attempt);
     }
@@ -44,7 +46,7 @@ pub(super) async fn connect(
             match phase.next_attempt() {
                 Ok(attempt) => phase.dial(attempt),
                 Err(NoMember::AllFull) => {
-                    let attempt = queue::wait(worker, front, client, &phase.tried).await?;
+                    let attempt = queue::wait(worker, front, client, source, &phase.tried).await?;
                     phase.restart(clock::now());
                     phase.dial(attempt);
                 }

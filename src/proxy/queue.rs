@@ -3,12 +3,14 @@
 //! A pool whose usable members are all full queues new sessions, first come first served on each
 //! worker, bounded in number over the instance and in time for each. The first in line looks for
 //! room whenever a session on this worker gives a limited place back, and every [`LOOK`] for places
-//! given back on other workers.
+//! given back on other workers. Who breaks off meanwhile leaves the queue.
 
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -48,7 +50,8 @@ impl Queue {
 pub(super) async fn wait(
     worker: &Worker,
     front: &Front,
-    client: IpAddr,
+    client: &TcpStream,
+    source: IpAddr,
     tried: &Tried,
 ) -> Result<Attempt, Refused> {
     let pool = front.service.pool;
@@ -63,7 +66,7 @@ pub(super) async fn wait(
         let _first = queue.line.lock().await;
         loop {
             let snapshot = worker.snapshot().clone();
-            match snapshot.pick(front.service, client, tried, &front.lane, clock::now()) {
+            match snapshot.pick(front.service, source, tried, &front.lane, clock::now()) {
                 Ok(attempt) => return Ok(attempt),
                 Err(NoMember::AllFull) => {}
                 Err(NoMember::NoneUsable) => return Err(Refused::NoMember),
@@ -75,9 +78,19 @@ pub(super) async fn wait(
             }
         }
     };
-    timeout_at(deadline, wait)
-        .await
-        .unwrap_or(Err(Refused::QueueTimeout))
+    tokio::select! {
+        waited = timeout_at(deadline, wait) => waited.unwrap_or(Err(Refused::QueueTimeout)),
+        () = broken(client) => Err(Refused::LeftQueue),
+    }
+}
+
+/// Resolves once the client's socket has failed: who broke off must not hold a place against
+/// others. One that has merely finished sending goes on waiting.
+async fn broken(client: &TcpStream) {
+    match client.ready(Interest::ERROR).await {
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "cannot watch a waiting client"),
+    }
 }
 
 /// A place in the queue, given back when dropped.

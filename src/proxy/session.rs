@@ -31,6 +31,8 @@ pub(super) enum Refused {
     QueueFull,
     /// It waited in the queue for as long as it may.
     QueueTimeout,
+    /// It broke off while it waited in the queue.
+    LeftQueue,
     /// A fault of our own.
     OwnFault(OwnFault),
     /// Its source must send a PROXY header and did not send a good one.
@@ -44,6 +46,7 @@ impl fmt::Display for Refused {
             Refused::Attempts => f.write_str("every attempt failed"),
             Refused::QueueFull => f.write_str("the queue is full"),
             Refused::QueueTimeout => f.write_str("waited in the queue for too long"),
+            Refused::LeftQueue => f.write_str("broke off while it waited in the queue"),
             Refused::OwnFault(fault) => fault.fmt(f),
             Refused::Header(error) => write!(f, "PROXY header: {error}"),
         }
@@ -93,6 +96,7 @@ pub(super) async fn serve(
                 Refused::Attempts => counters.refused_attempts.add(1),
                 Refused::QueueFull => counters.refused_queue_full.add(1),
                 Refused::QueueTimeout => counters.refused_queue_timeout.add(1),
+                Refused::LeftQueue => counters.left_queue.add(1),
                 Refused::OwnFault(_) => counters.refused_own_fault.add(1),
                 Refused::Header(_) => counters.refused_proxy_header.add(1),
             }
@@ -120,7 +124,7 @@ async fn establish(
             destination = Some(to);
         }
     }
-    let (mut member, attempt) = connect(worker, front, source.ip()).await?;
+    let (mut member, attempt) = connect(worker, front, client, source.ip()).await?;
     if front.send_proxy {
         send_header(client, &mut member, source, destination)
             .await

@@ -332,6 +332,7 @@ impl ServiceTotals {
         self.refused_attempts += c.refused_attempts.get();
         self.refused_queue_full += c.refused_queue_full.get();
         self.refused_queue_timeout += c.refused_queue_timeout.get();
+        self.left_queue += c.left_queue.get();
         self.refused_own_fault += c.refused_own_fault.get();
         self.refused_proxy_header += c.refused_proxy_header.get();
         self.shed += c.shed.get();
