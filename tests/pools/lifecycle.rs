@@ -71,6 +71,11 @@ role = "front-ned"
 a = "127.0.0.1"
 [pools.p.services.sip]
 listen = "127.0.0.1:0"
+[pools.q]
+role = "mediation"
+members.a = "127.0.0.1"
+[pools.q.services.sip]
+listen = "127.0.0.1:0"
 idle_timeout = "30"
 "#,
     );
@@ -78,11 +83,12 @@ idle_timeout = "30"
     for task in ["run", "validate"] {
         let finished = twinpool(&[task, config]).await;
         assert_eq!(finished.code, Some(78), "{task}: {finished:?}");
-        for told in ["state_dri", "state_dir", "front-ned", "front-end", "\"30\""] {
-            assert!(
-                finished.stderr.contains(told),
-                "{task}: {told}: {finished:?}"
-            );
+        let told = &finished.stderr;
+        for place in ["toml:3:", "toml:5:", "toml:15:"] {
+            assert!(told.contains(place), "{task}: {place}: {told}");
+        }
+        for word in ["`state_dir`", "`front-end`", "30s", "3 errors"] {
+            assert!(told.contains(word), "{task}: {word}: {told}");
         }
     }
     let missing = dir.path().join("none.toml");

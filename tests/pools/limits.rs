@@ -82,7 +82,7 @@ async fn who_breaks_off_while_waiting_leaves_the_queue() {
     daemon.counted("one in the queue", |t| t.queued == 1).await;
     waiting.reset();
     daemon
-        .counted("one gone", |t| t.ended == 1 && t.reset_by_client == 1)
+        .counted("one gone", |t| t.ended == 1 && t.left_queue == 1)
         .await;
     let mut waiting = Client::connect(address).await;
     daemon
@@ -90,6 +90,26 @@ async fn who_breaks_off_while_waiting_leaves_the_queue() {
         .await;
     drop(served);
     assert_eq!(waiting.member().await, "a");
+}
+
+#[tokio::test]
+async fn who_finished_sending_goes_on_waiting() {
+    let a = Member::start("a").await;
+    let pool = Pool::of([]).member(&a, "max_connections = 1");
+    let daemon = Daemon::start(Setup::of(&pool)).await;
+    let address = daemon.address().await;
+    let mut served = Client::connect(address).await;
+    assert_eq!(served.member().await, "a");
+    let mut waiting = Client::connect(address).await;
+    waiting.send(b"one\ntwo\n").await;
+    waiting.finish().await;
+    daemon.counted("one in the queue", |t| t.queued == 1).await;
+    assert_eq!(served.member().await, "a");
+    drop(served);
+    for answer in ["a:one", "a:two"] {
+        assert_eq!(waiting.line().await.expect("an answer"), answer);
+    }
+    assert_eq!(waiting.ended().await, Ended::Orderly);
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ async fn a_member_may_be_reached_over_ipv6() {
 #[tokio::test]
 async fn a_listener_may_stand_on_an_address_that_is_not_here_yet() {
     let a = Member::start("a").await;
-    let pool = Pool::of([&a]).listen(r#"["127.0.0.1:0", "192.0.2.1:0", "[2001:db8::1]:0"]"#);
+    let pool = Pool::of([&a]).listen(r#"["127.0.0.1:0", "192.0.2.1:5061", "[2001:db8::1]:5061"]"#);
     let daemon = Daemon::start(Setup::of(&pool)).await;
     assert_eq!(served_by(daemon.address().await).await, "a");
 }
