@@ -20,6 +20,4 @@ mod words;
 
 pub use condition::Condition;
 pub use decider::Decider;
-pub use words::{
-    Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake,
-};
+pub use words::{Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake};

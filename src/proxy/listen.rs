@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use socket2::Socket;
 
 use super::sockets;
-use crate::topology::{ServiceId, Topology};
+use crate::topology::{Service, ServiceId, Topology};
 
 /// A bound listener of one worker.
 #[derive(Debug)]
@@ -57,52 +57,17 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// Binds every listener of `topology` once for each worker.
-///
-/// # Errors
-/// All addresses that cannot be had: those that another daemon of the same user listens on too.
 pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
     let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     let mut errors = Vec::new();
-    let failed = |service, address, source| BindError {
-        service: topology.service_path(service),
-        address,
-        source,
-    };
-    let wanted: Vec<_> = topology
-        .pools
-        .iter()
-        .flat_map(|pool| &pool.services)
-        .flat_map(|service| service.listen.iter().map(move |&at| (service, at)))
-        .collect();
-    // Before any is bound: one of ours may stand on all addresses and another on one of them.
-    let free: Vec<_> = wanted
-        .into_iter()
-        .filter_map(|(service, address)| match sockets::try_alone(address) {
-            Ok(()) => Some((service, address)),
-            Err(source) => {
-                errors.push(failed(service.id, address, source));
-                None
-            }
-        })
-        .collect();
-    for (service, mut address) in free {
-        for listeners in &mut bound {
-            match sockets::listener(address, service.peer_timeout) {
-                Ok(socket) => {
-                    // A free port is chosen once, and shared by the workers.
-                    if let Some(local) = local_address(&socket) {
-                        address = local;
-                    }
-                    listeners.push(Listener {
-                        service: service.id,
-                        address,
-                        socket,
-                    });
-                }
-                Err(source) => {
-                    errors.push(failed(service.id, address, source));
-                    break;
-                }
+    for service in topology.pools.iter().flat_map(|pool| &pool.services) {
+        for &address in &service.listen {
+            if let Err(source) = bind_one(service, address, &mut bound) {
+                errors.push(BindError {
+                    service: topology.service_path(service.id),
+                    address,
+                    source,
+                });
             }
         }
     }
@@ -111,6 +76,27 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
     } else {
         Err(errors)
     }
+}
+
+/// Binds one address for every worker; a free port is chosen once, and shared by them.
+fn bind_one(
+    service: &Service,
+    mut address: SocketAddr,
+    bound: &mut [Vec<Listener>],
+) -> io::Result<()> {
+    sockets::check_free(address)?;
+    for listeners in bound {
+        let socket = sockets::listener(address, service.peer_timeout)?;
+        if let Some(local) = local_address(&socket) {
+            address = local;
+        }
+        listeners.push(Listener {
+            service: service.id,
+            address,
+            socket,
+        });
+    }
+    Ok(())
 }
 
 fn local_address(socket: &Socket) -> Option<SocketAddr> {

@@ -18,9 +18,15 @@ use tokio::net::TcpStream;
 /// Connections that may wait to be accepted; the kernel cuts it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Fails when another process listens on `address`. Workers share their ports (`SO_REUSEPORT`), and
+/// by that alone a second instance would quietly take a part of the first one's clients.
+pub(super) fn check_free(address: SocketAddr) -> io::Result<()> {
+    unbound(address)?.bind(&address.into())
+}
+
 /// A listener of its own on `address`, beside those of the other workers.
 pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
-    let socket = bindable(address)?;
+    let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
     watch_peer(&socket, peer_timeout)?;
@@ -29,13 +35,7 @@ pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Resul
     Ok(socket)
 }
 
-/// Whether `address` can be had for oneself. `SO_REUSEPORT` alone would share it with another
-/// daemon of the same user, and clients would reach the one or the other by chance.
-pub(super) fn try_alone(address: SocketAddr) -> io::Result<()> {
-    bindable(address)?.bind(&address.into())
-}
-
-fn bindable(address: SocketAddr) -> io::Result<Socket> {
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
