@@ -1,0 +1,4 @@
+//! demo
+mod load;
+mod members;
+mod wire;
