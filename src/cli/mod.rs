@@ -41,9 +41,10 @@ const WATCH: Duration = Duration::from_secs(1);
 #[derive(Debug, Parser)]
 #[command(name = "twinpool", version, disable_help_subcommand = true)]
 pub struct CommandLine {
-    /// The daemon's control socket
-    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    pub socket: PathBuf,
+    /// The daemon's control socket [default: /run/twinpool/control.sock, for `run` the
+    /// configuration's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub task: Task,
@@ -112,7 +113,8 @@ pub enum Ask {
 /// A member, and what goes with an order about it.
 #[derive(Debug, Args)]
 pub struct Order {
-    /// POOL/MEMBER
+    /// The member
+    #[arg(value_name = "POOL/MEMBER")]
     pub member: String,
     /// Why, for those who look at the status
     #[arg(long)]
@@ -128,7 +130,8 @@ pub struct Order {
 /// A member that is to come back.
 #[derive(Debug, Args)]
 pub struct Back {
-    /// POOL/MEMBER
+    /// The member
+    #[arg(value_name = "POOL/MEMBER")]
     pub member: String,
     /// Why, for those who look at the status
     #[arg(long)]
@@ -141,7 +144,8 @@ pub fn command_line() -> CommandLine {
 }
 
 /// Asks the daemon, prints what it says, and returns the exit code.
-pub fn ask(socket: &Path, ask: Ask) -> ExitCode {
+pub fn ask(socket: Option<&Path>, ask: Ask) -> ExitCode {
+    let client = Client::new(socket.unwrap_or(Path::new(DEFAULT_SOCKET)));
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -149,7 +153,7 @@ pub fn ask(socket: &Path, ask: Ask) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(EXIT_REFUSED, &format!("cannot start: {error}")),
     };
-    match runtime.block_on(answered(&Client::new(socket), ask, &mut io::stdout())) {
+    match runtime.block_on(answered(&client, ask, &mut io::stdout())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed::Ask(error)) => failed(error.exit_code(), &error.to_string()),
         // Whoever read our output has seen enough.
@@ -160,7 +164,9 @@ pub fn ask(socket: &Path, ask: Ask) -> ExitCode {
 
 /// Says why on standard error; the code to exit with.
 pub fn failed(code: u8, why: &str) -> ExitCode {
-    eprintln!("twinpool: {}", harmless(why));
+    for line in why.lines() {
+        eprintln!("twinpool: {}", harmless(line));
+    }
     ExitCode::from(code)
 }
 
@@ -234,20 +240,27 @@ async fn command(
     Ok(())
 }
 
-/// Draws the status again and again. A daemon that does not answer is waited for.
+/// Draws the status again and again, as much of it as the terminal has lines. A daemon that does
+/// not answer is waited for.
 async fn watch(client: &Client, out: &mut impl Write) -> Result<(), Failed> {
     loop {
-        let look = Look::of_stdout();
         let page = match client.status().await {
-            Ok(status) => page::page(&status, look),
-            Err(error) => format!("twinpool: {error}\n"),
+            Ok(status) => page::page(&status, Look::of_stdout()),
+            Err(error) => format!("twinpool: {}\n", harmless(&error.to_string())),
         };
-        // Home, the page with each line cleared to its end, and nothing below.
-        let drawn = page.replace('\n', "\x1b[K\n");
-        write!(out, "\x1b[H{drawn}\x1b[J")?;
+        match paint::lines_of_stdout() {
+            Some(lines) => write!(out, "{}", redrawn(&page, lines))?,
+            None => writeln!(out, "{page}")?,
+        }
         out.flush()?;
         tokio::time::sleep(WATCH).await;
     }
+}
+
+/// From the top left corner: each line cleared to its end, and everything below cleared.
+fn redrawn(page: &str, lines: usize) -> String {
+    let shown: Vec<&str> = page.lines().take(lines.saturating_sub(1)).collect();
+    format!("\x1b[H{}\x1b[K\n\x1b[J", shown.join("\x1b[K\n"))
 }
 
 async fn events(client: &Client, follow: bool, out: &mut impl Write) -> Result<(), Failed> {
@@ -276,3 +289,6 @@ fn print_json(out: &mut impl Write, body: &impl serde::Serialize) -> Result<(), 
 fn span_as_typed(text: &str) -> Result<String, String> {
     parse_span(text).map(|_| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

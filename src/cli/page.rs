@@ -4,6 +4,8 @@
 //! it affects, what happens next and when. Then everything else, in compact tables. A pure function
 //! of a [`Status`].
 
+use std::collections::BTreeSet;
+
 use super::paint::{Ink, Look, Table, cut, harmless, wrap};
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
@@ -83,7 +85,18 @@ fn starting(status: &Status) -> String {
 }
 
 fn what_is_wrong(problems: &[Problem]) -> String {
-    let count = |severity| problems.iter().filter(|p| p.severity == severity).count();
+    let count = |severity| {
+        let of = || {
+            problems
+                .iter()
+                .filter(|problem| problem.severity == severity)
+        };
+        let members: BTreeSet<&String> = of().flat_map(|problem| &problem.members).collect();
+        match members.len() {
+            0 => of().count(),
+            members => members,
+        }
+    };
     let mut parts = Vec::new();
     let mut say = |severity, one: &str, many: &str| match count(severity) {
         0 => {}
@@ -99,10 +112,11 @@ fn what_is_wrong(problems: &[Problem]) -> String {
         "this instance needs help",
         "things this instance needs",
     );
+    say(Severity::MemberBusy, "1 member busy", "members busy");
     say(
-        Severity::MemberBusy,
-        "1 member in doubt",
-        "members in doubt",
+        Severity::NotAsked,
+        "1 member cannot be asked",
+        "members cannot be asked",
     );
     say(Severity::Degraded, "1 pool degraded", "pools degraded");
     parts.join(", ")
@@ -149,7 +163,7 @@ fn told(status: &Status, problem: &Problem, look: Look) -> String {
         Severity::Isolated | Severity::PoolLost | Severity::ServiceLost | Severity::MemberDown => {
             Ink::Bad
         }
-        Severity::Own | Severity::MemberBusy | Severity::Degraded => Ink::Warn,
+        Severity::Own | Severity::MemberBusy | Severity::NotAsked | Severity::Degraded => Ink::Warn,
         Severity::Operator => Ink::Wanted,
     };
     let mut lines = vec![harmless(&problem.what)];
@@ -189,15 +203,16 @@ fn pool_table(status: &Status, pool: &PoolStatus, look: Look) -> String {
     } else {
         "; not fronted here"
     };
-    let mut page = format!(
-        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}\n",
-        look.ink(Ink::Title, &pool.name),
-        look.ink(ink, condition_word(pool.condition)),
+    let line = format!(
+        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}",
+        pool.name,
+        condition_word(pool.condition),
         span(status.now.since(pool.since)),
         pool.present,
         pool.of_first,
         pool.need,
     );
+    let mut page = format!("{}\n", look.ink(ink, &wrap(&line, look.width, 2)));
     page += &service_table(pool, look);
     page += &member_table(pool, look);
     page

@@ -66,6 +66,12 @@ impl Look {
     }
 }
 
+/// How many lines the terminal has, where standard output is one.
+pub fn lines_of_stdout() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|lines| *lines > 1)
+}
+
 /// Breaks `text` between words into lines of at most `width` columns, the first one starting
 /// `indent` columns in already, later ones indented by as much.
 pub fn wrap(text: &str, width: usize, indent: usize) -> String {

@@ -107,3 +107,62 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
         _ => Ok(total),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample::{NOW, topology};
+
+    #[test]
+    fn a_span_carries_its_unit() {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("90s", 90_000),
+            ("30m", 1_800_000),
+            ("2h", 7_200_000),
+            ("1h30m", 5_400_000),
+            ("1h 30min", 5_400_000),
+            (" 7d ", 604_800_000),
+        ] {
+            assert_eq!(
+                parse_span(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "2",
+            "h",
+            "-2h",
+            "2 fortnights",
+            "2h3",
+            "1.5h",
+            "99999999999s",
+            "0s",
+            "400d",
+        ] {
+            assert!(parse_span(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_becomes_an_order_with_moments() {
+        let command = Command {
+            mode: Mode::Drain,
+            member: "fe-seoul/fe3".to_owned(),
+            by: "alice".to_owned(),
+            reason: None,
+            lasting: Some(Duration::from_secs(60)),
+            force: false,
+        };
+        let topology = topology();
+        let ordered = order(command, &topology, NOW).unwrap();
+        assert_eq!(ordered.member, topology.pools[0].members[2].id);
+        assert_eq!(ordered.until, Some(NOW + Duration::from_secs(60)));
+        assert_eq!(
+            done(&ordered, &topology, NOW),
+            "fe-seoul/fe3: drain; no new sessions, those it has end in 10 min; lapses in 1 min"
+        );
+    }
+}

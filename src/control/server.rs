@@ -218,3 +218,6 @@ impl Drop for UnderWay {
         self.0.set(self.0.get().saturating_sub(1));
     }
 }
+
+#[cfg(test)]
+mod tests;

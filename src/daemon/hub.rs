@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::keeper::Keeper;
-use super::memory::Remembered;
-use super::paths::PathWatch;
-use super::resolver::{Resolution, Resolver};
 use super::StartError;
 use super::desk::HubDesk;
+use super::keeper::Keeper;
+use super::memory::Remembered;
+use super::paths;
+use super::resolver::{Resolved, Resolver};
 use crate::clock;
 use crate::config::Config;
 use crate::control::server;
@@ -49,6 +49,8 @@ use crate::topology::{TargetId, Topology};
 /// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
 /// for them.
 const REPORTS: usize = 4096;
+/// Changes of our own links and routes that may wait; each is the whole list.
+const PATH_NEWS: usize = 16;
 /// How often an idle loop looks after workers that did not take a message.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How often a draining instance looks whether its sessions are gone.
@@ -76,6 +78,8 @@ pub(super) struct Hub {
     workers: RefCell<Vec<Worker>>,
     /// Something was decided outside the loop: its timer must be set anew.
     nudge: Notify,
+    /// Addresses whose routes are watched.
+    watched: watch::Sender<Vec<IpAddr>>,
     faults_told: RefCell<Vec<(OwnFault, Time)>>,
 }
 
@@ -89,14 +93,15 @@ struct Worker {
 pub(super) struct Inputs {
     answers: mpsc::Receiver<(TargetId, ProbeOutcome)>,
     reports: mpsc::Receiver<FromWorker>,
-    names: Resolver,
-    paths: PathWatch,
+    names: mpsc::Receiver<Resolved>,
+    paths: mpsc::Receiver<Vec<IpAddr>>,
+    _resolver: Resolver,
 }
 
 enum Input {
     Answer(TargetId, ProbeOutcome),
     Report(FromWorker),
-    Name(Resolution),
+    Name(Resolved),
     Paths(Vec<IpAddr>),
     Due,
 }
@@ -125,7 +130,9 @@ impl Hub {
         let decider = Decider::new(topology.clone(), standing, seed, now);
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
-        let snapshot = Arc::new(Snapshot::new(&decider, &handles, |target| book.current(target)));
+        let snapshot = Arc::new(Snapshot::new(&decider, &handles, |target| {
+            book.current(target)
+        }));
 
         let observe = match config.observe.listen {
             Some(address) => {
@@ -161,11 +168,17 @@ impl Hub {
                 behind: false,
             });
         }
+        let names = book.names().map(|(name, _)| name.to_owned());
+        let (resolver, names) = Resolver::start(names.collect::<Vec<_>>());
+        let (watched, to_watch) = watch::channel(book.in_use());
+        let (path_news, paths) = mpsc::channel(PATH_NEWS);
+        spawn_local(paths::watch(to_watch, path_news));
         let inputs = Inputs {
             answers,
             reports,
-            names: Resolver::start(book.names()),
-            paths: PathWatch::start(book.fixed()),
+            names,
+            paths,
+            _resolver: resolver,
         };
         let hub = Rc::new(Hub {
             topology,
@@ -184,12 +197,17 @@ impl Hub {
             observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),
             workers: RefCell::new(workers),
             nudge: Notify::new(),
+            watched,
             faults_told: RefCell::new(Vec::new()),
             config,
         });
         let desk = Rc::new(HubDesk::new(hub.clone()));
         if let Some(observe) = observe {
-            spawn_local(http::run(observe, desk.clone(), hub.observe_counters.clone()));
+            spawn_local(http::run(
+                observe,
+                desk.clone(),
+                hub.observe_counters.clone(),
+            ));
         }
         spawn_local(server::run(control, desk, hub.control_counters.clone()));
         Ok((hub, inputs))
@@ -226,8 +244,8 @@ impl Hub {
         tokio::select! {
             Some((target, outcome)) = inputs.answers.recv() => Input::Answer(target, outcome),
             Some(report) = inputs.reports.recv() => Input::Report(report),
-            resolution = inputs.names.next() => Input::Name(resolution),
-            unrouted = inputs.paths.changed() => Input::Paths(unrouted),
+            Some(resolved) = inputs.names.recv() => Input::Name(resolved),
+            Some(unrouted) = inputs.paths.recv() => Input::Paths(unrouted),
             () = self.nudge.notified() => Input::Due,
             () = timer => Input::Due,
         }
@@ -237,10 +255,12 @@ impl Hub {
             Input::Answer(target, outcome) => self.answered(target, &outcome, now),
             Input::Report(FromWorker::ConnectFailed(target, failure)) => {
                 let evidence = Evidence::Failed(failure);
-                self.decider.borrow_mut().handle_evidence(target, evidence, now);
+                self.decider
+                    .borrow_mut()
+                    .handle_evidence(target, evidence, now);
             }
             Input::Report(FromWorker::OwnFault(fault)) => self.tell_fault(fault, now),
-            Input::Name(resolution) => self.resolved(resolution),
+            Input::Name((name, answer)) => self.resolved(&name, answer),
             Input::Paths(unrouted) => {
                 let members = self.book.borrow().members_only_at(&unrouted);
                 self.decider.borrow_mut().handle_paths(&members, now);
@@ -255,19 +275,21 @@ impl Hub {
         if let Answer::OwnFault(fault) = outcome.answer {
             self.tell_fault(fault, now);
         }
-        if matches!(outcome.answer, Answer::Bad(_)) && self.book.borrow_mut().rotate(target).is_some() {
+        if matches!(outcome.answer, Answer::Bad(_))
+            && self.book.borrow_mut().rotate(target).is_some()
+        {
             self.publish();
         }
     }
 
     /// A name was looked up. Sessions on addresses that are gone are kept for as long as those of
     /// a drained member.
-    fn resolved(self: &Rc<Self>, resolution: Resolution) {
-        let changes = self.book.borrow_mut().handle_resolved(&resolution.name, resolution.result);
+    fn resolved(self: &Rc<Self>, name: &str, answer: Result<Vec<IpAddr>, String>) {
+        let changes = self.book.borrow_mut().handle_resolved(name, answer);
         if changes.is_empty() {
             return;
         }
-        self.publish();
+        self.readdress();
         for change in changes {
             let Change::Gone { target, .. } = change else {
                 continue;
@@ -276,7 +298,12 @@ impl Hub {
             let deadline = self.topology.pool(target.pool).drain_deadline;
             spawn_local(async move {
                 sleep(deadline).await;
-                let keep = hub.book.borrow().addresses(target).map(|a| a.ip()).collect();
+                let keep = hub
+                    .book
+                    .borrow()
+                    .addresses(target)
+                    .map(|a| a.ip())
+                    .collect();
                 hub.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
             });
         }
@@ -291,7 +318,9 @@ impl Hub {
                 Output::Probe(target) => {
                     self.runner.ask(target, self.book.borrow().current(target));
                 }
-                Output::End { member, service, .. } => endings.push(Which::Member { member, service }),
+                Output::End {
+                    member, service, ..
+                } => endings.push(Which::Member { member, service }),
                 Output::Tell(event) => self.tell(&event, now),
                 Output::Publish => publish = true,
                 Output::Remember => self.keeper.keep(self.remembered(now)),
@@ -357,6 +386,12 @@ impl Hub {
     /// Sessions open on all workers.
     fn open(&self) -> u64 {
         self.counters.iter().map(|worker| worker.open()).sum()
+    }
+
+    /// Some target is found elsewhere now.
+    fn readdress(&self) {
+        self.watched.send_replace(self.book.borrow().in_use());
+        self.publish();
     }
 
     fn publish(&self) {

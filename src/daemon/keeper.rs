@@ -52,12 +52,16 @@ impl Keeper {
             Loaded::Current(remembered) => remembered,
             Loaded::Previous(remembered, why) => {
                 tracing::warn!(%why, "the state file is damaged; the copy before it is in force");
-                problem = Err(format!("the state file was damaged ({why}); an older copy is in force"));
+                problem = Err(format!(
+                    "the state file was damaged ({why}); an older copy is in force"
+                ));
                 remembered
             }
             Loaded::Damaged(why) => {
                 tracing::error!(%why, "the state file and the copy before it are damaged; every member is ready");
-                problem = Err(format!("the state file was damaged ({why}); every member is ready"));
+                problem = Err(format!(
+                    "the state file was damaged ({why}); every member is ready"
+                ));
                 Remembered::default()
             }
         };
@@ -111,6 +115,8 @@ async fn write_all(store: Store, shared: Rc<Shared>) {
         if let Err(error) = &result {
             tracing::error!(%error, "cannot store what operators decided");
         }
-        shared.written.send_replace((number, result));
+        shared
+            .written
+            .send_modify(|written| *written = (number, result));
     }
 }

@@ -146,7 +146,10 @@ async fn serve(
     mut stop: impl Stop,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
-    let workers = config.instance.workers.map_or_else(usable_cores, NonZeroUsize::get);
+    let workers = config
+        .instance
+        .workers
+        .map_or_else(usable_cores, NonZeroUsize::get);
     let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
     take_bound_addresses(&mut config.topology, &listeners);
     let (hub, mut inputs) = Hub::start(config, listeners).await?;
@@ -176,8 +179,15 @@ fn usable_cores() -> usize {
 
 /// Free ports were chosen when they were bound; from here on they are known.
 fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
-    for service in topology.pools.iter_mut().flat_map(|pool| &mut pool.services) {
-        let bound = listeners.iter().flatten().filter(|l| l.service == service.id);
+    for service in topology
+        .pools
+        .iter_mut()
+        .flat_map(|pool| &mut pool.services)
+    {
+        let bound = listeners
+            .iter()
+            .flatten()
+            .filter(|l| l.service == service.id);
         let count = service.listen.len();
         service.listen = bound.map(|l| l.address).take(count).collect();
     }

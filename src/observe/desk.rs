@@ -39,7 +39,7 @@ pub trait Desk {
 
     /// Carries a command out, and answers once it is in force (and stored, where it must outlive a
     /// restart) with a sentence for the person who gave it. Implement it by
-    /// [`Command::order`](crate::control::order) and the decider.
+    /// [`order`](crate::control::order::order) and the decider.
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>>;
 
     /// The status as OpenMetrics text.

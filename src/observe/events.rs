@@ -90,8 +90,10 @@ impl Events {
         self.keep(Kind::Instance, Names::default(), text, at)
     }
 
-    /// Those after `seq`, oldest first.
+    /// Those after `seq`, oldest first. A `seq` that was never reached comes from before a restart:
+    /// then all.
     pub fn since(&self, seq: u64) -> Vec<Event> {
+        let seq = if seq > self.last_seq { 0 } else { seq };
         let skip = self.ring.partition_point(|event| event.seq <= seq);
         self.ring.iter().skip(skip).cloned().collect()
     }
@@ -281,5 +283,162 @@ fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
         E::Deadline { member } => of_member(Kind::Deadline, *member),
         E::First { service, .. } => of_service(Kind::First, *service),
         E::Isolation { .. } => (Kind::Isolation, Names::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Failure;
+    use crate::observe::sample::{NOW, ago, topology};
+    use crate::pairing::Condition;
+    use crate::pairing::Event as E;
+    use crate::pairing::IsolationCause;
+    use std::time::Duration;
+
+    fn told(event: E) -> String {
+        sentence(&topology(), &event, NOW)
+    }
+
+    #[test]
+    fn every_transition_is_told_in_a_sentence() {
+        let topology = topology();
+        let pool = &topology.pools[0];
+        let fe1 = pool.members[0].id;
+        let verdict = |service: usize, from, to, reason| E::Verdict {
+            target: fe1.target(pool.services[service].id),
+            from,
+            to,
+            reason,
+        };
+        let state = OperatorState {
+            mode: Mode::Drain,
+            by: "alice".to_owned(),
+            reason: Some("kernel".to_owned()),
+            since: NOW,
+            until: Some(NOW + Duration::from_secs(7_200)),
+            deadline: Some(NOW + Duration::from_secs(600)),
+        };
+        for (event, sentence) in [
+            (
+                verdict(
+                    0,
+                    Verdict::Up,
+                    Verdict::Down,
+                    Reason::Failed(Failure::Refused),
+                ),
+                "fe-seoul/fe1 sip: up → down: connection refused (L4), 3 of 3",
+            ),
+            (
+                verdict(0, Verdict::Down, Verdict::Up, Reason::Answered),
+                "fe-seoul/fe1 sip: down → up: answers well, 2 of 2",
+            ),
+            (
+                verdict(0, Verdict::Unknown, Verdict::Up, Reason::Answered),
+                "fe-seoul/fe1 sip: unknown → up: answers well",
+            ),
+            (
+                verdict(0, Verdict::Up, Verdict::Busy, Reason::Flapping),
+                "fe-seoul/fe1 sip: up → busy: flapping: failures come back before it has been \
+                 well, 6 of 6",
+            ),
+            (
+                verdict(
+                    1,
+                    Verdict::Up,
+                    Verdict::Down,
+                    Reason::Requires(pool.primary),
+                ),
+                "fe-seoul/fe1 web-internal: up → down: requires sip",
+            ),
+            (
+                E::Condition {
+                    pool: pool.id,
+                    from: Condition::Degraded,
+                    to: Condition::Lost,
+                    present: 1,
+                    need: 2,
+                },
+                "fe-seoul: degraded → lost: 1 of 3 members present, 2 needed",
+            ),
+            (
+                E::Service {
+                    service: pool.services[1].id,
+                    lost: true,
+                },
+                "fe-seoul/web-internal: lost: no member usable",
+            ),
+            (
+                E::Operator { member: fe1, state },
+                "fe-seoul/fe1: drain by alice (kernel), for 2 h, sessions end in 10 min",
+            ),
+            (
+                E::Deadline { member: fe1 },
+                "fe-seoul/fe1: deadline met: the sessions that remained were ended",
+            ),
+            (
+                E::First {
+                    service: pool.primary,
+                    from: fe1,
+                    to: pool.members[1].id,
+                },
+                "fe-seoul/sip: first is fe2 now, was fe1",
+            ),
+            (
+                E::Isolation {
+                    cause: Some(IsolationCause::ManySilent {
+                        pools: 2,
+                        members: 4,
+                    }),
+                },
+                "isolated: 4 members of 2 pools fell silent at once; verdicts are held",
+            ),
+            (
+                E::Isolation { cause: None },
+                "no longer isolated: something answered again",
+            ),
+        ] {
+            assert_eq!(told(event), sentence);
+        }
+    }
+
+    #[test]
+    fn the_ring_keeps_the_last_events_and_their_numbers() {
+        let mut events = Events::new();
+        for n in 0..KEPT + 10 {
+            events.tell_instance(format!("event {n}"), ago(0));
+        }
+        let all = events.since(0);
+        assert_eq!(all.len(), KEPT);
+        assert_eq!(all[0].seq, 11);
+        let last = KEPT as u64 + 10;
+        assert_eq!(events.since(last - 1).len(), 1);
+        assert_eq!(events.since(last).len(), 0);
+        assert_eq!(events.last(2)[1].seq, last);
+    }
+
+    #[test]
+    fn a_reader_from_before_a_restart_is_told_everything() {
+        let mut events = Events::new();
+        events.tell_instance("started".to_owned(), ago(0));
+        assert_eq!(events.since(5_000).len(), 1);
+    }
+
+    #[test]
+    fn an_event_names_what_it_is_about() {
+        let topology = topology();
+        let pool = &topology.pools[0];
+        let mut events = Events::new();
+        let event = E::Verdict {
+            target: pool.members[2].id.target(pool.services[1].id),
+            from: Verdict::Up,
+            to: Verdict::Down,
+            reason: Reason::Requires(pool.primary),
+        };
+        let kept = events.tell(&topology, &event, NOW, ago(0));
+        assert_eq!(kept.kind, Kind::Verdict);
+        assert_eq!(kept.pool.as_deref(), Some("fe-seoul"));
+        assert_eq!(kept.member.as_deref(), Some("fe3"));
+        assert_eq!(kept.service.as_deref(), Some("web-internal"));
     }
 }

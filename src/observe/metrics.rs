@@ -4,17 +4,15 @@
 //! sums over workers since the start. State sets are gauges of 0 and 1, one series a state, of which
 //! exactly one is 1.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelValue, LabelValueEncoder, MetricEncoder, NoLabelSet,
-};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::status::{MemberStatus, PoolStatus, ServiceStatus, Status, TargetStatus};
+use super::status::{MemberStatus, PoolStatus, ServerStatus, ServiceStatus, Status, TargetStatus};
 use super::view::RunState;
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
@@ -34,10 +32,14 @@ pub fn text(status: Arc<Status>) -> String {
     }
 }
 
+/// Reads one number of a service.
+type Read = fn(&ServiceStatus) -> u64;
+
 #[derive(Debug)]
 struct Scrape(Arc<Status>);
 
-type Labels<'a> = Vec<(&'static str, Escaped<'a>)>;
+/// Names and values; the encoder escapes the values.
+type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -55,7 +57,7 @@ impl Scrape {
         page.info(
             "twinpool_build",
             "The version that runs",
-            &vec![("version", Escaped(&status.version))],
+            &vec![("version", &status.version)],
         )?;
         page.gauge_of(
             "twinpool_start_time",
@@ -77,7 +79,7 @@ impl Scrape {
         page.gauge(
             "twinpool_state",
             "What the instance is doing",
-            states.map(|(word, state)| (vec![("state", Escaped(word))], status.state == state)),
+            states.map(|(word, state)| (vec![("state", word)], status.state == state)),
         )?;
         page.gauge(
             "twinpool_workers",
@@ -105,7 +107,7 @@ impl Scrape {
             status
                 .own_faults
                 .kinds()
-                .map(|(kind, n)| (vec![("kind", Escaped(kind))], n)),
+                .map(|(kind, n)| (vec![("kind", kind)], n)),
         )?;
         page.counter(
             "twinpool_reports_dropped",
@@ -117,31 +119,35 @@ impl Scrape {
 
     fn servers(&self, page: &mut Page<'_>) -> fmt::Result {
         let servers = &self.0.servers;
-        let label = |name| vec![("server", Escaped(name))];
         page.gauge(
             "twinpool_http_connections_open",
             "Connections to our own HTTP servers",
-            servers.iter().map(|s| (label(&s.name), s.open)),
+            servers.iter().map(|s| (server_labels(s), s.open)),
         )?;
         page.counter(
             "twinpool_http_connections_accepted",
             "Connections to our own HTTP servers since the start",
-            servers.iter().map(|s| (label(&s.name), s.accepted)),
+            servers.iter().map(|s| (server_labels(s), s.accepted)),
         )?;
         page.counter(
             "twinpool_http_connections_refused",
             "Connections to our own HTTP servers closed at once because too many were open",
-            servers.iter().map(|s| (label(&s.name), s.refused)),
+            servers.iter().map(|s| (server_labels(s), s.refused)),
         )?;
         page.counter(
             "twinpool_http_connections_too_slow",
             "Connections to our own HTTP servers closed because they were too slow",
-            servers.iter().map(|s| (label(&s.name), s.too_slow)),
+            servers.iter().map(|s| (server_labels(s), s.too_slow)),
+        )?;
+        page.counter(
+            "twinpool_http_connections_broken",
+            "Connections to our own HTTP servers that broke, or carried something else than HTTP/1",
+            servers.iter().map(|s| (server_labels(s), s.broken)),
         )?;
         page.counter(
             "twinpool_http_accept_errors",
             "Errors of accepting connections to our own HTTP servers",
-            servers.iter().map(|s| (label(&s.name), s.accept_errors)),
+            servers.iter().map(|s| (server_labels(s), s.accept_errors)),
         )
     }
 
@@ -156,7 +162,7 @@ impl Scrape {
             "Members that take new sessions, those of last resort when there are no others",
             self.each_service(|s| u64::from(s.usable)),
         )?;
-        let counters: [(&str, &str, fn(&ServiceStatus) -> u64); 7] = [
+        let counters: [(&str, &str, Read); 7] = [
             (
                 "twinpool_sessions_accepted",
                 "Connections accepted from clients",
@@ -222,7 +228,7 @@ impl Scrape {
             "Whether a pool can serve its users",
             self.0.pools.iter().flat_map(|pool| {
                 conditions().map(|(word, condition)| {
-                    let labels = vec![("pool", Escaped(&pool.name)), ("condition", Escaped(word))];
+                    let labels = vec![("pool", pool.name.as_str()), ("condition", word)];
                     (labels, pool.condition == condition)
                 })
             }),
@@ -244,7 +250,7 @@ impl Scrape {
                 pool.members.iter().flat_map(move |member| {
                     modes().map(|(word, mode)| {
                         let mut labels = member_labels(pool, member);
-                        labels.push(("mode", Escaped(word)));
+                        labels.push(("mode", word));
                         (labels, member.mode == mode)
                     })
                 })
@@ -271,7 +277,7 @@ impl Scrape {
                     ];
                     how.map(|(word, n)| {
                         let mut labels = member_labels(pool, member);
-                        labels.push(("how", Escaped(word)));
+                        labels.push(("how", word));
                         (labels, n)
                     })
                 })
@@ -308,7 +314,7 @@ impl Scrape {
         self.0
             .pools
             .iter()
-            .map(move |pool| (vec![("pool", Escaped(&pool.name))], read(pool)))
+            .map(move |pool| (vec![("pool", pool.name.as_str())], read(pool)))
     }
 
     fn each_service(
@@ -335,7 +341,7 @@ impl Scrape {
             pool.services.iter().flat_map(move |service| {
                 read(service).map(|(word, n)| {
                     let mut labels = service_labels(pool, service);
-                    labels.push((label, Escaped(word)));
+                    labels.push((label, word));
                     (labels, n)
                 })
             })
@@ -363,8 +369,8 @@ impl Scrape {
                 member.services.iter().flat_map(move |target| {
                     read(target).map(|(word, n)| {
                         let mut labels = member_labels(pool, member);
-                        labels.push(("service", Escaped(&target.service)));
-                        labels.push((label, Escaped(word)));
+                        labels.push(("service", &target.service));
+                        labels.push((label, word));
                         (labels, n)
                     })
                 })
@@ -373,17 +379,21 @@ impl Scrape {
     }
 }
 
+fn server_labels(server: &ServerStatus) -> Labels<'_> {
+    vec![("server", server.name.as_str())]
+}
+
 fn service_labels<'a>(pool: &'a PoolStatus, service: &'a ServiceStatus) -> Labels<'a> {
     vec![
-        ("pool", Escaped(&pool.name)),
-        ("service", Escaped(&service.name)),
+        ("pool", pool.name.as_str()),
+        ("service", service.name.as_str()),
     ]
 }
 
 fn member_labels<'a>(pool: &'a PoolStatus, member: &'a MemberStatus) -> Labels<'a> {
     vec![
-        ("pool", Escaped(&pool.name)),
-        ("member", Escaped(&member.name)),
+        ("pool", pool.name.as_str()),
+        ("member", member.name.as_str()),
     ]
 }
 
@@ -506,20 +516,141 @@ impl Page<'_> {
     }
 }
 
-/// A label's value with what OpenMetrics wants escaped: backslash, quote and line feed.
-#[derive(Debug)]
-struct Escaped<'a>(&'a str);
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
 
-impl EncodeLabelValue for Escaped<'_> {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '\\' => encoder.write_str("\\\\")?,
-                '"' => encoder.write_str("\\\"")?,
-                '\n' => encoder.write_str("\\n")?,
-                _ => encoder.write_char(c)?,
+    use super::*;
+    use crate::observe::sample;
+
+    /// Checks each line against the text format and returns every series with its value.
+    fn series_of(page: &str) -> HashMap<String, f64> {
+        let body = page.strip_suffix("# EOF\n").expect("ends with EOF");
+        let mut series = HashMap::new();
+        let mut families = HashSet::new();
+        let mut family = (String::new(), String::new());
+        for line in body.lines() {
+            if let Some(comment) = line.strip_prefix("# ") {
+                let mut words = comment.splitn(3, ' ');
+                let (word, name, rest) = (
+                    words.next().unwrap(),
+                    words.next().unwrap(),
+                    words.next().unwrap(),
+                );
+                match word {
+                    "HELP" => assert!(families.insert(name.to_owned()), "{name} twice"),
+                    "TYPE" => {
+                        assert!(["counter", "gauge", "info"].contains(&rest), "{line}");
+                        family = (name.to_owned(), rest.to_owned());
+                    }
+                    "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
+                    _ => panic!("what is {line}"),
+                }
+                assert!(name.starts_with("twinpool_"), "{line}");
+                continue;
             }
+            let (key, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = match key.split_once('{') {
+                Some((name, labels)) => (name, labels.strip_suffix('}').expect(line)),
+                None => (key, ""),
+            };
+            let suffix = name.strip_prefix(family.0.as_str()).expect(line);
+            match family.1.as_str() {
+                "counter" => assert_eq!(suffix, "_total", "{line}"),
+                "info" => assert_eq!(suffix, "_info", "{line}"),
+                _ => assert_eq!(suffix, "", "{line}"),
+            }
+            check_labels(labels);
+            let value: f64 = value.parse().expect(line);
+            assert!(
+                series.insert(key.to_owned(), value).is_none(),
+                "twice: {key}"
+            );
         }
-        Ok(())
+        series
+    }
+
+    fn check_labels(mut labels: &str) {
+        while !labels.is_empty() {
+            let (name, rest) = labels.split_once("=\"").expect(labels);
+            assert!(
+                name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+                "{name}"
+            );
+            let mut end = None;
+            let mut escaped = false;
+            for (i, c) in rest.char_indices() {
+                match c {
+                    _ if escaped => escaped = false,
+                    '\\' => escaped = true,
+                    '"' => {
+                        end = Some(i);
+                        break;
+                    }
+                    '\n' => panic!("a line feed in a label"),
+                    _ => {}
+                }
+            }
+            let rest = &rest[end.expect("a closing quote") + 1..];
+            labels = rest.strip_prefix(',').unwrap_or(rest);
+        }
+    }
+
+    #[test]
+    fn the_page_is_open_metrics_in_every_plight() {
+        for status in [
+            sample::well(),
+            sample::one_member_down(),
+            sample::pool_lost(),
+            sample::isolated(),
+            sample::drained(),
+            sample::starting(),
+        ] {
+            series_of(&text(Arc::new(status)));
+        }
+    }
+
+    #[test]
+    fn a_dead_member_shows_in_its_series() {
+        let series = series_of(&text(Arc::new(sample::one_member_down())));
+        let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
+        let verdict = |verdict: &str| {
+            at(&format!(
+                "twinpool_member_verdict{{pool=\"fe-seoul\",member=\"fe1\",service=\"sip\",verdict=\"{verdict}\"}}"
+            ))
+        };
+        assert_eq!(verdict("down"), 1.0);
+        assert_eq!(verdict("up") + verdict("busy") + verdict("unknown"), 0.0);
+        assert_eq!(
+            at("twinpool_pool_condition{pool=\"fe-seoul\",condition=\"degraded\"}"),
+            1.0
+        );
+        assert_eq!(at("twinpool_pool_members_present{pool=\"fe-seoul\"}"), 2.0);
+        assert_eq!(
+            at("twinpool_session_bytes_total{pool=\"fe-seoul\",service=\"sip\",direction=\"out\"}"),
+            2_000.0
+        );
+        assert_eq!(
+            at("twinpool_sessions_refused_total{pool=\"med\",service=\"sip\",reason=\"attempts\"}"),
+            3.0
+        );
+        assert_eq!(at("twinpool_isolated"), 0.0);
+        assert_eq!(at("twinpool_build_info{version=\"0.1.0\"}"), 1.0);
+    }
+
+    #[test]
+    fn a_label_with_quotes_and_line_feeds_stays_one_label() {
+        let mut status = sample::well();
+        status.pools[1].name = "a \"b\"\\\nc".to_owned();
+        let page = text(Arc::new(status));
+        let series = series_of(&page);
+        assert!(series.contains_key(r#"twinpool_pool_members_present{pool="a \"b\"\\\nc"}"#));
+    }
+
+    #[test]
+    fn without_pools_the_page_is_still_whole() {
+        let mut status = sample::well();
+        status.pools.clear();
+        series_of(&text(Arc::new(status)));
     }
 }

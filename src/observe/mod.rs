@@ -18,6 +18,8 @@ pub mod http;
 pub mod metrics;
 pub mod names;
 pub mod problems;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod serve;
 pub mod stamp;
 pub mod status;

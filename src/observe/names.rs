@@ -114,3 +114,55 @@ impl fmt::Display for NoSuch {
 }
 
 impl std::error::Error for NoSuch {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample::topology;
+
+    fn missing(name: &str) -> String {
+        find(&topology(), name).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn pools_and_members_are_found() {
+        let topology = topology();
+        assert!(matches!(find(&topology, "med"), Ok(Named::Pool(pool)) if pool.name == "med"));
+        assert!(matches!(
+            find(&topology, "fe-seoul/fe2"),
+            Ok(Named::Member(_, member)) if member.name == "fe2"
+        ));
+    }
+
+    #[test]
+    fn what_was_probably_meant_is_suggested() {
+        assert_eq!(
+            missing("fe-soul"),
+            "no pool is named \"fe-soul\"; did you mean \"fe-seoul\"?"
+        );
+        assert_eq!(
+            missing("fe-seoul/f1"),
+            "no member is named \"fe-seoul/f1\"; did you mean \"fe-seoul/fe1\"?"
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_near_what_there_is_is_listed() {
+        assert_eq!(
+            missing("xyz"),
+            "no pool is named \"xyz\"; there are: fe-seoul, med"
+        );
+        let topology = topology();
+        let without_member = find_member(&topology, "med").unwrap_err().to_string();
+        assert_eq!(
+            without_member,
+            "no member is named \"med\"; there are: med/m1"
+        );
+    }
+
+    #[test]
+    fn a_hostile_name_is_repeated_short_and_harmless() {
+        let told = missing(&format!("\x1b[2J{}", "x".repeat(10_000)));
+        assert!(told.len() < 200 && !told.contains('\x1b'), "{told}");
+    }
+}

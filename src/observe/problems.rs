@@ -18,6 +18,8 @@ pub struct Problem {
     pub severity: Severity,
     /// One word in capitals: `LOST`, `DOWN`, `DRAIN`.
     pub label: &'static str,
+    /// The members it is about, `POOL/MEMBER`.
+    pub members: Vec<String>,
     /// What is wrong.
     pub what: String,
     /// Since when.
@@ -41,8 +43,10 @@ pub enum Severity {
     MemberDown,
     /// The instance itself lacks something.
     Own,
-    /// A member answers badly, or cannot be asked.
+    /// A member answers badly.
     MemberBusy,
+    /// A member cannot be asked.
+    NotAsked,
     /// Fewer members than there should be.
     Degraded,
     /// Somebody wants it so.
@@ -72,13 +76,14 @@ fn isolation(status: &Status) -> Option<Problem> {
     Some(Problem {
         severity: Severity::Isolated,
         label: "ISOLATED",
+        members: vec![],
         what: format!(
             "this instance thinks that the fault is its own: {}",
             isolated.cause
         ),
         since: Some(isolated.since),
         whom: Some(format!(
-            "{} sessions are kept; new ones are tried with the members that answered last",
+            "{} sessions are kept, and new ones are tried as before",
             number(status.sessions.open)
         )),
         next: Some(
@@ -92,6 +97,7 @@ fn own_side(status: &Status) -> Vec<Problem> {
     let own = |label, what, whom: &str, next: &str| Problem {
         severity: Severity::Own,
         label,
+        members: vec![],
         what,
         since: None,
         whom: Some(whom.to_owned()),
@@ -127,6 +133,7 @@ fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
         .iter()
         .flat_map(|member| of_member(status, pool, member))
         .collect();
+    found.extend(outages(status, pool));
     let explained = !found.is_empty();
     if pool.condition == Condition::Lost {
         found.push(pool_lost(pool));
@@ -138,6 +145,7 @@ fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
         found.push(Problem {
             severity: Severity::ServiceLost,
             label: "LOST",
+            members: vec![],
             what: format!("{}/{}: no member is usable", pool.name, service.name),
             since: None,
             whom: Some(format!(
@@ -158,7 +166,7 @@ fn pool_lost(pool: &PoolStatus) -> Problem {
         .map(|member| member.name.as_str())
         .collect();
     let users = match (pool.health.ok, usable.is_empty()) {
-        (true, _) => format!("below quorum {} go on serving", usable.join(", ")),
+        (true, _) => format!("below quorum, still served by {}", usable.join(", ")),
         (false, true) => "new connections are refused: no member takes them".to_owned(),
         (false, false) => "new connections are refused: the pool is below quorum".to_owned(),
     };
@@ -166,6 +174,7 @@ fn pool_lost(pool: &PoolStatus) -> Problem {
     Problem {
         severity: Severity::PoolLost,
         label: "LOST",
+        members: vec![],
         what: format!(
             "pool {}: {} of {} members present, {} needed",
             pool.name, pool.present, pool.of_first, pool.need
@@ -177,7 +186,7 @@ fn pool_lost(pool: &PoolStatus) -> Problem {
             number(pool.open())
         )),
         next: Some(format!(
-            "back as soon as {missing} more {} present",
+            "whole enough again as soon as {missing} more {} present",
             if missing == 1 {
                 "member is"
             } else {
@@ -191,6 +200,7 @@ fn degraded(pool: &PoolStatus) -> Problem {
     Problem {
         severity: Severity::Degraded,
         label: "DEGRADED",
+        members: vec![],
         what: format!(
             "pool {}: {} of {} members present, {} needed",
             pool.name, pool.present, pool.of_first, pool.need
@@ -206,82 +216,139 @@ fn of_member(status: &Status, pool: &PoolStatus, member: &MemberStatus) -> Vec<P
     if let Some(operator) = &member.operator {
         found.push(ordered(status, pool, member, operator));
     }
-    for (verdict, severity, label) in [
-        (Verdict::Down, Severity::MemberDown, "DOWN"),
-        (Verdict::Busy, Severity::MemberBusy, "BUSY"),
-    ] {
-        let mut own: Vec<&TargetStatus> = member
-            .services
-            .iter()
-            .filter(|target| target.verdict == verdict && target.requires.is_none())
-            .collect();
-        while let Some(first) = own.first().copied() {
-            let (same, others) = own.iter().partition(|target| target.reason == first.reason);
-            own = others;
-            found.push(not_up(status, pool, member, &same, severity, label));
-        }
-    }
     found.extend(unaskable(pool, member));
     found
 }
 
-/// Targets of one member that are not up for one reason.
-fn not_up(
-    status: &Status,
-    pool: &PoolStatus,
-    member: &MemberStatus,
-    targets: &[&TargetStatus],
-    severity: Severity,
-    label: &'static str,
-) -> Problem {
-    let first = targets[0];
-    let names: Vec<&str> = targets
+/// Members of a pool that are not up for the same services and the same reason: one trouble,
+/// however many they are.
+struct Outage<'a> {
+    verdict: Verdict,
+    reason: &'a str,
+    services: Vec<&'a str>,
+    members: Vec<&'a MemberStatus>,
+    /// The first service's target on each of `members`.
+    targets: Vec<&'a TargetStatus>,
+}
+
+fn outages(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
+    let mut outages: Vec<Outage<'_>> = Vec::new();
+    for member in &pool.members {
+        for outage in outages_of(member) {
+            let same = outages.iter_mut().find(|other| {
+                (other.verdict, other.reason, &other.services)
+                    == (outage.verdict, outage.reason, &outage.services)
+            });
+            match same {
+                Some(other) => {
+                    other.members.extend(outage.members);
+                    other.targets.extend(outage.targets);
+                }
+                None => outages.push(outage),
+            }
+        }
+    }
+    outages
         .iter()
-        .map(|target| target.service.as_str())
-        .collect();
-    let dependants: Vec<&str> = member
-        .services
+        .map(|outage| told(status, pool, outage))
+        .collect()
+}
+
+/// One member's troubles, each with the services that share it. Services that are out only because
+/// they require another are no trouble of their own.
+fn outages_of(member: &MemberStatus) -> Vec<Outage<'_>> {
+    let mut outages: Vec<Outage<'_>> = Vec::new();
+    let own = member.services.iter().filter(|target| {
+        matches!(target.verdict, Verdict::Down | Verdict::Busy) && target.requires.is_none()
+    });
+    for target in own {
+        let same = outages
+            .iter_mut()
+            .find(|other| (other.verdict, other.reason) == (target.verdict, &target.reason));
+        match same {
+            Some(other) => other.services.push(&target.service),
+            None => outages.push(Outage {
+                verdict: target.verdict,
+                reason: &target.reason,
+                services: vec![&target.service],
+                members: vec![member],
+                targets: vec![target],
+            }),
+        }
+    }
+    outages
+}
+
+fn told(status: &Status, pool: &PoolStatus, outage: &Outage<'_>) -> Problem {
+    let down = outage.verdict == Verdict::Down;
+    let names: Vec<&str> = outage
+        .members
         .iter()
-        .filter(|target| {
-            target
-                .requires
-                .as_deref()
-                .is_some_and(|on| names.contains(&on))
-        })
-        .map(|target| target.service.as_str())
+        .map(|member| member.name.as_str())
         .collect();
-    let also = match dependants.as_slice() {
-        [] => String::new(),
-        all => format!("; also out, as they require it: {}", all.join(", ")),
+    let held: u64 = outage.members.iter().map(|member| member.load).sum();
+    let held = match (down, held) {
+        (true, 0) => "sessions were ended, so that clients reconnect".to_owned(),
+        (_, n) => format!("{} sessions kept", number(n)),
     };
     let others = pool
         .services
         .iter()
-        .find(|service| service.name == first.service)
+        .find(|service| service.name == outage.services[0])
         .map_or(0, |service| service.usable);
-    let carried = match (member.mode, others) {
-        (Mode::Maintenance, _) => "it is in maintenance".to_owned(),
-        (_, 0) => "no other member can carry its load".to_owned(),
-        (_, 1) => "one other member carries its load".to_owned(),
-        (_, n) => format!("{n} other members carry its load"),
+    let carried = match others {
+        0 => "no other member can carry the load".to_owned(),
+        1 => "one member carries the load".to_owned(),
+        n => format!("{n} members carry the load"),
     };
-    let held = match (severity, member.load) {
-        (Severity::MemberDown, 0) => "its sessions were ended".to_owned(),
-        (_, n) => format!("{} sessions kept", number(n)),
-    };
+    let first = outage.targets[0];
     Problem {
-        severity,
-        label,
+        severity: match down {
+            true => Severity::MemberDown,
+            false => Severity::MemberBusy,
+        },
+        label: if down { "DOWN" } else { "BUSY" },
+        members: outage
+            .members
+            .iter()
+            .map(|member| path(pool, member))
+            .collect(),
         what: format!(
-            "{}/{} {}: {}{also}",
+            "{}/{} {}: {}{}",
             pool.name,
-            member.name,
-            names.join(", "),
-            first.reason
+            names.join(","),
+            outage.services.join(", "),
+            outage.reason,
+            dependants(outage)
         ),
-        since: Some(first.since),
+        since: outage.targets.iter().map(|target| target.since).min(),
         whom: Some(format!("{held}; {carried}")),
-        next: Some(what_next(status.now, first)),
+        next: Some(match outage.members.as_slice() {
+            [_] => what_next(status.now, first),
+            _ => format!(
+                "{}: {}; for the others see `twinpool why {}`",
+                names[0],
+                what_next(status.now, first),
+                pool.name
+            ),
+        }),
+    }
+}
+
+/// What is out besides, because it requires one of the outage's services.
+fn dependants(outage: &Outage<'_>) -> String {
+    let mut also: Vec<&str> = Vec::new();
+    for target in outage.members.iter().flat_map(|member| &member.services) {
+        let requires = target.requires.as_deref();
+        if requires.is_some_and(|on| outage.services.contains(&on))
+            && !also.contains(&target.service.as_str())
+        {
+            also.push(&target.service);
+        }
+    }
+    match also.as_slice() {
+        [] => String::new(),
+        all => format!("; with it {}", all.join(", ")),
     }
 }
 
@@ -292,8 +359,9 @@ fn unaskable(pool: &PoolStatus, member: &MemberStatus) -> Option<Problem> {
         .iter()
         .find_map(|target| Some((target, target.own_fault.as_ref()?)))?;
     Some(Problem {
-        severity: Severity::MemberBusy,
+        severity: Severity::NotAsked,
         label: "NOT ASKED",
+        members: vec![path(pool, member)],
         what: format!(
             "{}/{} {}: {fault} ({})",
             pool.name, member.name, target.service, target.endpoint
@@ -327,6 +395,7 @@ fn ordered(
             Mode::Maintenance => "MAINTENANCE",
             Mode::Ready => "READY",
         },
+        members: vec![path(pool, member)],
         what: format!("{}/{} by {}{reason}", pool.name, member.name, operator.by),
         since: Some(operator.since),
         whom: Some(left),
@@ -358,6 +427,10 @@ pub fn what_next(now: Stamp, target: &TargetStatus) -> String {
         ),
         Verdict::Up => "up while it answers".to_owned(),
         Verdict::Unknown => "judged by its first answers".to_owned(),
+        Verdict::Busy | Verdict::Down if target.flapping => format!(
+            "up after a run of {} good answers, {} so far",
+            progress.flap, progress.successes
+        ),
         Verdict::Busy | Verdict::Down => format!(
             "up after {} good answers in a row, {} so far",
             progress.rise, progress.successes
@@ -389,6 +462,10 @@ pub fn number(n: u64) -> String {
         told.push(digit);
     }
     told
+}
+
+fn path(pool: &PoolStatus, member: &MemberStatus) -> String {
+    format!("{}/{}", pool.name, member.name)
 }
 
 fn takes_on_primary(pool: &PoolStatus, member: &MemberStatus) -> bool {

@@ -80,12 +80,12 @@ pub async fn serve<Stream, Caller>(
                 Ok((stream, caller)) => {
                     backoff = FIRST_BACKOFF;
                     raise(&counters.accepted);
-                    if connections.len() >= MOST_CONNECTIONS {
+                    if counters.open.get() >= MOST_CONNECTIONS as u64 {
                         raise(&counters.refused);
                         drop(stream);
                     } else {
-                        let (counters, answer) = (counters.clone(), answer.clone());
-                        connections.spawn_local(connection(stream, caller, counters, answer));
+                        let open = Open::count(counters.clone());
+                        connections.spawn_local(connection(stream, caller, open, answer.clone()));
                     }
                 }
                 Err(error) => {
@@ -108,13 +108,13 @@ pub async fn serve<Stream, Caller>(
 async fn connection<Stream, Caller>(
     stream: Stream,
     caller: Caller,
-    counters: Rc<ServerCounters>,
+    open: Open,
     answer: Rc<impl AsyncFn(Caller, Request) -> Response>,
 ) where
     Stream: AsyncRead + AsyncWrite + Unpin + 'static,
     Caller: Clone + 'static,
 {
-    let _open = Open::count(counters.clone());
+    let counters = &open.0;
     let service = service_fn(|request| {
         let (answer, caller) = (answer.clone(), caller.clone());
         async move { Ok::<_, Infallible>(answer(caller, request).await) }

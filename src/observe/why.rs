@@ -1,6 +1,8 @@
 //! [`Why`]: everything behind a pool's condition or a member's verdicts: the rule that decides, how
 //! far its counts have come, the last exchanges, and what comes next.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::names::{self, Named, NoSuch};
@@ -103,7 +105,7 @@ fn target(view: &View<'_>, member: &Member, service: &Service) -> TargetWhy {
 }
 
 /// The rule that decides a pool's condition, in words.
-fn quorum_rule(pool: &Pool) -> String {
+pub(super) fn quorum_rule(pool: &Pool) -> String {
     let need = pool.quorum.to_stay;
     let below = match pool.below_quorum {
         BelowQuorum::Serve => "those that answer go on serving",
@@ -120,7 +122,7 @@ fn quorum_rule(pool: &Pool) -> String {
 }
 
 /// What is asked, how often, and what the answers do, in words.
-fn check_rule(check: &Check) -> String {
+pub(super) fn check_rule(check: &Check) -> String {
     let asked = match (&check.kind, check.tls) {
         (CheckKind::Tcp, false) => "tcp: accepts a connection".to_owned(),
         (CheckKind::Tcp, true) => "tcp over tls: completes a handshake".to_owned(),
@@ -139,11 +141,19 @@ fn check_rule(check: &Check) -> String {
     format!(
         "{asked} within {}; asked every {}, every {} in doubt; {} failures in a row turn it away, \
          {} good answers in a row bring it back, {} failures without such a run are flapping",
-        span(check.timeout),
-        span(check.interval),
-        span(check.in_doubt),
+        setting(check.timeout),
+        setting(check.interval),
+        setting(check.in_doubt),
         check.fall,
         check.rise,
         check.flap
     )
+}
+
+/// A configured span, exactly: `250 ms` where seconds would hide something.
+fn setting(configured: Duration) -> String {
+    match configured.subsec_millis() {
+        0 => span(configured),
+        _ => format!("{} ms", configured.as_millis()),
+    }
 }

@@ -14,4 +14,5 @@ pub mod quorum;
 pub mod store;
 
 pub use condition::Condition;
-pub use decider::{Decider, Event, Order, Output, Refusal, Standing, Wake};
+pub use decider::{Decider, Event, Explanation, Order, Output, Refusal, Standing, Wake};
+pub use isolation::IsolationCause;

@@ -77,7 +77,11 @@ fn what_lapsed_meanwhile_is_forgotten() {
 #[test]
 fn what_is_no_longer_configured_is_left_out() {
     let topology = topology();
-    let stored = Remembered::new(&drained(&topology, None), &topology, clock(1_100, 1_000_000));
+    let stored = Remembered::new(
+        &drained(&topology, None),
+        &topology,
+        clock(1_100, 1_000_000),
+    );
     let other = FILE.replace("b = ", "c = ");
     let other = config::parse(&other, "test.toml").unwrap().config.topology;
     let back = stored.standing(&other, clock(1_100, 1_000_000));

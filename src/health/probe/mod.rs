@@ -10,8 +10,8 @@
 //!        └────────────── one timeout for all of it ──────────────┘
 //! ```
 //!
-//! One file a kind: [`tcp`], [`tls`], [`http`], [`sip`]. What they have in common, reading a status
-//! line from a peer that may be hostile, is in [`status_line`].
+//! One file a kind: `tcp`, `tls`, `http`, `sip`. What they have in common, reading a status line
+//! from a peer that may be hostile, is in `status_line`.
 //!
 //! # How connections end
 //!

@@ -205,23 +205,24 @@ pub(super) async fn handshake(
     stream: &mut TcpStream,
     transcript: &mut Transcript,
 ) -> Finding {
-    let finding = match shake(config, name, stream).await {
+    transcript.say(format_args!("; TLS handshake"));
+    match shake(config, name, stream).await {
         Ok(()) => {
-            transcript.say(format_args!("; TLS handshake, certificate verified,"));
             transcript.lap("in");
-            return Finding::Life;
+            transcript.say(format_args!(", certificate verified"));
+            Finding::Life
         }
         Err(Broken::Tls(error)) => {
-            transcript.say(format_args!("; TLS handshake failed: {error}"));
+            transcript.lap("failed after");
+            transcript.say(format_args!(": {error}"));
             sort(&error)
         }
         Err(Broken::Io(error)) => {
-            transcript.say(format_args!("; TLS handshake broken off: {error}"));
+            transcript.lap("broken off after");
+            transcript.say(format_args!(": {error}"));
             broken(&error)
         }
-    };
-    transcript.lap("after");
-    finding
+    }
 }
 
 enum Broken {
@@ -278,20 +279,17 @@ pub(super) async fn wrap(
     stream: TcpStream,
     transcript: &mut Transcript,
 ) -> Result<TlsStream<TcpStream>, Finding> {
-    match TlsConnector::from(Arc::clone(config))
-        .connect(name, stream)
-        .await
-    {
+    transcript.say(format_args!("; TLS handshake"));
+    let connector = TlsConnector::from(Arc::clone(config));
+    match connector.connect(name, stream).await {
         Ok(stream) => {
-            transcript.say(format_args!("; TLS"));
             transcript.lap("in");
             Ok(stream)
         }
         Err(error) => {
-            transcript.say(format_args!("; TLS handshake failed: {error}"));
-            let tls = error
-                .get_ref()
-                .and_then(|e| e.downcast_ref::<rustls::Error>());
+            transcript.lap("failed after");
+            transcript.say(format_args!(": {error}"));
+            let tls = error.get_ref().and_then(|e| e.downcast_ref());
             Err(tls.map_or_else(|| broken(&error), sort))
         }
     }

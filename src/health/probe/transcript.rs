@@ -109,9 +109,11 @@ impl Transcript {
     pub(super) fn finish(mut self) -> String {
         const ELLIPSIS: char = '…';
         if self.text.len() > MAX_TRANSCRIPT {
-            let end = self
-                .text
-                .floor_char_boundary(MAX_TRANSCRIPT - ELLIPSIS.len_utf8());
+            let longest = MAX_TRANSCRIPT - ELLIPSIS.len_utf8();
+            let fits = (0..=longest)
+                .rev()
+                .find(|&end| self.text.is_char_boundary(end));
+            let end = fits.unwrap_or(0);
             self.text.truncate(end);
             self.text.push(ELLIPSIS);
         }
