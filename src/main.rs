@@ -10,11 +10,14 @@ use twinpool::cli::{self, Task};
 
 fn main() -> ExitCode {
     let line = cli::command_line();
-    log_to_stderr();
+    // The demo tells by itself what happens; its screen and its table are no place for a log.
+    if !matches!(line.task, Task::Demo { .. }) || std::env::var_os("RUST_LOG").is_some() {
+        log_to_stderr();
+    }
     match line.task {
         Task::Run { config } => run(&config, line.socket.as_deref()),
         Task::Validate { config } => validate(&config),
-        Task::Demo { once } => demo(once),
+        Task::Demo { once } => cli::demo::run(once),
         Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
 }
@@ -35,10 +38,6 @@ fn run(config: &Path, _socket: Option<&Path>) -> ExitCode {
 
 fn validate(config: &Path) -> ExitCode {
     unwired("validate", config)
-}
-
-fn demo(_once: bool) -> ExitCode {
-    unwired("demo", Path::new("-"))
 }
 
 fn unwired(task: &str, config: &Path) -> ExitCode {

@@ -38,6 +38,8 @@ const QUORUM: usize = 2;
 const START: Duration = Duration::from_secs(15);
 /// How often it is asked meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long it may take to end.
+const STOP: Duration = Duration::from_secs(5);
 /// How long it may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -178,10 +180,18 @@ impl Stage {
             drop(self.stop.send(()).await);
         }
         drop(self.stop);
-        let daemon = self.daemon;
-        tokio::task::spawn_blocking(move || ended(daemon))
-            .await
-            .map_err(|error| StageError::Thread(error.to_string()))?
+        let gone = async {
+            while !self.daemon.is_finished() {
+                sleep(LOOK).await;
+            }
+        };
+        match timeout(STOP, gone).await {
+            Ok(()) => ended(self.daemon),
+            Err(_) => Err(StageError::Thread(format!(
+                "twinpool did not stop in {} s",
+                STOP.as_secs()
+            ))),
+        }
     }
 
     async fn ready(&self) -> Result<(), StageError> {
@@ -258,7 +268,7 @@ fn file(place: &Path, members: &[(&str, SocketAddr)]) -> Result<String, StageErr
         let text = path.to_str().and_then(|text| serde_json::to_string(text).ok());
         text.ok_or_else(|| StageError::Place(path, io::ErrorKind::InvalidFilename.into()))
     };
-    let (state, socket) = (quoted("state")?, quoted("control.sock")?);
+    let (state, socket) = (quoted("state")?, quoted("sock")?);
     let members: String = members
         .iter()
         .map(|(name, address)| {
@@ -300,7 +310,7 @@ struct Place {
 
 impl Place {
     fn make() -> Result<Place, StageError> {
-        let name = format!("twinpool-demo-{:08x}", rand::random::<u32>());
+        let name = format!("twinpool-{:06x}", rand::random::<u32>() >> 8);
         let path = std::env::temp_dir().join(name);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => Ok(Place { path }),
@@ -335,7 +345,7 @@ mod tests {
     fn the_directory_goes_with_all_that_is_in_it() {
         let place = Place::make().expect("a directory");
         let path = place.path.clone();
-        fs::write(path.join("control.sock"), "").expect("written");
+        fs::write(path.join("sock"), "").expect("written");
         drop(place);
         assert!(!path.exists());
     }
