@@ -160,17 +160,11 @@ pub(super) fn faults(acts: &[Seen]) -> Vec<String> {
     faults
 }
 
-/// What the clients saw, as a table in Markdown, padded so that it can be read as it stands.
+/// What the clients saw, as a table in Markdown, padded so that it can be read as it stands, with
+/// what its columns mean below it. Fits 80 columns while nothing is lost.
 pub(super) fn table(acts: &[Seen], residents: usize) -> String {
     let titles = [
-        "what happens",
-        "noticed",
-        "new connections",
-        "failed",
-        "slowest answer",
-        &format!("of {residents} sessions cut"),
-        "out, median",
-        "worst",
+        "act", "noticed", "new", "failed", "slowest", "cut", "out, p50", "max",
     ]
     .map(str::to_owned);
     let rows: Vec<[String; 8]> = acts.iter().map(row).collect();
@@ -200,7 +194,12 @@ pub(super) fn table(acts: &[Seen], residents: usize) -> String {
     for row in &rows {
         table += &line(row);
     }
-    table
+    format!(
+        "{table}\n\
+         noticed: until twinpool had found out · new: connections opened for one request ·\n\
+         failed: those without an answer · slowest: from connect to answer · cut: long\n\
+         sessions, of {residents}, that were ended · out: how long until they had an answer again\n"
+    )
 }
 
 fn row(act: &Seen) -> [String; 8] {
@@ -217,17 +216,30 @@ fn row(act: &Seen) -> [String; 8] {
         took(act.slowest),
         sorted(losses.residents_excused, losses.residents_lost),
         median(&act.outages).map_or(String::new(), took),
-        act.outages.iter().max().copied().map_or(String::new(), took),
+        act.outages
+            .iter()
+            .max()
+            .copied()
+            .map_or(String::new(), took),
     ]
 }
 
 fn sorted(excused: u64, lost: u64) -> String {
-    match (excused, lost) {
-        (0, 0) => "0".to_owned(),
-        (excused, 0) => format!("{excused}, in its hands"),
-        (0, lost) => format!("{lost}, lost"),
-        (excused, lost) => format!("{excused} in its hands, {lost} lost"),
+    match lost {
+        0 => excused.to_string(),
+        _ => format!("{}, {lost} lost", excused + lost),
     }
+}
+
+/// What fallen members had in their hands, in words.
+pub(super) fn in_their_hands(acts: &[Seen]) -> String {
+    let sum = |count: fn(&Losses) -> u64| acts.iter().map(|act| count(&act.losses)).sum::<u64>();
+    let counted = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    format!(
+        "{} and {}",
+        counted(sum(|l| l.residents_excused), "long session"),
+        counted(sum(|l| l.visitors_excused), "new connection")
+    )
 }
 
 fn median(spans: &[Duration]) -> Option<Duration> {
@@ -306,10 +318,7 @@ mod tests {
     #[test]
     fn of_what_nobody_heard_only_as_much_is_excused_as_the_fallen_member_held_unheard() {
         let unheard = vec![trouble(Who::Visitor, Failure::Reset, None); 3];
-        let fallen = Fallen {
-            unheard: 2,
-            ..WEB2
-        };
+        let fallen = Fallen { unheard: 2, ..WEB2 };
         let losses = sort(&unheard, Some(fallen));
         assert_eq!((losses.visitors_excused, losses.visitors_lost), (2, 1));
     }
@@ -355,7 +364,10 @@ mod tests {
             ..good("a")
         };
         let cases = [
-            (lossy, "a: lost a new connection that no member heard of: refused"),
+            (
+                lossy,
+                "a: lost a new connection that no member heard of: refused",
+            ),
             (
                 Seen {
                     visitors: 0,
@@ -417,9 +429,35 @@ mod tests {
         fall.losses.residents_excused = 3;
         let table = table(&[good("all is well"), fall], 60);
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines.len(), 4);
-        assert!(lines.iter().all(|line| line.len() == lines[0].len()));
-        assert!(lines[3].contains(" 2.3 ms |") && lines[3].contains(" 3, in its hands |"));
+        assert!(lines[..4].iter().all(|line| line.len() == lines[0].len()));
+        assert!(lines.iter().all(|line| line.chars().count() <= 80));
+        assert!(lines[3].contains(" 2.3 ms |   3 |"), "{}", lines[3]);
         assert!(lines[3].ends_with(" 2.0 ms | 30 ms |"), "{}", lines[3]);
+    }
+
+    #[test]
+    fn a_loss_is_seen_in_the_table() {
+        assert_eq!(sorted(0, 0), "0");
+        assert_eq!(sorted(3, 0), "3");
+        assert_eq!(sorted(3, 1), "4, 1 lost");
+    }
+
+    #[test]
+    fn what_was_in_their_hands_is_summed_over_all_acts() {
+        let mut fall = good("a");
+        fall.losses.residents_excused = 15;
+        fall.losses.visitors_excused = 1;
+        assert_eq!(
+            in_their_hands(&[fall.clone(), good("b"), fall.clone()]),
+            "30 long sessions and 2 new connections"
+        );
+        assert_eq!(
+            in_their_hands(&[good("b")]),
+            "0 long sessions and 0 new connections"
+        );
+        assert_eq!(
+            in_their_hands(&[fall]),
+            "15 long sessions and 1 new connection"
+        );
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn show(stage: &Stage, told: impl Future<Output = ()>) -> Resul
     let mut live = Live {
         look_at: look_at(stage),
         said: "members fall and return at your word; Ctrl-C ends the demo".to_owned(),
+        prompt: true,
         before: None,
         rates: vec![0.0; MEMBERS.len()],
     };
@@ -90,6 +91,7 @@ pub(super) async fn show(stage: &Stage, told: impl Future<Output = ()>) -> Resul
                     writeln!(out, "{}", live.said)?;
                     out.flush()?;
                 }
+                live.prompt = true;
                 draw.reset_immediately();
             }
             _ = draw.tick() => live.draw(stage, &clients, terminal, &mut out).await?,
@@ -188,6 +190,8 @@ fn typed_lines() -> mpsc::Receiver<String> {
 struct Live {
     look_at: Vec<String>,
     said: String,
+    /// Nothing is typed yet: the row for it is to be drawn too.
+    prompt: bool,
     /// Sessions that each member had been given, and when that was counted.
     before: Option<(Instant, Vec<u64>)>,
     rates: Vec<f64>,
@@ -222,7 +226,11 @@ impl Live {
         if terminal {
             // What is being typed below the view stays where it is.
             let view = screen(&scene, Look::of_stdout()).replace('\n', "\x1b[K\r\n");
-            write!(out, "\x1b[?25l\x1b[H{view}\x1b[K> \x1b[?25h")?;
+            if std::mem::take(&mut self.prompt) {
+                write!(out, "\x1b[H{view}\x1b[J> ")?;
+            } else {
+                write!(out, "\x1b7\x1b[H{view}\x1b8")?;
+            }
         } else {
             writeln!(out, "{}", line(&scene))?;
         }
@@ -313,8 +321,13 @@ fn program() -> String {
         return "twinpool".to_owned();
     };
     let here = std::env::current_dir().ok();
-    let short = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
-    short.map_or(path.as_path(), |short: &Path| short).display().to_string()
+    let short = here
+        .as_deref()
+        .and_then(|here| path.strip_prefix(here).ok());
+    short
+        .map_or(path.as_path(), |short: &Path| short)
+        .display()
+        .to_string()
 }
 
 #[cfg(test)]
@@ -324,8 +337,14 @@ mod tests {
 
     #[test]
     fn typed_words_name_a_deed_and_a_member() {
-        assert_eq!(Word::read("kill web2\n"), Ok(Word::Make("web2", Mood::Dead)));
-        assert_eq!(Word::read(" hang  web3"), Ok(Word::Make("web3", Mood::Hung)));
+        assert_eq!(
+            Word::read("kill web2\n"),
+            Ok(Word::Make("web2", Mood::Dead))
+        );
+        assert_eq!(
+            Word::read(" hang  web3"),
+            Ok(Word::Make("web3", Mood::Hung))
+        );
         assert_eq!(Word::read("heal web2"), Ok(Word::Make("web2", Mood::Well)));
         assert_eq!(Word::read("quit"), Ok(Word::Quit));
     }

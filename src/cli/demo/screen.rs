@@ -55,7 +55,7 @@ pub(super) struct Feeling {
     pub(super) p99: Duration,
 }
 
-/// The view, in at most [`ROWS`] lines.
+/// The view, in [`ROWS`] lines.
 pub(super) fn screen(scene: &Scene<'_>, look: Look) -> String {
     let mut rows = Vec::new();
     match &scene.status {
@@ -81,8 +81,8 @@ pub(super) fn screen(scene: &Scene<'_>, look: Look) -> String {
             look.ink(Ink::Title, &cut(scene.said, look.width)),
         ])
         .collect();
+    let room = ROWS.saturating_sub(rows.len() + below.len());
     if let Ok(status) = scene.status {
-        let room = ROWS.saturating_sub(rows.len() + below.len());
         let events = status.recent.iter().rev().take(room);
         rows.extend(events.map(|event| {
             let line = format!(
@@ -93,6 +93,7 @@ pub(super) fn screen(scene: &Scene<'_>, look: Look) -> String {
             cut(&line, look.width)
         }));
     }
+    rows.resize(ROWS.saturating_sub(below.len()), String::new());
     rows.extend(below);
     rows.truncate(ROWS);
     rows.join("\n") + "\n"
@@ -179,7 +180,10 @@ impl MemberRow {
 }
 
 fn member_row(scene: &Scene<'_>, status: &Status, member: &MemberStatus, look: Look) -> String {
-    let place = scene.moods.iter().position(|(name, _)| *name == member.name);
+    let place = scene
+        .moods
+        .iter()
+        .position(|(name, _)| *name == member.name);
     let mood = place.map_or(String::new(), |at| scene.moods[at].1.to_string());
     let rate = place.and_then(|at| scene.rates.get(at)).copied();
     let Some(target) = member.services.first() else {
@@ -229,4 +233,98 @@ fn clients(felt: Feeling, look: Look) -> [String; 2] {
             took(felt.p99)
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample;
+
+    const LOOK: Look = Look {
+        width: 80,
+        colour: false,
+    };
+
+    fn shown(status: Result<&Status, String>) -> Vec<String> {
+        let look_at = ["look  here".to_owned(), "try   this".to_owned()];
+        let scene = Scene {
+            status,
+            moods: &[("fe1", Mood::Well), ("fe2", Mood::Dead)],
+            rates: &[49.6, 0.0],
+            clients: Feeling {
+                answers: 500.0,
+                failed: 1,
+                failed_ever: 3,
+                residents: 60,
+                out: 2,
+                cut_ever: 15,
+                median: Duration::from_micros(800),
+                p99: Duration::from_micros(2_100),
+            },
+            look_at: &look_at,
+            commands: "kill fe1",
+            said: "fe2 is dead now",
+        };
+        screen(&scene, LOOK).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_view_fits_a_small_terminal_whatever_happens() {
+        for status in [
+            sample::well(),
+            sample::one_member_down(),
+            sample::pool_lost(),
+            sample::isolated(),
+            sample::oddities(),
+            sample::starting(),
+        ] {
+            let rows = shown(Ok(&status));
+            assert_eq!(rows.len(), ROWS);
+            for row in rows {
+                assert!(row.chars().count() <= 80, "{row}");
+            }
+        }
+        assert_eq!(shown(Err("nobody answers".to_owned())).len(), ROWS);
+    }
+
+    #[test]
+    fn a_fallen_member_shows_as_made_and_as_found() {
+        let status = sample::one_member_down();
+        let rows = shown(Ok(&status));
+        let row = rows.iter().find(|row| row.trim_start().starts_with("fe2"));
+        let row = row.expect("a row of fe2");
+        assert!(row.contains("dead") && row.contains("down"), "{row}");
+    }
+
+    #[test]
+    fn what_can_be_done_is_always_on_the_view() {
+        for status in [Ok(&sample::oddities()), Err("nobody answers".to_owned())] {
+            let rows = shown(status);
+            for words in [
+                "look  here",
+                "try   this",
+                "type  kill fe1",
+                "fe2 is dead now",
+            ] {
+                assert!(rows.iter().any(|row| row == words), "{words}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_clients_feel_is_on_the_view() {
+        let rows = shown(Ok(&sample::well()));
+        assert!(
+            rows.contains(
+                &"clients        500 answers/s, 1 failed in the last seconds (3 since the start)"
+                    .to_owned()
+            )
+        );
+        assert!(
+            rows.contains(
+                &"long sessions  2 of 60 out, 15 cut since the start; p50 0.8 ms, p99 2.1 ms"
+                    .to_owned()
+            )
+        );
+    }
 }

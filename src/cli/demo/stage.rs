@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::members::Member;
 use crate::cli::client::{AskError, Client};
@@ -35,11 +35,11 @@ pub(super) const MEMBERS: [&str; 4] = ["web1", "web2", "web3", "web4"];
 const QUORUM: usize = 2;
 
 /// How long twinpool may take until all members are up; checks of a second make it one or two.
-const START: Duration = Duration::from_secs(15);
+pub(super) const START: Duration = Duration::from_secs(10);
 /// How often it is asked meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to end.
-const STOP: Duration = Duration::from_secs(5);
+pub(super) const STOP: Duration = Duration::from_secs(5);
 /// How long it may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -105,6 +105,7 @@ impl fmt::Display for StageError {
 impl Stage {
     /// Sets the stage; returns when every member is up.
     pub(super) async fn set() -> Result<Stage, StageError> {
+        let by = Instant::now() + START;
         let place = Place::make()?;
         let mut members = Vec::new();
         for name in MEMBERS {
@@ -124,11 +125,15 @@ impl Stage {
                 daemon::run(config, Told(told), tell)
             })
             .map_err(|error| StageError::Thread(format!("cannot start a thread: {error}")))?;
-        let Ok(started) = started.await else {
-            return Err(match ended(daemon) {
-                Ok(()) => StageError::Thread("twinpool ended before it began".to_owned()),
-                Err(error) => error,
-            });
+        let started = match timeout_at(by, started).await {
+            Ok(Ok(started)) => started,
+            Ok(Err(_)) => {
+                return Err(match ended(daemon) {
+                    Ok(()) => StageError::Thread("twinpool ended before it began".to_owned()),
+                    Err(error) => error,
+                });
+            }
+            Err(_) => return Err(StageError::NotReady("it did not start".to_owned())),
         };
         let front = started
             .topology
@@ -148,7 +153,7 @@ impl Stage {
             stop,
             _place: place,
         };
-        match stage.ready().await {
+        match stage.ready(by).await {
             Ok(()) => Ok(stage),
             Err(error) => {
                 stage.strike().await?;
@@ -175,9 +180,12 @@ impl Stage {
 
     /// Ends twinpool, without waiting for its sessions, and everything else.
     pub(super) async fn strike(self) -> Result<(), StageError> {
-        // It is told twice: stop, and do not wait. When it is gone already, the thread says why.
+        // Told twice: stop, and do not wait for sessions. The end of the channel tells it as well,
+        // and when it is gone already its thread says why: a message that is not taken is no loss.
         for _ in 0..2 {
-            drop(self.stop.send(()).await);
+            if self.stop.try_send(()).is_err() {
+                break;
+            }
         }
         drop(self.stop);
         let gone = async {
@@ -194,7 +202,7 @@ impl Stage {
         }
     }
 
-    async fn ready(&self) -> Result<(), StageError> {
+    async fn ready(&self, by: Instant) -> Result<(), StageError> {
         let mut last = "it did not say anything".to_owned();
         let all_up = async {
             loop {
@@ -207,7 +215,7 @@ impl Stage {
                 sleep(LOOK).await;
             }
         };
-        match timeout(START, all_up).await {
+        match timeout_at(by, all_up).await {
             Ok(done) => done,
             Err(_) => Err(StageError::NotReady(last)),
         }
@@ -265,7 +273,9 @@ fn configuration(place: &Path, members: &[Member]) -> Result<config::Config, Sta
 fn file(place: &Path, members: &[(&str, SocketAddr)]) -> Result<String, StageError> {
     let quoted = |name: &str| {
         let path = place.join(name);
-        let text = path.to_str().and_then(|text| serde_json::to_string(text).ok());
+        let text = path
+            .to_str()
+            .and_then(|text| serde_json::to_string(text).ok());
         text.ok_or_else(|| StageError::Place(path, io::ErrorKind::InvalidFilename.into()))
     };
     let (state, socket) = (quoted("state")?, quoted("sock")?);
