@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 use twinpool::cli::{self, Task};
+use twinpool::config::{self, Errors};
+use twinpool::daemon::{self, Signals};
 
 fn main() -> ExitCode {
     let line = cli::command_line();
@@ -32,15 +34,36 @@ fn log_to_stderr() {
         .init();
 }
 
-fn run(config: &Path, _socket: Option<&Path>) -> ExitCode {
-    unwired("run", config)
+fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
+    let mut config = match config::load(path) {
+        Ok(loaded) => {
+            if !loaded.warnings.is_empty() {
+                eprint!("{}", loaded.warnings.render(io::stderr().is_terminal()));
+            }
+            loaded.config
+        }
+        Err(errors) => return wrong(&errors),
+    };
+    if let Some(socket) = socket {
+        config.control.socket = socket.to_owned();
+    }
+    match daemon::run(config, Signals, |_| ()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),
+    }
 }
 
-fn validate(config: &Path) -> ExitCode {
-    unwired("validate", config)
+fn validate(path: &Path) -> ExitCode {
+    match config::load(path) {
+        Ok(loaded) => {
+            print!("{}", cli::validate::report(&loaded));
+            ExitCode::SUCCESS
+        }
+        Err(errors) => wrong(&errors),
+    }
 }
 
-fn unwired(task: &str, config: &Path) -> ExitCode {
-    let why = format!("{task} {} is not part of this build", config.display());
-    cli::failed(cli::EXIT_CONFIG, &why)
+fn wrong(errors: &Errors) -> ExitCode {
+    eprint!("{}", errors.render(io::stderr().is_terminal()));
+    ExitCode::from(cli::EXIT_CONFIG)
 }

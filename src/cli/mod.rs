@@ -8,6 +8,7 @@ pub mod demo;
 pub mod explain;
 pub mod page;
 pub mod paint;
+pub mod validate;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
