@@ -196,9 +196,9 @@ pub(super) fn table(acts: &[Seen], residents: usize) -> String {
     }
     format!(
         "{table}\n\
-         noticed: until twinpool had found out · new: connections opened for one request ·\n\
+         noticed: until twinpool found out · new: connections opened for one request ·\n\
          failed: those without an answer · slowest: from connect to answer · cut: long\n\
-         sessions, of {residents}, that were ended · out: how long until they had an answer again\n"
+         sessions that ended, of {residents} · out: how long they were without an answer\n"
     )
 }
 

@@ -87,12 +87,13 @@ pub(super) async fn show(stage: &Stage, told: impl Future<Output = ()>) -> Resul
                     Some(Err(why)) => live.said = why,
                     None => continue,
                 }
-                if !terminal {
+                if terminal {
+                    live.prompt = true;
+                    draw.reset_immediately();
+                } else {
                     writeln!(out, "{}", live.said)?;
                     out.flush()?;
                 }
-                live.prompt = true;
-                draw.reset_immediately();
             }
             _ = draw.tick() => live.draw(stage, &clients, terminal, &mut out).await?,
         }

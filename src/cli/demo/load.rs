@@ -457,6 +457,7 @@ mod tests {
     #[test]
     fn a_silent_service_fails_by_patience() {
         locally(async {
+            tokio::time::pause();
             let member = Member::start("web1").expect("started");
             member.hang();
             let outcome = patiently(async {

@@ -187,11 +187,10 @@ pub(super) async fn play(stage: &Stage, out: &mut impl Write) -> Result<bool, St
         ));
     }
     if faults.is_empty() {
-        writeln!(
-            out,
-            "Nothing was lost but what members had in their hands when they fell: {}.",
-            ledger::in_their_hands(&seen)
-        )?;
+        let held = ledger::in_their_hands(&seen);
+        let all_well =
+            format!("Nothing was lost but what members had in their hands when they fell: {held}.");
+        writeln!(out, "{}", wrap(&all_well, WIDTH, 0))?;
     } else {
         writeln!(out, "This should not have happened:")?;
         for fault in &faults {
