@@ -13,6 +13,9 @@ use crate::topology::Policy;
 /// scan settles it: enough that with one usable member in two a scan is one in 64.
 const REDRAWS: usize = 6;
 
+/// Loads that differ by one session and by less than one in so many are alike.
+const SLACK: f64 = 32.0;
+
 /// The least share of its weight that a member starting slowly gets, so that it gets anything.
 const FLOOR: f64 = 1.0 / 32.0;
 
@@ -176,6 +179,10 @@ impl Roster {
     /// The power of two choices (Mitzenmacher 2001): two members drawn at random by weight, the
     /// one with the smaller load for its weight taken. Two *distinct* members: a hung one, whose
     /// load only grows, then loses every comparison.
+    ///
+    /// A difference within [`SLACK`] decides nothing. Without it a member that happens to hold one
+    /// session more than the others may get no connect for seconds, and a death that no client
+    /// runs into is seen by probes alone, later.
     fn less_loaded(
         &self,
         tier: &Tier,
@@ -188,11 +195,11 @@ impl Roster {
         let Some(other) = self.draw(tier, lane, now, &|seat| seat != one && free(seat)) else {
             return Some(one);
         };
-        let cost = |seat: usize| {
-            let share = self.ramp(tier, seat, now) * f64::from(self.seats[seat].weight);
-            f64::from(load(seat) + 1) / share
-        };
-        Some(if cost(other) < cost(one) { other } else { one })
+        let share = |seat| self.ramp(tier, seat, now) * f64::from(self.seats[seat].weight);
+        let cost = |seat| f64::from(load(seat) + 1) / share(seat);
+        let (ours, slack) = (cost(one), 1.0 / share(one));
+        let better = cost(other) + slack + ours / SLACK < ours;
+        Some(if better { other } else { one })
     }
 
     /// One member at random by weight and slow start, among those that are `free`.

@@ -31,7 +31,7 @@ use crate::dispatch::addresses::{AddressBook, Change};
 use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
-use crate::health::{Answer, Evidence, OwnFault, ProbeOutcome};
+use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
 use crate::observe::counters::WorkerCounters;
 use crate::observe::events::Events;
 use crate::observe::http;
@@ -111,6 +111,7 @@ impl Hub {
     pub(super) async fn start(
         config: Config,
         listeners: Vec<Vec<Listener>>,
+        control: ControlSocket,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
         let now = clock::now();
         let topology = Arc::new(config.topology.clone());
@@ -141,9 +142,6 @@ impl Hub {
             }
             None => None,
         };
-        let control = ControlSocket::bind(&config.control.socket)
-            .await
-            .map_err(StartError::Control)?;
 
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
@@ -269,16 +267,17 @@ impl Hub {
         }
     }
 
-    /// A probe came back. One that failed may have asked the wrong one of several addresses.
+    /// A probe came back. One that found nobody may have asked the wrong one of several addresses.
     fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
         self.decider.borrow_mut().handle_probe(target, outcome, now);
         if let Answer::OwnFault(fault) = outcome.answer {
             self.tell_fault(fault, now);
         }
-        if matches!(outcome.answer, Answer::Bad(_))
+        let nobody = |failure: Failure| failure.severity() == Severity::Hard;
+        if matches!(outcome.answer, Answer::Bad(failure) if nobody(failure))
             && self.book.borrow_mut().rotate(target).is_some()
         {
-            self.publish();
+            self.readdress();
         }
     }
 

@@ -14,7 +14,7 @@ use super::memory::{NAME, Remembered};
 use crate::pairing::store::{Loaded, Store, StoreError};
 
 /// Why nothing is kept.
-const NOWHERE: &str = "no state_dir is configured: drain and maintenance do not outlive a restart";
+const NOWHERE: &str = "no `state_dir` is configured";
 
 /// Keeps the newest [`Remembered`] on disk.
 #[derive(Clone)]

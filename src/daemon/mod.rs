@@ -8,7 +8,7 @@
 //!
 //! 1. limits: descriptors raised, workers and sessions counted
 //! 2. memory: what operators decided before a restart
-//! 3. bind: every listener, and every problem with one told at once
+//! 3. bind: the control socket, then every listener, and every problem with one told at once
 //! 4. serve: workers with a first snapshot, then the control loop
 //! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset
 
@@ -31,7 +31,7 @@ use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
-use crate::control::socket;
+use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
 use crate::pairing::store::StoreError;
 use crate::proxy::listen::{self, BindError, Listener};
@@ -146,13 +146,17 @@ async fn serve(
     mut stop: impl Stop,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
+    // First of all: who answers here already must not lose a client to a second instance.
+    let control = ControlSocket::bind(&config.control.socket)
+        .await
+        .map_err(StartError::Control)?;
     let workers = config
         .instance
         .workers
         .map_or_else(usable_cores, NonZeroUsize::get);
     let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
     take_bound_addresses(&mut config.topology, &listeners);
-    let (hub, mut inputs) = Hub::start(config, listeners).await?;
+    let (hub, mut inputs) = Hub::start(config, listeners, control).await?;
     started(Started {
         topology: hub.topology().clone(),
         observe: hub.observe_address(),

@@ -1,93 +1,99 @@
-//! The verdict machine: what one member is thought to be for one service.
+//! The verdict machine of one target: from answers to `unknown`, `up`, `busy` or `down`.
 //!
-//! ```text
-//!                 first success                    fall failures, not all hard; flapping
-//!   ┌─────────┐ ───────────────► ┌────┐ ─────────────────────────────────► ┌──────┐
-//!   │ unknown │                  │ up │ ◄───────────────────────────────── │ busy │
-//!   └─────────┘                  └────┘   rise successes (flap, if flapping) └──────┘
-//!     │     │  fall failures       │ ▲                                       │  ▲
-//!     │     └─────► busy           │ │ rise successes           fall hard    │  │ fall soft
-//!     │ fall hard                  │ │                          failures     │  │ failures
-//!     │                  fall hard ▼ │                                       ▼  │
-//!     └───────────────────────►┌──────┐◄─────────────────────────────────────────┘
-//!                              │ down │
-//!                              └──────┘
-//! ```
+//! A [`Machine`] counts what it is told, says which turn its counts call for ([`Machine::due`]) and
+//! makes it when allowed ([`Machine::turn`]): whether a turn is held back, because the fault may be
+//! our own, is not its business. It also knows when it wants to be asked next. It never asks, never
+//! reads a clock, and knows nothing of other targets.
 //!
-//! "Hard" and "soft" are [`Severity`]. A soft failure was an answer, so it ends a run of hard ones;
-//! a success ends both runs.
+//! # What counts
 //!
-//! Plain runs miss a member that fails every other time. So, after gdnsd's monitoring
-//! (`down_thresh`, `ok_thresh`), while `up` every failure counts towards flapping too, and only a
-//! run of `flap` successes clears that count.
+//! A good answer clears every failure; a failure clears every success. A soft failure clears the
+//! hard ones before it, because whoever answers badly does answer. Evidence from clients' connects
+//! counts as hard failures, but supplies at most `fall - 1` of any run: a probe must confirm.
+//! It never counts as flapping. While `down`, evidence is ignored.
 //!
-//! Evidence from traffic can supply all but one of the `fall` hard failures, and has the next probe
-//! asked at once; at least one probe must confirm.
+//! While `up`, each failed probe counts towards flapping too, and only `flap` good answers in a row
+//! clear that count (gdnsd's `down_thresh` and `ok_thresh`): a member that fails every other
+//! probe never meets `fall`, but meets this. Dying is not flapping: `down` clears it.
 //!
-//! The counters call for a transition ([`Machine::wants`]); the owner has it made
-//! ([`Machine::settle`]) or holds it back. The machine never asks anybody anything: it says when it
-//! is [`Machine::due`].
+//! # When to ask
+//!
+//! `interval` after the start of the last probe, `in_doubt` while a count is on its way to a turn,
+//! each times a swing that the caller draws within the jitter, and never before the last probe came
+//! back. Evidence pulls the next probe to now; one that is out may have been answered before the
+//! member died, so news that came meanwhile pulls another after it. A pulled probe starts at least
+//! half of `in_doubt` after the last one: clients cannot make us hammer a member.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{Answer, Failure, OwnFault, Reason, Severity, Verdict};
 use crate::time::Time;
 use crate::topology::Check;
 
-/// Evidence may have a member asked no sooner than this part of the in-doubt interval after it was
-/// last asked: clients must not be able to make us hammer it.
-const PULL_AT: u32 = 2;
+/// How answers are judged and how often they are asked for: the part of a [`Check`] that decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// From the start of one probe to the start of the next.
+    pub interval: Duration,
+    /// The same while a turn is near.
+    pub in_doubt: Duration,
+    /// Intervals vary by so much of themselves, both ways; 0.0 to 0.5.
+    pub jitter: f64,
+    /// Failures in a row that turn it away.
+    pub fall: u32,
+    /// Successes in a row that bring it back.
+    pub rise: u32,
+    /// Failures that make it flapping, and successes in a row that clear them.
+    pub flap: u32,
+}
 
-/// The verdict of one target, and everything it follows from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Decides the verdict of one target.
+///
+/// ```text
+///             a success           hard ≥ fall
+///  ┌─────────┐ ──────────► ┌────┐ ──────────────────────► ┌──────┐
+///  │ unknown │             │ up │ ◄────────────────────── │ down │
+///  └─────────┘             └────┘      successes ≥ rise   └──────┘
+///   │  │                    │  ▲                           ▲ │  ▲
+///   │  │     failures ≥ fall│  │successes ≥ rise           │ │  │
+///   │  │  or flaps ≥ flap   ▼  │(≥ flap when flapping)     │ │  │
+///   │  │ failures ≥ fall   ┌──────┐       hard ≥ fall      │ │  │
+///   │  └─────────────────► │ busy │ ───────────────────────┘ │  │
+///   │                      └──────┘ ◄────────────────────────┘  │
+///   │                                     soft ≥ fall           │
+///   └───────────────────────────────────────────────────────────┘
+///                          hard ≥ fall
+/// ```
+#[derive(Clone, Debug)]
 pub struct Machine {
     rules: Rules,
     verdict: Verdict,
     reason: Reason,
     since: Time,
-    /// Consecutive failures of any kind, those of evidence included.
-    failures: u32,
-    /// Consecutive hard failures, those of evidence included.
-    hard: u32,
-    /// Consecutive soft failures.
+    failures: Run,
+    hard: Run,
+    /// Soft failures in a row.
     soft: u32,
-    /// How many of the hard ones evidence supplied.
-    evidence: u32,
-    /// Consecutive successes.
     successes: u32,
-    /// Failures of probes towards flapping.
     flaps: u32,
     last_failure: Option<Failure>,
     own_fault: Option<OwnFault>,
+    settled: bool,
     asking: Asking,
-    dice: u64,
 }
 
-/// The part of a [`Check`] that decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Rules {
-    fall: NonZeroU32,
-    rise: NonZeroU32,
-    flap: NonZeroU32,
-    interval: Duration,
-    in_doubt: Duration,
-    /// Thousandths.
-    jitter: u32,
+/// Failures in a row, and how many of them evidence supplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// All of them.
+    pub count: u32,
+    /// Those from evidence, always fewer than `fall`.
+    pub from_evidence: u32,
 }
 
-/// Whether a probe is out, and when the next is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Asking {
-    /// Not out.
-    Due { at: Time, last: Option<Time> },
-    /// Out since `last`; `pulled` once evidence came in meanwhile.
-    Out { last: Time, pulled: bool },
-}
-
-/// A verdict that changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Transition {
+/// A turn from one verdict to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
     /// From what.
     pub from: Verdict,
     /// To what.
@@ -96,175 +102,254 @@ pub struct Transition {
     pub reason: Reason,
 }
 
-/// The counters of a machine and what they are measured against, for `why`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as in Machine and Check")]
-pub struct Progress {
-    pub failures: u32,
-    pub from_evidence: u32,
-    pub fall: u32,
-    pub successes: u32,
-    /// Successes in a row that would bring it back from here.
-    pub rise: u32,
-    pub flaps: u32,
-    pub flap: u32,
+#[derive(Clone, Debug)]
+enum Asking {
+    /// No probe is out.
+    Waits {
+        /// When the last one started; none before the first.
+        started: Option<Time>,
+        /// When it came back, or when the first one is due.
+        ended: Time,
+        /// What the next interval is multiplied with.
+        swing: f64,
+        /// News wants an answer by then.
+        pulled: Option<Time>,
+        /// Whoever drives waits for something else first.
+        not_before: Time,
+    },
+    /// One is out.
+    Out {
+        since: Time,
+        /// News came since it started.
+        again: bool,
+    },
+}
+
+impl From<&Check> for Rules {
+    fn from(check: &Check) -> Rules {
+        Rules {
+            interval: check.interval,
+            in_doubt: check.in_doubt,
+            jitter: check.jitter,
+            fall: check.fall.get(),
+            rise: check.rise.get(),
+            flap: check.flap.get(),
+        }
+    }
 }
 
 impl Machine {
-    /// An `unknown` member, first asked at `first`. Jitter follows from `seed`.
-    pub fn new(check: &Check, first: Time, seed: u64, now: Time) -> Machine {
+    /// Knows nothing yet, and wants its first answer at `first`.
+    pub fn new(rules: Rules, first: Time, now: Time) -> Machine {
         Machine {
-            rules: Rules {
-                fall: check.fall,
-                rise: check.rise,
-                flap: check.flap,
-                interval: check.interval,
-                in_doubt: check.in_doubt,
-                jitter: (check.jitter.clamp(0.0, 0.5) * 1_000.0) as u32,
-            },
+            rules,
             verdict: Verdict::Unknown,
             reason: Reason::NotYetAsked,
             since: now,
-            failures: 0,
-            hard: 0,
+            failures: Run::default(),
+            hard: Run::default(),
             soft: 0,
-            evidence: 0,
             successes: 0,
             flaps: 0,
             last_failure: None,
             own_fault: None,
-            asking: Asking::Due {
-                at: first,
-                last: None,
+            settled: false,
+            asking: Asking::Waits {
+                started: None,
+                ended: first,
+                swing: 1.0,
+                pulled: None,
+                not_before: Time::ZERO,
             },
-            dice: seed,
         }
     }
 
-    /// When it is to be asked; none while a probe is out.
-    pub fn due(&self) -> Option<Time> {
-        match self.asking {
-            Asking::Due { at, .. } => Some(at),
-            Asking::Out { .. } => None,
-        }
-    }
-
-    /// It is being asked.
-    pub fn handle_asked(&mut self, now: Time) {
+    /// Notes that a probe goes out. At most one is out at a time.
+    pub fn handle_ask(&mut self, now: Time) {
         self.asking = Asking::Out {
-            last: now,
-            pulled: false,
+            since: now,
+            again: false,
         };
     }
 
-    /// A probe came back. Counts, and sets when the next is due.
-    pub fn handle_probe(&mut self, answer: Answer, now: Time) {
+    /// Counts what the probe that was out brought back. The next interval is multiplied with
+    /// `swing`.
+    pub fn handle_answer(&mut self, answer: Answer, now: Time, swing: f64) {
+        let Asking::Out { since, again } = self.asking else {
+            return;
+        };
+        self.asking = Asking::Waits {
+            started: Some(since),
+            ended: now,
+            swing,
+            pulled: None,
+            not_before: Time::ZERO,
+        };
+        if again {
+            self.pull(now);
+        }
+        self.settled = true;
         self.own_fault = None;
         match answer {
             Answer::Good => self.succeeded(),
-            Answer::Bad(failure) => {
-                self.failed(failure);
-                if self.verdict == Verdict::Up {
-                    self.flaps += 1;
-                }
-            }
+            Answer::Bad(failure) => self.failed(failure),
             Answer::OwnFault(fault) => self.own_fault = Some(fault),
-        }
-        let (last, pulled) = match self.asking {
-            Asking::Out { last, pulled } => (last, pulled),
-            Asking::Due { last, .. } => (last.unwrap_or(now), false),
-        };
-        let wait = if self.is_in_doubt() {
-            self.rules.in_doubt
-        } else {
-            self.rules.interval
-        };
-        let at = (last + self.jittered(wait)).max(now);
-        self.asking = Asking::Due {
-            at,
-            last: Some(last),
-        };
-        if pulled {
-            self.pull(now);
         }
     }
 
-    /// A client's connect failed on it.
+    /// Counts a client's connect that failed, and wants to know more.
     pub fn handle_evidence(&mut self, failure: Failure, now: Time) {
         if self.verdict == Verdict::Down {
             return;
         }
-        if self.evidence + 1 < self.rules.fall.get() {
-            self.evidence += 1;
-            self.failed(failure);
+        let most = self.rules.fall - 1;
+        let counted = self.failures.add_evidence(most);
+        if failure.severity() == Severity::Hard {
+            self.hard.add_evidence(most);
+        }
+        if counted {
+            self.last_failure = Some(failure);
+            self.successes = 0;
         }
         self.pull(now);
     }
 
-    /// Has the next probe asked as soon as may be.
-    pub fn pull(&mut self, now: Time) {
+    /// Wants to be asked at `at`, or as soon after it as one may ask.
+    pub fn pull(&mut self, at: Time) {
         match &mut self.asking {
-            Asking::Out { pulled, .. } => *pulled = true,
-            Asking::Due { at, last } => {
-                let soonest = last.map_or(now, |last| last + self.rules.in_doubt / PULL_AT);
-                *at = (*at).min(soonest.max(now));
+            Asking::Out { again, .. } => *again = true,
+            Asking::Waits {
+                pulled, not_before, ..
+            } => {
+                *pulled = Some(pulled.map_or(at, |earlier| earlier.min(at)));
+                *not_before = Time::ZERO;
             }
         }
     }
 
-    /// The transition that the counters call for.
-    pub fn wants(&self) -> Option<Transition> {
-        let (to, reason) = self.called_for()?;
-        Some(Transition {
+    /// Is not to be asked before `until`, unless pulled once more.
+    pub fn defer(&mut self, until: Time) {
+        if let Asking::Waits { not_before, .. } = &mut self.asking {
+            *not_before = until;
+        }
+    }
+
+    /// The turn that the counts call for.
+    pub fn due(&self) -> Option<Turn> {
+        use Verdict::{Busy, Down, Unknown, Up};
+        let Rules { fall, rise, .. } = self.rules;
+        let hard = self.hard.count >= fall;
+        let failing = self.failures.count >= fall;
+        let failed = || self.last_failure.map_or(self.reason, Reason::Failed);
+        let (to, reason) = match self.verdict {
+            Unknown | Up | Busy if hard => (Down, failed()),
+            Unknown | Up if failing => (Busy, failed()),
+            Up if self.flaps >= self.rules.flap => (Busy, Reason::Flapping),
+            Unknown if self.successes >= 1 => (Up, Reason::Answered),
+            Busy if self.successes >= self.successes_needed() => (Up, Reason::Answered),
+            Down if self.soft >= fall => (Busy, failed()),
+            Down if self.successes >= rise => (Up, Reason::Answered),
+            Unknown | Up | Busy | Down => return None,
+        };
+        Some(Turn {
             from: self.verdict,
             to,
             reason,
         })
     }
 
-    fn called_for(&self) -> Option<(Verdict, Reason)> {
-        let fall = self.rules.fall.get();
-        let failed = self.last_failure.map_or(self.reason, Reason::Failed);
-        let dead = self.hard >= fall;
-        let ill = self.failures >= fall;
-        let well = self.successes >= self.needed_successes();
-        match self.verdict {
-            Verdict::Down if well => Some((Verdict::Up, Reason::Answered)),
-            Verdict::Down if self.soft >= fall => Some((Verdict::Busy, failed)),
-            Verdict::Down => None,
-            _ if dead => Some((Verdict::Down, failed)),
-            Verdict::Busy if well => Some((Verdict::Up, Reason::Answered)),
-            Verdict::Busy => None,
-            _ if ill => Some((Verdict::Busy, failed)),
-            Verdict::Up if self.flaps >= self.rules.flap.get() => {
-                Some((Verdict::Busy, Reason::Flapping))
-            }
-            Verdict::Up => None,
-            Verdict::Unknown if well => Some((Verdict::Up, Reason::Answered)),
-            Verdict::Unknown => None,
-        }
-    }
-
-    /// Makes the transition that the counters call for, if they do.
-    pub fn settle(&mut self, now: Time) -> Option<Transition> {
-        let transition = self.wants()?;
-        self.verdict = transition.to;
-        self.reason = transition.reason;
+    /// Makes the turn that is due.
+    pub fn turn(&mut self, now: Time) -> Option<Turn> {
+        let turn = self.due()?;
+        self.verdict = turn.to;
+        self.reason = turn.reason;
         self.since = now;
-        self.flaps = 0;
-        Some(transition)
+        if turn.to == Verdict::Down || turn.from == Verdict::Down {
+            self.flaps = 0;
+        }
+        if turn.to == Verdict::Up && self.successes >= self.rules.flap {
+            self.flaps = 0;
+        }
+        Some(turn)
     }
 
-    /// Forgets every failure that has not led to a verdict, and has it asked anew.
-    pub fn forget_doubt(&mut self, now: Time) {
-        if self.verdict == Verdict::Down || self.failures == 0 {
-            return;
-        }
-        self.failures = 0;
-        self.hard = 0;
+    /// Forgets every failure that did not lead to a turn: the network may have been to blame.
+    pub fn forgive(&mut self) {
+        self.failures = Run::default();
+        self.hard = Run::default();
         self.soft = 0;
-        self.evidence = 0;
-        self.pull(now);
+        self.flaps = 0;
+    }
+
+    /// When it wants to be asked next; none while a probe is out.
+    pub fn next_probe(&self) -> Option<Time> {
+        let Asking::Waits {
+            started,
+            ended,
+            swing,
+            pulled,
+            not_before,
+        } = self.asking
+        else {
+            return None;
+        };
+        let Some(started) = started else {
+            return Some(pulled.map_or(ended, |at| at.min(ended)).max(not_before));
+        };
+        let span = if self.in_doubt() {
+            self.rules.in_doubt
+        } else {
+            self.rules.interval
+        };
+        let regular = started + span.mul_f64(swing);
+        let at = match pulled {
+            Some(at) => regular.min(at.max(started + self.rules.in_doubt / 2)),
+            None => regular,
+        };
+        Some(at.max(ended).max(not_before))
+    }
+
+    /// Whether a turn is near enough to ask more often.
+    pub fn in_doubt(&self) -> bool {
+        self.own_fault.is_some()
+            || match self.verdict {
+                Verdict::Unknown => true,
+                Verdict::Up => self.failures.count > 0,
+                Verdict::Busy => self.successes > 0 || self.hard.count > 0,
+                Verdict::Down => self.successes > 0 || self.soft > 0,
+            }
+    }
+
+    /// What the answers to come would do if they go on as the last ones did, and when at the
+    /// earliest.
+    pub fn next_turn(&self) -> Option<(Verdict, Time)> {
+        let Rules {
+            fall,
+            rise,
+            in_doubt,
+            ..
+        } = self.rules;
+        let (to, missing) = match self.verdict {
+            Verdict::Unknown | Verdict::Up if self.failures.count > 0 => {
+                match self.last_failure.map(Failure::severity) {
+                    Some(Severity::Hard) => (Verdict::Down, fall.saturating_sub(self.hard.count)),
+                    _ => (Verdict::Busy, fall.saturating_sub(self.failures.count)),
+                }
+            }
+            Verdict::Unknown => (Verdict::Up, 1),
+            Verdict::Up => return None,
+            Verdict::Busy if self.hard.count > 0 => {
+                (Verdict::Down, fall.saturating_sub(self.hard.count))
+            }
+            Verdict::Busy => {
+                let needed = self.successes_needed();
+                (Verdict::Up, needed.saturating_sub(self.successes))
+            }
+            Verdict::Down if self.soft > 0 => (Verdict::Busy, fall.saturating_sub(self.soft)),
+            Verdict::Down => (Verdict::Up, rise.saturating_sub(self.successes)),
+        };
+        let from = self.out_since().or(self.next_probe())?;
+        Some((to, from + in_doubt * missing.saturating_sub(1)))
     }
 
     /// The verdict, why, and since when.
@@ -272,124 +357,104 @@ impl Machine {
         (self.verdict, self.reason, self.since)
     }
 
-    /// Whether the last failure, of a run that goes on, was silence.
-    pub fn is_silent(&self) -> bool {
-        self.hard > 0 && self.last_failure.is_some_and(Failure::is_silence)
+    /// When the probe that is out started.
+    pub fn out_since(&self) -> Option<Time> {
+        match self.asking {
+            Asking::Out { since, .. } => Some(since),
+            Asking::Waits { .. } => None,
+        }
     }
 
-    /// Whether any probe has come back with something about the member.
+    /// Whether a probe has come back yet.
     pub fn is_settled(&self) -> bool {
-        self.verdict != Verdict::Unknown
+        self.settled
     }
 
-    /// The latest failure that still counts for something.
+    /// Failures in a row.
+    pub fn failures(&self) -> Run {
+        self.failures
+    }
+
+    /// Successes in a row.
+    pub fn successes(&self) -> u32 {
+        self.successes
+    }
+
+    /// Failures towards flapping.
+    pub fn flaps(&self) -> u32 {
+        self.flaps
+    }
+
+    /// The latest failure, unless a run of successes has followed that decided something.
     pub fn last_failure(&self) -> Option<Failure> {
         self.last_failure
     }
 
-    /// The fault of our own that the last probe met, if it did.
+    /// The fault of our own that the last probe met.
     pub fn own_fault(&self) -> Option<OwnFault> {
         self.own_fault
     }
 
-    /// The counters, and what they are measured against.
-    pub fn progress(&self) -> Progress {
-        Progress {
-            failures: self.failures,
-            from_evidence: self.evidence,
-            fall: self.rules.fall.get(),
-            successes: self.successes,
-            rise: self.needed_successes(),
-            flaps: self.flaps,
-            flap: self.rules.flap.get(),
-        }
-    }
-
-    /// The next transition if the answers go on as they are, and when at the earliest. None when
-    /// they lead to none.
-    pub fn outlook(&self) -> Option<(Verdict, Time)> {
-        let (to, missing) = if self.failures > 0 && self.verdict != Verdict::Down {
-            let to = if self.hard == self.failures {
-                Verdict::Down
-            } else {
-                Verdict::Busy
-            };
-            (to, self.rules.fall.get().saturating_sub(self.failures))
-        } else if self.verdict != Verdict::Up {
-            let missing = self.needed_successes().saturating_sub(self.successes);
-            (Verdict::Up, missing)
-        } else {
-            return None;
-        };
-        if to == self.verdict {
-            return None;
-        }
-        let next = match self.asking {
-            Asking::Due { at, .. } => at,
-            Asking::Out { last, .. } => last,
-        };
-        Some((to, next + self.rules.in_doubt * missing.saturating_sub(1)))
+    /// By what it judges.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     fn succeeded(&mut self) {
-        self.failures = 0;
-        self.hard = 0;
-        self.soft = 0;
-        self.evidence = 0;
         self.successes = self.successes.saturating_add(1);
-        if self.successes >= self.rules.flap.get() {
+        self.failures = Run::default();
+        self.hard = Run::default();
+        self.soft = 0;
+        if self.successes >= self.rules.flap {
             self.flaps = 0;
+        }
+        if self.successes >= self.rules.rise.max(self.rules.flap) {
             self.last_failure = None;
         }
     }
 
     fn failed(&mut self, failure: Failure) {
-        self.successes = 0;
-        self.failures = self.failures.saturating_add(1);
         self.last_failure = Some(failure);
+        self.successes = 0;
+        self.failures.add();
         match failure.severity() {
             Severity::Hard => {
-                self.hard = self.hard.saturating_add(1);
+                self.hard.add();
                 self.soft = 0;
             }
             Severity::Soft => {
                 self.soft = self.soft.saturating_add(1);
-                self.hard = 0;
+                self.hard = Run::default();
             }
+        }
+        if self.verdict == Verdict::Up {
+            self.flaps = self.flaps.saturating_add(1);
         }
     }
 
-    /// Successes in a row that would make it `up`.
-    fn needed_successes(&self) -> u32 {
-        match (self.verdict, self.reason) {
-            (Verdict::Unknown, _) => 1,
-            (_, Reason::Flapping) => self.rules.flap.get(),
-            _ => self.rules.rise.get(),
+    /// Successes in a row that make a busy one up.
+    fn successes_needed(&self) -> u32 {
+        if self.reason == Reason::Flapping {
+            self.rules.flap
+        } else {
+            self.rules.rise
         }
     }
+}
 
-    /// Whether the next answers may change the verdict.
-    fn is_in_doubt(&self) -> bool {
-        let fall = self.rules.fall.get();
-        self.own_fault.is_some()
-            || self.wants().is_some()
-            || match self.verdict {
-                Verdict::Unknown => true,
-                Verdict::Up => self.failures > 0,
-                Verdict::Busy => self.successes > 0 || (1..fall).contains(&self.hard),
-                Verdict::Down => self.successes > 0 || (1..fall).contains(&self.soft),
-            }
+impl Run {
+    fn add(&mut self) {
+        self.count = self.count.saturating_add(1);
     }
 
-    fn jittered(&mut self, wait: Duration) -> Duration {
-        self.dice = self
-            .dice
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(1);
-        let draw = (self.dice >> 33) as u32 % 2_001;
-        // From 1 - jitter to 1 + jitter, in millionths.
-        let factor = 1_000_000 + self.rules.jitter * draw - 1_000 * self.rules.jitter;
-        wait / 1_000 * factor / 1_000
+    /// Adds one from evidence unless that supplied as many as it may.
+    fn add_evidence(&mut self, most: u32) -> bool {
+        let room = self.from_evidence < most;
+        if room {
+            self.count = self.count.saturating_add(1);
+            self.from_evidence += 1;
+        }
+        room
     }
 }
 

@@ -1,4 +1,14 @@
 //! Condition: whether a pool can serve its users, decided by its primary service alone.
+//!
+//! Who counts as present, among the first members in file order that the quorum names:
+//!
+//! | | ready | drain | maintenance |
+//! |---|---|---|---|
+//! | unknown, up, busy | yes | yes | no |
+//! | down | no | no | no |
+//!
+//! A busy member answers and a drained one could, so neither may cost a pool its quorum; a member
+//! that nobody has asked yet is presumed well.
 
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
@@ -16,87 +26,47 @@ pub enum Condition {
     Lost,
 }
 
-/// Whether a member counts towards quorum: drained ones do, those in maintenance do not, and
-/// neither do those that are down. `busy` and `unknown` ones answer, or may.
+/// Whether a member counts towards its pool's quorum, by the primary service's own verdict.
 pub fn is_present(verdict: Verdict, mode: Mode) -> bool {
     verdict != Verdict::Down && mode != Mode::Maintenance
 }
 
+/// How many of the members that count are present.
+pub fn present(need: QuorumNeed, members: impl Iterator<Item = (Verdict, Mode)>) -> u16 {
+    let present = members
+        .take(usize::from(need.of_first))
+        .filter(|(verdict, mode)| is_present(*verdict, *mode))
+        .count();
+    u16::try_from(present).unwrap_or(u16::MAX)
+}
+
 /// The condition of a pool whose members, in file order, have these verdicts for the primary
-/// service and these operators' modes, and how many of those that count are present.
+/// service, and how many of those that count are present. Until its first probes are in
+/// (`settled`) unknown members are presumed well, and a pool is not called lost: nothing has been
+/// learnt yet that automation should act on.
 pub fn condition(
     need: QuorumNeed,
-    members: impl Iterator<Item = (Verdict, Mode)>,
+    members: impl Iterator<Item = (Verdict, Mode)> + Clone,
+    settled: bool,
 ) -> (Condition, u16) {
-    let (mut present, mut all_well) = (0, true);
-    for (index, (verdict, mode)) in members.enumerate() {
-        if index < usize::from(need.of_first) && is_present(verdict, mode) {
-            present += 1;
-        }
-        all_well &= mode == Mode::Ready && matches!(verdict, Verdict::Up | Verdict::Unknown);
-    }
-    let condition = match (present < need.members, all_well) {
-        (true, _) => Condition::Lost,
-        (false, true) => Condition::Serving,
-        (false, false) => Condition::Degraded,
+    let present = present(need, members.clone());
+    let well = |(verdict, mode)| {
+        let verdict_well = match verdict {
+            Verdict::Up => true,
+            Verdict::Unknown => !settled,
+            Verdict::Busy | Verdict::Down => false,
+        };
+        verdict_well && mode == Mode::Ready
+    };
+    let condition = if present < need.members && settled {
+        Condition::Lost
+    } else if present >= need.members && members.clone().all(well) {
+        Condition::Serving
+    } else {
+        Condition::Degraded
     };
     (condition, present)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UP: (Verdict, Mode) = (Verdict::Up, Mode::Ready);
-    const DOWN: (Verdict, Mode) = (Verdict::Down, Mode::Ready);
-
-    fn of(members: u16, of_first: u16, list: &[(Verdict, Mode)]) -> (Condition, u16) {
-        let need = QuorumNeed { members, of_first };
-        condition(need, list.iter().copied())
-    }
-
-    #[test]
-    fn who_counts_as_present() {
-        for (verdict, mode, present) in [
-            (Verdict::Unknown, Mode::Ready, true),
-            (Verdict::Up, Mode::Ready, true),
-            (Verdict::Busy, Mode::Ready, true),
-            (Verdict::Down, Mode::Ready, false),
-            (Verdict::Up, Mode::Drain, true),
-            (Verdict::Busy, Mode::Drain, true),
-            (Verdict::Down, Mode::Drain, false),
-            (Verdict::Up, Mode::Maintenance, false),
-            (Verdict::Unknown, Mode::Maintenance, false),
-        ] {
-            assert_eq!(is_present(verdict, mode), present, "{verdict} {mode:?}");
-        }
-    }
-
-    #[test]
-    fn a_pool_is_lost_below_what_it_needs_to_stay() {
-        assert_eq!(of(2, 3, &[UP, UP, UP]), (Condition::Serving, 3));
-        assert_eq!(of(2, 3, &[UP, DOWN, UP]), (Condition::Degraded, 2));
-        assert_eq!(of(2, 3, &[UP, DOWN, DOWN]), (Condition::Lost, 1));
-    }
-
-    #[test]
-    fn only_the_first_in_file_order_count() {
-        let mut eight = [UP; 8];
-        eight[7] = DOWN;
-        assert_eq!(of(4, 7, &eight), (Condition::Degraded, 7));
-        for member in &mut eight[..4] {
-            *member = DOWN;
-        }
-        eight[7] = UP;
-        assert_eq!(of(4, 7, &eight), (Condition::Lost, 3));
-    }
-
-    #[test]
-    fn a_drained_or_busy_member_degrades_and_does_not_lose() {
-        let drained = (Verdict::Up, Mode::Drain);
-        let busy = (Verdict::Busy, Mode::Ready);
-        assert_eq!(of(2, 3, &[drained, busy, DOWN]), (Condition::Degraded, 2));
-        let maintained = (Verdict::Up, Mode::Maintenance);
-        assert_eq!(of(2, 3, &[UP, maintained, DOWN]), (Condition::Lost, 1));
-    }
-}
+mod tests;

@@ -1,242 +1,516 @@
 //! Isolation: whether the fault is our own.
 //!
-//! When our own uplink is cut, every member looks dead at once. Declaring them so would end every
-//! session for nothing, so silence is believed only of some members, never of most of several
-//! pools together. Two questions are answered here:
+//! When our own uplink dies every member falls silent, one probe after the other, and the first of
+//! them would be declared down before the others were asked. So silence alone never condemns where
+//! there is another pool to compare with: it needs a *witness*, anyone who answers while the
+//! accused does not. Only silence is doubted; a refusal, or any other answer, came through the
+//! network.
 //!
-//! - *Is somebody else there?* ([`Isolation::has_witness`]) A member is declared down for silence
-//!   only if another one was heard while it was asked and did not answer.
-//! - *Is it us?* ([`Isolation::judge`]) When most members of at least two pools have fallen silent
-//!   and nobody was heard since, or a local link or route vanished, the instance is isolated until
-//!   something answers.
+//! # When a silent target may be condemned
 //!
-//! A refusal is an answer: it came over the network. A hang is neither: the answer to the connect
-//! came, the protocol's did not.
+//! ```text
+//! accused   ├─silent─┤        ├─silent─┤          turn
+//! witness               ├ok┤               ├ok┤
+//!           run begins   (1)   last probe   (2)
+//! ```
 //!
-//! Members that were down already say nothing new and are left out, except that hearing them
-//! proves the network. Every pool counts for itself; a pool's twin would have to be among those
-//! that fell silent, and pools without one have nobody to ask for.
+//! 1. Somebody answered a probe that started after the accused fell silent, and the accused was
+//!    asked once more after that answer and stayed silent: one outage, however long and wherever it
+//!    ends, cannot explain both.
+//! 2. Somebody answered a probe that started after the accused's last one: the network works now.
+//!
+//! In a living fleet both come by themselves. Where they do not, a few others are asked
+//! ([`Isolation::call`]) before the accused is asked again.
+//!
+//! # When the instance is isolated
+//!
+//! If (2) is missing, an *inquiry* asks up to [`WITNESSES`] members that were last heard to answer,
+//! spread over all pools. If one of them answers, the network works. If none does, and most members
+//! of at least two pools are silent that were not given up before (or all witnesses were asked in
+//! vain, which is as good for pools too large to ask everyone), then the instance is isolated until
+//! somebody answers. If the silence does not reach so far, the members are to blame after all.
+//! The rule for pairs, that a twin must be among the silent pools, narrows [`Isolation::judge`]
+//! where pools have twins; a pool without one counts as it is.
+//!
+//! The other cause is a local link or route that vanished from under members that had answered:
+//! isolated at once, until one of those members answers, or an operator takes them all into
+//! maintenance.
+//!
+//! Nothing here asks, decides a verdict or ends anything; the decider does, with what is learnt
+//! here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use super::places::Places;
+use super::words::IsolationCause;
+use crate::health::Verdict;
+use crate::health::machine::Machine;
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId};
+use crate::topology::{MemberId, PoolId, Topology};
 
-/// Pools that must have fallen silent together.
-const POOLS: usize = 2;
+/// Witnesses that one inquiry asks at most: enough to have two or three in each of several pools,
+/// few enough to be asked at one moment.
+pub const WITNESSES: usize = 16;
 
-/// Why an instance thinks the fault is its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IsolationCause {
-    /// Most members of so many pools fell silent within one window.
-    ManySilent {
-        /// Pools.
-        pools: u16,
-        /// Members.
-        members: u16,
-    },
-    /// A local link or route towards members that had answered vanished.
-    PathVanished,
-}
+/// Others that are asked when a target falls silent and nobody has been heard since: one answer is
+/// enough, and not all of these will be dead too.
+pub const CALLED: usize = 3;
 
-/// Who was heard, who is silent, and whether that means us.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Isolation {
-    /// Members that were well and are silent now, with when they were last asked in vain.
-    silent: BTreeMap<MemberId, Time>,
-    /// Members that no local route leads to.
+/// How long a silent target waits for those to answer before it is asked again: a round trip
+/// between sites.
+pub const LEAD: Duration = Duration::from_millis(20);
+
+/// From one call of others to the next at the least, however many targets fall silent.
+pub const CALL_PAUSE: Duration = Duration::from_millis(50);
+
+/// An inquiry ends so long after twice the longest check timeout: those who were out when it began
+/// come back, are asked, and come back again.
+pub const INQUIRY_MARGIN: Duration = Duration::from_millis(250);
+
+/// What a client's connect says may have waited for so long on its way here.
+pub const EVIDENCE_LAG: Duration = Duration::from_millis(100);
+
+/// What is known about the network between this instance and its members.
+#[derive(Debug)]
+pub(super) struct Isolation {
+    /// Silence condemns at once where there is no other pool to compare with.
+    doubts: bool,
+    /// By target: its run of silence.
+    silences: Vec<Option<Silence>>,
+    /// By member.
+    hearings: Vec<Hearing>,
+    /// Start of the latest probe that anybody answered.
+    answered: Time,
+    inquiry: Option<Inquiry>,
+    isolated: Option<Isolated>,
     unrouted: BTreeSet<MemberId>,
-    /// The member heard last, and when.
-    last: Option<(MemberId, Time)>,
-    /// The one heard last before it that is not the same.
-    other: Option<(MemberId, Time)>,
-    state: Option<(IsolationCause, Time)>,
+    /// A run of silence older than that has been decided.
+    window: Duration,
+    /// How long an inquiry may take.
+    patience: Duration,
+    /// Where the next call for witnesses begins, so that they take turns.
+    turn: usize,
+    next_call: Time,
+    members: Vec<MemberId>,
 }
 
-/// What hearing somebody changed.
+/// A target that does not answer.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    /// Whoever was asked after this moment and answered is a witness.
+    since: Time,
+    /// Start of the last probe of the run; none while only clients have met it.
+    last: Option<Time>,
+    /// Whether a witness had answered when that probe started.
+    vouched: bool,
+    /// The same for the probe that is out.
+    vouched_out: bool,
+}
+
+/// What was last heard of a member, by the start of the probes that it answered or did not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hearing {
+    answered: Time,
+    silent: Time,
+    silent_from: Time,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Nothing.
-    Noted,
-    /// The isolation is over.
-    Over,
+enum Standing {
+    /// It answered when it was last asked, or was never asked.
+    Heard,
+    /// It fell silent, and that has not led to anything yet.
+    Silent,
+    /// It has been silent for long.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Inquiry {
+    /// Witnesses whose answers are awaited.
+    out: BTreeSet<usize>,
+    /// Witnesses that did not answer, by pool.
+    silent: Vec<u16>,
+}
+
+#[derive(Clone, Debug)]
+struct Isolated {
+    cause: IsolationCause,
+    since: Time,
+    /// An answer to a probe that started later ends it.
+    after: Time,
+    /// Only an answer of one of these ends it; of anybody when empty.
+    behind: BTreeSet<MemberId>,
+}
+
+/// What an inquiry came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Not everyone asked has come back.
+    Open,
+    /// The members are to blame.
+    Theirs,
+    /// We are.
+    Ours(IsolationCause),
 }
 
 impl Isolation {
-    /// Why and since when this instance is isolated, if it is.
-    pub fn state(&self) -> Option<(IsolationCause, Time)> {
-        self.state
-    }
-
-    /// A member answered something.
-    pub fn handle_answer(&mut self, member: MemberId, now: Time) -> Heard {
-        let was_silent = self.silent.remove(&member).is_some();
-        match &mut self.last {
-            Some((last, at)) if *last == member => *at = now,
-            last => self.other = last.replace((member, now)),
-        }
-        let over = match self.state {
-            None => false,
-            Some((IsolationCause::PathVanished, _)) => true,
-            // Somebody who was heard all along proves nothing new.
-            Some((IsolationCause::ManySilent { .. }, _)) => was_silent,
+    pub(super) fn new(topology: &Topology, places: &Places) -> Isolation {
+        let checks = || {
+            let services = topology.pools.iter().flat_map(|pool| &pool.services);
+            services.map(|service| &service.check)
         };
-        if over {
-            self.state = None;
-            self.silent.clear();
-            return Heard::Over;
+        let timeout = checks().map(|check| check.timeout).max();
+        let patience = timeout.unwrap_or_default() * 2 + INQUIRY_MARGIN;
+        let detection = checks().map(|check| {
+            let between = check.in_doubt.mul_f64(1.0 + check.jitter);
+            check.interval.mul_f64(1.0 + check.jitter)
+                + check.timeout.max(between) * check.fall.get()
+        });
+        let members = topology.pools.iter().flat_map(|pool| &pool.members);
+        Isolation {
+            doubts: topology
+                .pools
+                .iter()
+                .filter(|p| !p.members.is_empty())
+                .count()
+                > 1,
+            silences: vec![None; places.targets()],
+            hearings: vec![Hearing::default(); places.members()],
+            answered: Time::ZERO,
+            inquiry: None,
+            isolated: None,
+            unrouted: BTreeSet::new(),
+            window: detection.max().unwrap_or_default() + patience,
+            patience,
+            turn: 0,
+            next_call: Time::ZERO,
+            members: members.map(|member| member.id).collect(),
         }
-        Heard::Noted
     }
 
-    /// A member that is not down was asked at `asked` and was silent.
-    pub fn handle_silence(&mut self, member: MemberId, asked: Time) {
-        self.silent.insert(member, asked);
+    /// Why the instance is isolated, and since when, while it is.
+    pub(super) fn cause(&self) -> Option<(IsolationCause, Time)> {
+        self.isolated.as_ref().map(|now| (now.cause, now.since))
     }
 
-    /// A member was declared down: its silence says nothing about us any more.
-    pub fn handle_down(&mut self, member: MemberId) {
-        self.silent.remove(&member);
+    /// How long an inquiry may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
-    /// These members have no local route now.
-    pub fn handle_paths(&mut self, unrouted: &[MemberId]) {
-        self.unrouted = unrouted.iter().copied().collect();
-    }
+    // What comes in.
 
-    /// The route to a member that had answered vanished. Returns whether the instance became
-    /// isolated by that.
-    pub fn handle_vanished(&mut self, now: Time) -> bool {
-        let isolates = self.state.is_none();
-        if isolates {
-            self.state = Some((IsolationCause::PathVanished, now));
+    /// A probe goes out.
+    pub(super) fn handle_ask(&mut self, place: usize) {
+        let answered = self.answered;
+        if let Some(silence) = &mut self.silences[place] {
+            silence.vouched_out = answered > silence.since;
         }
-        isolates
     }
 
-    /// Whether no local route leads to this member: then its silence is our fault.
-    pub fn is_unrouted(&self, member: MemberId) -> bool {
-        self.unrouted.contains(&member)
+    /// A probe that started at `started` was answered, in whatever way.
+    pub(super) fn handle_answer(&mut self, place: usize, member: usize, started: Time) {
+        self.silences[place] = None;
+        self.handle_sign(member, started);
     }
 
-    /// Whether another member was heard at `since` or later.
-    pub fn has_witness(&self, member: MemberId, since: Time) -> bool {
-        [self.last, self.other]
-            .into_iter()
-            .flatten()
-            .any(|(heard, at)| heard != member && at >= since)
+    /// A member gave a sign of life, asked for at `started`.
+    pub(super) fn handle_sign(&mut self, member: usize, started: Time) {
+        let hearing = &mut self.hearings[member];
+        hearing.answered = hearing.answered.max(started);
+        self.answered = self.answered.max(started);
     }
 
-    /// Whether most members of at least two pools are silent, and nobody was heard since each was
-    /// last asked. `well` tells for each pool how many of its members are
-    /// not down, the silent ones included. Returns whether the instance became isolated.
-    pub fn judge(&mut self, well: impl Fn(PoolId) -> usize, now: Time) -> bool {
-        if self.state.is_some() {
-            return false;
+    /// A probe that started at `started` met silence.
+    pub(super) fn handle_silence(&mut self, place: usize, member: usize, started: Time) {
+        let hearing = &mut self.hearings[member];
+        if hearing.silent <= hearing.answered {
+            hearing.silent_from = started;
         }
-        let heard = self.last.map_or(Time::ZERO, |(_, at)| at);
-        let mut by_pool: BTreeMap<PoolId, u16> = BTreeMap::new();
-        for (member, _) in self.silent.iter().filter(|(_, since)| **since >= heard) {
-            *by_pool.entry(member.pool).or_default() += 1;
+        hearing.silent = hearing.silent.max(started);
+        let silence = self.silences[place].get_or_insert(Silence::new(started));
+        silence.last = Some(started);
+        silence.vouched = silence.vouched_out;
+    }
+
+    /// A client met silence. True when a run of it begins with that.
+    pub(super) fn handle_evidence(&mut self, place: usize, now: Time) -> bool {
+        let begins = self.silences[place].is_none();
+        if begins {
+            // The client asked before now: who is asked at this moment is asked later.
+            let before = Time::from_nanos(now.as_nanos().saturating_sub(1));
+            self.silences[place] = Some(Silence::new(before));
         }
-        by_pool.retain(|pool, silent| usize::from(*silent) * 2 > well(*pool));
-        if by_pool.len() < POOLS {
-            return false;
-        }
-        let cause = IsolationCause::ManySilent {
-            pools: by_pool.len() as u16,
-            members: by_pool.values().sum(),
+        begins
+    }
+
+    /// A witness came back, and answered or did not; none when that says nothing.
+    pub(super) fn handle_witness(&mut self, place: usize, pool: PoolId, answered: Option<bool>) {
+        let Some(inquiry) = &mut self.inquiry else {
+            return;
         };
-        self.state = Some((cause, now));
-        true
+        if inquiry.out.remove(&place) && answered == Some(false) {
+            inquiry.silent[pool.index()] += 1;
+        }
+    }
+
+    /// These members, and no others, have no path from here. Gives back those among them that had
+    /// one, and those that have one again.
+    pub(super) fn handle_paths(
+        &mut self,
+        unrouted: BTreeSet<MemberId>,
+    ) -> (Vec<MemberId>, Vec<MemberId>) {
+        let lost = unrouted.difference(&self.unrouted).copied().collect();
+        let back = self.unrouted.difference(&unrouted).copied().collect();
+        self.unrouted = unrouted;
+        (lost, back)
+    }
+
+    // What is made of it.
+
+    /// Whether this target's silence is its own fault, as far as can be known.
+    pub(super) fn condemns(&self, place: usize) -> bool {
+        let Some(silence) = &self.silences[place] else {
+            return true;
+        };
+        !self.doubts
+            || silence
+                .last
+                .is_some_and(|last| silence.vouched && self.answered > last)
+    }
+
+    /// Whether it has to be asked once more, or others have to be first.
+    pub(super) fn lacks_witness_now(&self, place: usize) -> bool {
+        self.silences[place]
+            .and_then(|silence| silence.last)
+            .is_some_and(|last| self.answered <= last)
+    }
+
+    /// Whether this target is silent and nobody has been heard since it fell silent.
+    pub(super) fn is_doubtful(&self, place: usize) -> bool {
+        self.doubts && self.silences[place].is_some_and(|silence| self.answered <= silence.since)
+    }
+
+    /// Whether this target is silent.
+    pub(super) fn is_silent(&self, place: usize) -> bool {
+        self.silences[place].is_some()
+    }
+
+    /// Whether a member has ever answered.
+    pub(super) fn has_answered(&self, member: usize) -> bool {
+        self.hearings[member].answered > Time::ZERO
+    }
+
+    /// A few others to ask, because a target fell silent; none when some have been asked just now.
+    pub(super) fn call(&mut self, machines: &[Machine], places: &Places, now: Time) -> Vec<usize> {
+        if now < self.next_call {
+            return Vec::new();
+        }
+        self.next_call = now + CALL_PAUSE;
+        let mut called = self.witnesses(machines, places, now, CALLED);
+        called.retain(|&place| machines[place].out_since().is_none());
+        called
+    }
+
+    /// Whether an inquiry is under way.
+    pub(super) fn inquires(&self) -> bool {
+        self.inquiry.is_some()
+    }
+
+    /// Begins an inquiry, or goes on with one whose witnesses all came back, while there is anyone
+    /// left to ask. Gives back whom to ask now.
+    pub(super) fn inquire(
+        &mut self,
+        machines: &[Machine],
+        places: &Places,
+        now: Time,
+        pools: usize,
+    ) -> Vec<usize> {
+        let inquiry = self.inquiry.take().unwrap_or_else(|| Inquiry {
+            out: BTreeSet::new(),
+            silent: vec![0; pools],
+        });
+        let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
+        let room = WITNESSES.saturating_sub(asked + inquiry.out.len());
+        let mut inquiry = inquiry;
+        let mut ask = self.witnesses(machines, places, now, room);
+        ask.retain(|&place| inquiry.out.insert(place));
+        ask.retain(|&place| machines[place].out_since().is_none());
+        self.inquiry = Some(inquiry);
+        ask
+    }
+
+    /// Ends an inquiry: somebody answered, or it has been judged.
+    pub(super) fn close_inquiry(&mut self) {
+        self.inquiry = None;
+    }
+
+    /// What the inquiry has come to; `late` when it has taken as long as it may.
+    pub(super) fn judge(
+        &self,
+        machines: &[Machine],
+        places: &Places,
+        now: Time,
+        late: bool,
+    ) -> Judgement {
+        let Some(inquiry) = &self.inquiry else {
+            return Judgement::Theirs;
+        };
+        if !inquiry.out.is_empty() && !late {
+            return Judgement::Open;
+        }
+        let pools = inquiry.silent.len();
+        let mut silent = vec![0u16; pools];
+        let mut alive = vec![0u16; pools];
+        for &member in &self.members {
+            match self.standing(member, machines, places, now) {
+                Standing::Heard => alive[member.pool.index()] += 1,
+                Standing::Silent => {
+                    alive[member.pool.index()] += 1;
+                    silent[member.pool.index()] += 1;
+                }
+                Standing::Gone => {}
+            }
+        }
+        let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
+        let in_vain = asked >= WITNESSES;
+        let fell = |pool: &usize| {
+            let most = silent[*pool] > alive[*pool] / 2;
+            most || (in_vain && inquiry.silent[*pool] > 0)
+        };
+        let fallen: Vec<usize> = (0..pools).filter(fell).collect();
+        if fallen.len() < 2 {
+            return Judgement::Theirs;
+        }
+        Judgement::Ours(IsolationCause::ManySilent {
+            pools: fallen.len() as u16,
+            members: fallen.iter().map(|&pool| silent[pool]).sum(),
+        })
+    }
+
+    /// Holds from now on. `behind` are the members whose path vanished.
+    pub(super) fn begin(&mut self, cause: IsolationCause, behind: BTreeSet<MemberId>, now: Time) {
+        let since = self
+            .isolated
+            .as_ref()
+            .map_or(now, |isolated| isolated.since);
+        self.isolated = Some(Isolated {
+            cause,
+            since,
+            after: match cause {
+                IsolationCause::ManySilent { .. } => self.answered,
+                IsolationCause::PathVanished => now,
+            },
+            behind,
+        });
+        self.inquiry = None;
+    }
+
+    /// Members whose path vanished, while that is why the instance is isolated.
+    pub(super) fn behind(&self) -> Option<&BTreeSet<MemberId>> {
+        let isolated = self.isolated.as_ref()?;
+        (isolated.cause == IsolationCause::PathVanished).then_some(&isolated.behind)
+    }
+
+    /// Leaves a member out of those whose answer is awaited. True when nobody is left.
+    pub(super) fn leave_out(&mut self, member: MemberId) -> bool {
+        let Some(isolated) = &mut self.isolated else {
+            return false;
+        };
+        isolated.behind.remove(&member) && isolated.behind.is_empty()
+    }
+
+    /// Whether an answer of this member, asked for at `started`, ends the isolation.
+    pub(super) fn is_ended_by(&self, member: MemberId, started: Time) -> bool {
+        self.isolated.as_ref().is_some_and(|isolated| {
+            started > isolated.after
+                && (isolated.behind.is_empty() || isolated.behind.contains(&member))
+        })
+    }
+
+    /// Holds no longer, and forgets every silence.
+    pub(super) fn end(&mut self) {
+        self.isolated = None;
+        self.inquiry = None;
+        self.silences.fill(None);
+    }
+
+    /// Forgets a target's silence, because it has been decided.
+    pub(super) fn settle(&mut self, place: usize) {
+        self.silences[place] = None;
+    }
+
+    /// One target each of up to `most` members that were heard when last asked, drawn from all
+    /// pools in turn, beginning where the last draw ended.
+    fn witnesses(
+        &mut self,
+        machines: &[Machine],
+        places: &Places,
+        now: Time,
+        most: usize,
+    ) -> Vec<usize> {
+        let mut by_pool: Vec<Vec<MemberId>> = Vec::new();
+        for &member in &self.members {
+            if self.standing(member, machines, places, now) == Standing::Heard {
+                match by_pool.last_mut() {
+                    Some(same) if same[0].pool == member.pool => same.push(member),
+                    _ => by_pool.push(vec![member]),
+                }
+            }
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let rounds = by_pool.iter().map(Vec::len).max().unwrap_or(0);
+        let mut chosen = Vec::new();
+        for round in 0..rounds {
+            for pool in 0..by_pool.len() {
+                let members = &by_pool[(pool + self.turn) % by_pool.len()];
+                if round < members.len() && chosen.len() < most {
+                    let member = members[(round + self.turn) % members.len()];
+                    chosen.extend(self.best_target(member, machines, places));
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Where a member is most likely to answer.
+    fn best_target(&self, id: MemberId, machines: &[Machine], places: &Places) -> Option<usize> {
+        places.targets_of(id).min_by_key(|&place| {
+            let machine = &machines[place];
+            let down = machine.verdict().0 == Verdict::Down;
+            (self.is_silent(place), down, machine.out_since().is_some())
+        })
+    }
+
+    fn standing(&self, id: MemberId, machines: &[Machine], places: &Places, now: Time) -> Standing {
+        let hearing = &self.hearings[places.member(id)];
+        if hearing.silent <= hearing.answered {
+            return Standing::Heard;
+        }
+        let undecided =
+            |place: usize| self.is_silent(place) && machines[place].verdict().0 != Verdict::Down;
+        let recent = now.since(hearing.silent_from) < self.window;
+        let never_decided = places.targets_of(id).any(undecided);
+        if recent || never_decided {
+            Standing::Silent
+        } else {
+            Standing::Gone
+        }
+    }
+}
+
+impl Silence {
+    fn new(since: Time) -> Silence {
+        Silence {
+            since,
+            last: None,
+            vouched: false,
+            vouched_out: false,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: PoolId = PoolId(0);
-    const B: PoolId = PoolId(1);
-
-    fn at(millis: u64) -> Time {
-        Time::from_millis(millis)
-    }
-
-    fn silence(isolation: &mut Isolation, pool: PoolId, members: std::ops::Range<u16>, when: Time) {
-        for index in members {
-            isolation.handle_silence(pool.member(index), when);
-        }
-    }
-
-    #[test]
-    fn most_of_two_pools_silent_is_us() {
-        let mut isolation = Isolation::default();
-        silence(&mut isolation, A, 0..2, at(10));
-        silence(&mut isolation, B, 0..1, at(11));
-        assert!(!isolation.judge(|_| 3, at(20)));
-        silence(&mut isolation, B, 1..2, at(12));
-        assert!(isolation.judge(|_| 3, at(20)));
-        let cause = IsolationCause::ManySilent {
-            pools: 2,
-            members: 4,
-        };
-        assert_eq!(isolation.state(), Some((cause, at(20))));
-    }
-
-    #[test]
-    fn a_whole_pool_alone_is_not_us() {
-        let mut isolation = Isolation::default();
-        silence(&mut isolation, A, 0..3, at(10));
-        assert!(!isolation.judge(|_| 3, at(20)));
-    }
-
-    #[test]
-    fn silence_from_before_somebody_was_heard_does_not_count() {
-        let mut isolation = Isolation::default();
-        silence(&mut isolation, A, 0..3, at(10));
-        isolation.handle_answer(B.member(0), at(15));
-        silence(&mut isolation, B, 1..3, at(16));
-        assert!(!isolation.judge(|_| 3, at(20)));
-    }
-
-    #[test]
-    fn it_ends_when_somebody_who_was_silent_answers() {
-        let mut isolation = Isolation::default();
-        silence(&mut isolation, A, 0..2, at(10));
-        silence(&mut isolation, B, 0..2, at(10));
-        assert!(isolation.judge(|_| 3, at(20)));
-        assert_eq!(isolation.handle_answer(A.member(2), at(30)), Heard::Noted);
-        assert_eq!(isolation.handle_answer(A.member(1), at(31)), Heard::Over);
-        assert_eq!(isolation.state(), None);
-        assert!(!isolation.judge(|_| 3, at(32)), "old silence is forgotten");
-    }
-
-    #[test]
-    fn a_vanished_path_is_us_until_anybody_answers() {
-        let mut isolation = Isolation::default();
-        isolation.handle_paths(&[A.member(0), A.member(1)]);
-        assert!(isolation.handle_vanished(at(2)));
-        assert!(!isolation.handle_vanished(at(3)));
-        assert!(isolation.is_unrouted(A.member(1)));
-        assert_eq!(isolation.handle_answer(B.member(0), at(4)), Heard::Over);
-        assert!(
-            isolation.is_unrouted(A.member(1)),
-            "its silence is still our fault"
-        );
-    }
-
-    #[test]
-    fn a_witness_is_somebody_else_heard_since() {
-        let mut isolation = Isolation::default();
-        let (one, two) = (A.member(0), A.member(1));
-        assert!(!isolation.has_witness(one, at(0)));
-        isolation.handle_answer(one, at(10));
-        assert!(!isolation.has_witness(one, at(5)));
-        assert!(isolation.has_witness(two, at(10)));
-        isolation.handle_answer(two, at(20));
-        isolation.handle_answer(one, at(30));
-        assert!(isolation.has_witness(one, at(20)));
-        assert!(!isolation.has_witness(one, at(21)));
-    }
-}
+mod tests;

@@ -7,12 +7,17 @@
 //! [`Decider::poll_output`] until it is empty, then wait until [`Decider::poll_timeout`] or the
 //! next input. The outputs of one moment are published as one snapshot.
 
+mod agenda;
 pub mod condition;
 pub mod decider;
+mod dice;
 pub mod isolation;
+mod operators;
+mod places;
 pub mod quorum;
 pub mod store;
+mod words;
 
 pub use condition::Condition;
-pub use decider::{Decider, Event, Explanation, Order, Output, Refusal, Standing, Wake};
-pub use isolation::IsolationCause;
+pub use decider::Decider;
+pub use words::{Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake};

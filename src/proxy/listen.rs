@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use socket2::Socket;
 
 use super::sockets;
-use crate::topology::{ServiceId, Topology};
+use crate::topology::{Service, ServiceId, Topology};
 
 /// A bound listener of one worker.
 #[derive(Debug)]
@@ -62,29 +62,12 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
     let mut errors = Vec::new();
     for service in topology.pools.iter().flat_map(|pool| &pool.services) {
         for &address in &service.listen {
-            // A free port is chosen once, and shared by the workers.
-            let mut address = address;
-            for listeners in &mut bound {
-                match sockets::listener(address, service.peer_timeout) {
-                    Ok(socket) => {
-                        if let Some(local) = local_address(&socket) {
-                            address = local;
-                        }
-                        listeners.push(Listener {
-                            service: service.id,
-                            address,
-                            socket,
-                        });
-                    }
-                    Err(source) => {
-                        errors.push(BindError {
-                            service: topology.service_path(service.id),
-                            address,
-                            source,
-                        });
-                        break;
-                    }
-                }
+            if let Err(source) = bind_one(service, address, &mut bound) {
+                errors.push(BindError {
+                    service: topology.service_path(service.id),
+                    address,
+                    source,
+                });
             }
         }
     }
@@ -93,6 +76,27 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
     } else {
         Err(errors)
     }
+}
+
+/// Binds one address for every worker; a free port is chosen once, and shared by them.
+fn bind_one(
+    service: &Service,
+    mut address: SocketAddr,
+    bound: &mut [Vec<Listener>],
+) -> io::Result<()> {
+    sockets::check_free(address)?;
+    for listeners in bound {
+        let socket = sockets::listener(address, service.peer_timeout)?;
+        if let Some(local) = local_address(&socket) {
+            address = local;
+        }
+        listeners.push(Listener {
+            service: service.id,
+            address,
+            socket,
+        });
+    }
+    Ok(())
 }
 
 fn local_address(socket: &Socket) -> Option<SocketAddr> {

@@ -18,15 +18,30 @@ use tokio::net::TcpStream;
 /// Connections that may wait to be accepted; the kernel cuts it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Fails when another process listens on `address`. Workers share their ports (`SO_REUSEPORT`), and
+/// by that alone a second instance would quietly take a part of the first one's clients.
+pub(super) fn check_free(address: SocketAddr) -> io::Result<()> {
+    unbound(address)?.bind(&address.into())
+}
+
 /// A listener of its own on `address`, beside those of the other workers.
 pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
+    let socket = unbound(address)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    watch_peer(&socket, peer_timeout)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     // A virtual address may arrive later.
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -34,10 +49,6 @@ pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Resul
     } else {
         socket.set_freebind_v4(true)?;
     }
-    socket.set_tcp_nodelay(true)?;
-    watch_peer(&socket, peer_timeout)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
