@@ -249,7 +249,7 @@ mod tests {
         let look_at = ["look  here".to_owned(), "try   this".to_owned()];
         let scene = Scene {
             status,
-            moods: &[("fe1", Mood::Well), ("fe2", Mood::Dead)],
+            moods: &[("fe1", Mood::Dead), ("fe2", Mood::Well)],
             rates: &[49.6, 0.0],
             clients: Feeling {
                 answers: 500.0,
@@ -263,7 +263,7 @@ mod tests {
             },
             look_at: &look_at,
             commands: "kill fe1",
-            said: "fe2 is dead now",
+            said: "fe1 is dead now",
         };
         screen(&scene, LOOK).lines().map(str::to_owned).collect()
     }
@@ -291,8 +291,8 @@ mod tests {
     fn a_fallen_member_shows_as_made_and_as_found() {
         let status = sample::one_member_down();
         let rows = shown(Ok(&status));
-        let row = rows.iter().find(|row| row.trim_start().starts_with("fe2"));
-        let row = row.expect("a row of fe2");
+        let row = rows.iter().find(|row| row.trim_start().starts_with("fe1"));
+        let row = row.expect("a row of fe1");
         assert!(row.contains("dead") && row.contains("down"), "{row}");
     }
 
@@ -304,7 +304,7 @@ mod tests {
                 "look  here",
                 "try   this",
                 "type  kill fe1",
-                "fe2 is dead now",
+                "fe1 is dead now",
             ] {
                 assert!(rows.iter().any(|row| row == words), "{words}");
             }
