@@ -12,11 +12,14 @@ use twinpool::daemon::{self, Signals};
 
 fn main() -> ExitCode {
     let line = cli::command_line();
-    log_to_stderr();
+    // The demo tells by itself what happens; its screen and its table are no place for a log.
+    if !matches!(line.task, Task::Demo { .. }) || std::env::var_os("RUST_LOG").is_some() {
+        log_to_stderr();
+    }
     match line.task {
         Task::Run { config } => run(&config, line.socket.as_deref()),
         Task::Validate { config } => validate(&config),
-        Task::Demo { once } => demo(once),
+        Task::Demo { once } => cli::demo::run(once),
         Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
 }
@@ -63,8 +66,4 @@ fn validate(path: &Path) -> ExitCode {
 fn wrong(errors: &Errors) -> ExitCode {
     eprint!("{}", errors.render(io::stderr().is_terminal()));
     ExitCode::from(cli::EXIT_CONFIG)
-}
-
-fn demo(_once: bool) -> ExitCode {
-    cli::failed(cli::EXIT_REFUSED, "the demo is not part of this build")
 }

@@ -4,6 +4,7 @@
 //! 78 configuration error.
 
 pub mod client;
+pub mod demo;
 pub mod explain;
 pub mod page;
 pub mod paint;
