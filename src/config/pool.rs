@@ -317,7 +317,9 @@ fn service<'a>(
     service.peer_timeout = table
         .duration("peer_timeout")
         .unwrap_or(service.peer_timeout);
-    service.slow_start = table.duration("slow_start").unwrap_or(service.slow_start);
+    service.slow_start = table
+        .duration_or_none("slow_start")
+        .unwrap_or(service.slow_start);
     service.send_proxy = table.bool("send_proxy").unwrap_or(false);
     service.accept_proxy = accept_proxy(&table);
     connect(&table, &mut service.connect);

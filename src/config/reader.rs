@@ -181,6 +181,15 @@ impl<'a> Table<'a> {
 
     /// A duration of at least a millisecond.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
+        self.duration_from(key, Duration::from_millis(1))
+    }
+
+    /// A duration that may be nothing.
+    pub(super) fn duration_or_none(&self, key: &'static str) -> Option<Duration> {
+        self.duration_from(key, Duration::ZERO)
+    }
+
+    fn duration_from(&self, key: &'static str, least: Duration) -> Option<Duration> {
         let value = self.get(key)?;
         let refuse = |help: String| {
             let message = format!("`{key}` is not a duration");
@@ -193,8 +202,8 @@ impl<'a> Table<'a> {
             other => return refuse(format!("write \"5s\" instead of {}", a(other.type_str()))),
         };
         match duration::parse(&text) {
-            Ok(Duration::ZERO) => refuse("write more than nothing, like \"1s\"".to_owned()),
-            Ok(duration) => Some(duration),
+            Ok(duration) if duration >= least => Some(duration),
+            Ok(_) => refuse("write more than nothing, like \"1s\"".to_owned()),
             Err(help) => refuse(help),
         }
     }

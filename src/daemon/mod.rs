@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::LocalOptions;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
@@ -116,27 +116,37 @@ pub fn run(
 
 /// When to stop.
 pub trait Stop {
+    /// Begins to listen; called once, before anything is bound.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn listen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Resolves when the instance is told to stop; asked again, when it is told not to wait for
     /// its sessions.
     fn told(&mut self) -> impl Future<Output = ()>;
 }
 
 /// Stops on SIGTERM or SIGINT; a second one does not wait.
-#[derive(Debug)]
-pub struct Signals;
+#[derive(Debug, Default)]
+pub struct Signals(Option<[Signal; 2]>);
 
 impl Stop for Signals {
+    fn listen(&mut self) -> io::Result<()> {
+        let terminate = signal(SignalKind::terminate())?;
+        self.0 = Some([terminate, signal(SignalKind::interrupt())?]);
+        Ok(())
+    }
+
     async fn told(&mut self) {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) else {
-            // Without handlers both signals end the process by themselves.
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        match &mut self.0 {
+            Some([terminate, interrupt]) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            None => std::future::pending().await,
         }
     }
 }
@@ -146,6 +156,7 @@ async fn serve(
     mut stop: impl Stop,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
+    stop.listen().map_err(StartError::Runtime)?;
     // First of all: who answers here already must not lose a client to a second instance.
     let control = ControlSocket::bind(&config.control.socket)
         .await

@@ -180,7 +180,9 @@ impl Route {
                     &member.name,
                     member.weight.get(),
                     member.max_connections,
-                    decider.returned(target),
+                    decider
+                        .returned(target)
+                        .filter(|_| !service.slow_start.is_zero()),
                     member.backup,
                     last_resort,
                 );
