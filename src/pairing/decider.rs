@@ -21,7 +21,7 @@ use super::Condition;
 use super::agenda::{Agenda, Item};
 use super::condition;
 use super::dice::Dice;
-use super::isolation::{EVIDENCE_LAG, Isolation};
+use super::isolation::{EVIDENCE_LAG, Heard, Isolation};
 use super::operators::Operators;
 use super::places::Places;
 pub use super::words::{
@@ -153,24 +153,15 @@ impl Decider {
             self.services[service].unsettled -= 1;
         }
         let answer = outcome.answer;
-        let answered = match answer {
-            Answer::Good => Some(true),
-            Answer::Bad(failure) => Some(!failure.is_silence()),
-            Answer::OwnFault(_) => None,
-        };
-        if answered == Some(true) && self.isolation.is_doubtful(place) {
+        let heard = Heard::from(answer);
+        if heard == Heard::Answer && self.isolation.is_doubtful(place) {
             self.machines[place].forgive();
         }
         let swing = self.dice.swing(self.machines[place].rules().jitter);
         self.machines[place].handle_answer(answer, now, swing);
-        let member = self.places.member(target.member());
-        match answered {
-            Some(true) => self.isolation.handle_answer(place, member, started),
-            Some(false) => self.isolation.handle_silence(place, member, started),
-            None => {}
-        }
-        self.isolation.handle_witness(place, target.pool, answered);
-        if answered == Some(true) {
+        self.isolation
+            .handle_probe(place, target.member(), heard, started, now);
+        if matches!(heard, Heard::Answer | Heard::Hang) {
             self.handle_sign(target.member(), started, now);
         }
         if answer == Answer::OwnFault(OwnFault::Route)
@@ -179,7 +170,7 @@ impl Decider {
             self.paths_vanished(BTreeSet::from([target.member()]), now);
         }
         self.weigh(place, now);
-        if answered == Some(false) {
+        if matches!(heard, Heard::Silence | Heard::Hang) {
             self.call_witnesses(place, now);
         }
         self.advance_inquiry(now, false);
@@ -200,8 +191,7 @@ impl Decider {
         if sign {
             let lag = EVIDENCE_LAG.as_nanos() as u64;
             let asked = Time::from_nanos(now.as_nanos().saturating_sub(lag));
-            let member = self.places.member(target.member());
-            self.isolation.handle_sign(member, asked);
+            self.isolation.handle_sign(target.member(), asked);
             self.handle_sign(target.member(), asked, now);
         }
         if let Evidence::Failed(failure) = evidence {

@@ -44,10 +44,10 @@ use std::time::Duration;
 
 use super::places::Places;
 use super::words::IsolationCause;
-use crate::health::Verdict;
 use crate::health::machine::Machine;
+use crate::health::{Answer, Failure, Verdict};
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, Topology};
+use crate::topology::{MemberId, Topology};
 
 /// Witnesses that one inquiry asks at most: enough to have two or three in each of several pools,
 /// few enough to be asked at one moment.
@@ -71,6 +71,21 @@ pub const INQUIRY_MARGIN: Duration = Duration::from_millis(250);
 /// What a client's connect says may have waited for so long on its way here.
 pub const EVIDENCE_LAG: Duration = Duration::from_millis(100);
 
+/// What a probe tells about the network, whatever it tells about its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Somebody answered, well or badly.
+    Answer,
+    /// A connection stood, then nothing came: the network worked when the probe started, but may
+    /// have failed before the answer. So it proves as much as an answer does, and condemns no more
+    /// than silence.
+    Hang,
+    /// Nothing at all.
+    Silence,
+    /// The fault was our own.
+    Nothing,
+}
+
 /// What is known about the network between this instance and its members.
 #[derive(Debug)]
 pub(super) struct Isolation {
@@ -93,6 +108,7 @@ pub(super) struct Isolation {
     turn: usize,
     next_call: Time,
     members: Vec<MemberId>,
+    places: Places,
 }
 
 /// A target that does not answer.
@@ -100,7 +116,8 @@ pub(super) struct Isolation {
 struct Silence {
     /// Whoever was asked after this moment and answered is a witness.
     since: Time,
-    /// Start of the last probe of the run; none while only clients have met it.
+    /// When the last probe of the run met it: when it started, or came back from a hang. None
+    /// while only clients have.
     last: Option<Time>,
     /// Whether a witness had answered when that probe started.
     vouched: bool,
@@ -187,6 +204,7 @@ impl Isolation {
             turn: 0,
             next_call: Time::ZERO,
             members: members.map(|member| member.id).collect(),
+            places: places.clone(),
         }
     }
 
@@ -210,29 +228,48 @@ impl Isolation {
         }
     }
 
-    /// A probe that started at `started` was answered, in whatever way.
-    pub(super) fn handle_answer(&mut self, place: usize, member: usize, started: Time) {
-        self.silences[place] = None;
-        self.handle_sign(member, started);
+    /// A probe that started at `started` came back.
+    pub(super) fn handle_probe(
+        &mut self,
+        place: usize,
+        member: MemberId,
+        heard: Heard,
+        started: Time,
+        now: Time,
+    ) {
+        if let Some(inquiry) = &mut self.inquiry
+            && inquiry.out.remove(&place)
+            && heard == Heard::Silence
+        {
+            inquiry.silent[member.pool.index()] += 1;
+        }
+        match heard {
+            Heard::Answer => {
+                self.silences[place] = None;
+                self.handle_sign(member, started);
+            }
+            Heard::Hang => {
+                // The answer may have been lost at any moment until now.
+                self.prolong(place, started, now);
+                self.handle_sign(member, started);
+            }
+            Heard::Silence => {
+                self.prolong(place, started, started);
+                let hearing = &mut self.hearings[self.places.member(member)];
+                if hearing.silent <= hearing.answered {
+                    hearing.silent_from = started;
+                }
+                hearing.silent = hearing.silent.max(started);
+            }
+            Heard::Nothing => {}
+        }
     }
 
     /// A member gave a sign of life, asked for at `started`.
-    pub(super) fn handle_sign(&mut self, member: usize, started: Time) {
-        let hearing = &mut self.hearings[member];
+    pub(super) fn handle_sign(&mut self, member: MemberId, started: Time) {
+        let hearing = &mut self.hearings[self.places.member(member)];
         hearing.answered = hearing.answered.max(started);
         self.answered = self.answered.max(started);
-    }
-
-    /// A probe that started at `started` met silence.
-    pub(super) fn handle_silence(&mut self, place: usize, member: usize, started: Time) {
-        let hearing = &mut self.hearings[member];
-        if hearing.silent <= hearing.answered {
-            hearing.silent_from = started;
-        }
-        hearing.silent = hearing.silent.max(started);
-        let silence = self.silences[place].get_or_insert(Silence::new(started));
-        silence.last = Some(started);
-        silence.vouched = silence.vouched_out;
     }
 
     /// A client met silence. True when a run of it begins with that.
@@ -244,16 +281,6 @@ impl Isolation {
             self.silences[place] = Some(Silence::new(before));
         }
         begins
-    }
-
-    /// A witness came back, and answered or did not; none when that says nothing.
-    pub(super) fn handle_witness(&mut self, place: usize, pool: PoolId, answered: Option<bool>) {
-        let Some(inquiry) = &mut self.inquiry else {
-            return;
-        };
-        if inquiry.out.remove(&place) && answered == Some(false) {
-            inquiry.silent[pool.index()] += 1;
-        }
     }
 
     /// These members, and no others, have no path from here. Gives back those among them that had
@@ -299,17 +326,17 @@ impl Isolation {
     }
 
     /// Whether a member has ever answered.
-    pub(super) fn has_answered(&self, member: usize) -> bool {
-        self.hearings[member].answered > Time::ZERO
+    pub(super) fn has_answered(&self, member: MemberId) -> bool {
+        self.hearings[self.places.member(member)].answered > Time::ZERO
     }
 
     /// A few others to ask, because a target fell silent; none when some have been asked just now.
-    pub(super) fn call(&mut self, machines: &[Machine], places: &Places, now: Time) -> Vec<usize> {
+    pub(super) fn call(&mut self, machines: &[Machine], now: Time) -> Vec<usize> {
         if now < self.next_call {
             return Vec::new();
         }
         self.next_call = now + CALL_PAUSE;
-        let mut called = self.witnesses(machines, places, now, CALLED);
+        let mut called = self.witnesses(machines, now, CALLED);
         called.retain(|&place| machines[place].out_since().is_none());
         called
     }
@@ -321,13 +348,7 @@ impl Isolation {
 
     /// Begins an inquiry, or goes on with one whose witnesses all came back, while there is anyone
     /// left to ask. Gives back whom to ask now.
-    pub(super) fn inquire(
-        &mut self,
-        machines: &[Machine],
-        places: &Places,
-        now: Time,
-        pools: usize,
-    ) -> Vec<usize> {
+    pub(super) fn inquire(&mut self, machines: &[Machine], now: Time, pools: usize) -> Vec<usize> {
         let inquiry = self.inquiry.take().unwrap_or_else(|| Inquiry {
             out: BTreeSet::new(),
             silent: vec![0; pools],
@@ -335,7 +356,7 @@ impl Isolation {
         let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
         let room = WITNESSES.saturating_sub(asked + inquiry.out.len());
         let mut inquiry = inquiry;
-        let mut ask = self.witnesses(machines, places, now, room);
+        let mut ask = self.witnesses(machines, now, room);
         ask.retain(|&place| inquiry.out.insert(place));
         ask.retain(|&place| machines[place].out_since().is_none());
         self.inquiry = Some(inquiry);
@@ -348,13 +369,7 @@ impl Isolation {
     }
 
     /// What the inquiry has come to; `late` when it has taken as long as it may.
-    pub(super) fn judge(
-        &self,
-        machines: &[Machine],
-        places: &Places,
-        now: Time,
-        late: bool,
-    ) -> Judgement {
+    pub(super) fn judge(&self, machines: &[Machine], now: Time, late: bool) -> Judgement {
         let Some(inquiry) = &self.inquiry else {
             return Judgement::Theirs;
         };
@@ -365,7 +380,7 @@ impl Isolation {
         let mut silent = vec![0u16; pools];
         let mut alive = vec![0u16; pools];
         for &member in &self.members {
-            match self.standing(member, machines, places, now) {
+            match self.standing(member, machines, now) {
                 Standing::Heard => alive[member.pool.index()] += 1,
                 Standing::Silent => {
                     alive[member.pool.index()] += 1;
@@ -400,7 +415,11 @@ impl Isolation {
             cause,
             since,
             after: match cause {
-                IsolationCause::ManySilent { .. } => self.answered,
+                IsolationCause::ManySilent { .. } => {
+                    let silences = self.silences.iter().flatten();
+                    let last = silences.filter_map(|silence| silence.last).max();
+                    last.unwrap_or(now)
+                }
                 IsolationCause::PathVanished => now,
             },
             behind,
@@ -442,18 +461,18 @@ impl Isolation {
         self.silences[place] = None;
     }
 
+    fn prolong(&mut self, place: usize, started: Time, last: Time) {
+        let silence = self.silences[place].get_or_insert(Silence::new(started));
+        silence.last = Some(last);
+        silence.vouched = silence.vouched_out;
+    }
+
     /// One target each of up to `most` members that were heard when last asked, drawn from all
     /// pools in turn, beginning where the last draw ended.
-    fn witnesses(
-        &mut self,
-        machines: &[Machine],
-        places: &Places,
-        now: Time,
-        most: usize,
-    ) -> Vec<usize> {
+    fn witnesses(&mut self, machines: &[Machine], now: Time, most: usize) -> Vec<usize> {
         let mut by_pool: Vec<Vec<MemberId>> = Vec::new();
         for &member in &self.members {
-            if self.standing(member, machines, places, now) == Standing::Heard {
+            if self.standing(member, machines, now) == Standing::Heard {
                 match by_pool.last_mut() {
                     Some(same) if same[0].pool == member.pool => same.push(member),
                     _ => by_pool.push(vec![member]),
@@ -468,7 +487,7 @@ impl Isolation {
                 let members = &by_pool[(pool + self.turn) % by_pool.len()];
                 if round < members.len() && chosen.len() < most {
                     let member = members[(round + self.turn) % members.len()];
-                    chosen.extend(self.best_target(member, machines, places));
+                    chosen.extend(self.best_target(member, machines));
                 }
             }
         }
@@ -476,27 +495,38 @@ impl Isolation {
     }
 
     /// Where a member is most likely to answer.
-    fn best_target(&self, id: MemberId, machines: &[Machine], places: &Places) -> Option<usize> {
-        places.targets_of(id).min_by_key(|&place| {
+    fn best_target(&self, id: MemberId, machines: &[Machine]) -> Option<usize> {
+        self.places.targets_of(id).min_by_key(|&place| {
             let machine = &machines[place];
             let down = machine.verdict().0 == Verdict::Down;
             (self.is_silent(place), down, machine.out_since().is_some())
         })
     }
 
-    fn standing(&self, id: MemberId, machines: &[Machine], places: &Places, now: Time) -> Standing {
-        let hearing = &self.hearings[places.member(id)];
+    fn standing(&self, id: MemberId, machines: &[Machine], now: Time) -> Standing {
+        let hearing = &self.hearings[self.places.member(id)];
         if hearing.silent <= hearing.answered {
             return Standing::Heard;
         }
         let undecided =
             |place: usize| self.is_silent(place) && machines[place].verdict().0 != Verdict::Down;
         let recent = now.since(hearing.silent_from) < self.window;
-        let never_decided = places.targets_of(id).any(undecided);
+        let never_decided = self.places.targets_of(id).any(undecided);
         if recent || never_decided {
             Standing::Silent
         } else {
             Standing::Gone
+        }
+    }
+}
+
+impl From<Answer> for Heard {
+    fn from(answer: Answer) -> Heard {
+        match answer {
+            Answer::Bad(Failure::NoAnswer) => Heard::Hang,
+            Answer::Bad(failure) if failure.is_silence() => Heard::Silence,
+            Answer::Good | Answer::Bad(_) => Heard::Answer,
+            Answer::OwnFault(_) => Heard::Nothing,
         }
     }
 }

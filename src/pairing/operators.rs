@@ -23,10 +23,11 @@ struct Decision {
 }
 
 impl Operators {
-    /// Takes back what was in force before a restart. No session outlived that, so a deadline
-    /// that has passed is met.
+    /// Takes back what was in force before a restart and has not lapsed since. No session outlived
+    /// that, so a deadline that has passed is met.
     pub(super) fn remember(&mut self, member: MemberId, state: OperatorState, now: Time) {
-        if state.mode != Mode::Ready {
+        let lapsed = state.until.is_some_and(|until| until <= now);
+        if state.mode != Mode::Ready && !lapsed {
             let met = state.deadline.is_none_or(|deadline| deadline <= now);
             self.0.insert(member, Decision { state, met });
         }

@@ -52,7 +52,7 @@ impl Decider {
         if down || !self.isolation.is_doubtful(place) || self.isolation.cause().is_some() {
             return;
         }
-        for other in self.isolation.call(&self.machines, &self.places, now) {
+        for other in self.isolation.call(&self.machines, now) {
             if other != place {
                 self.machines[other].pull(now);
                 self.schedule(other);
@@ -81,16 +81,12 @@ impl Decider {
             self.agenda.set(Item::Inquiry, Some(until));
         }
         let pools = self.topology.pools.len();
-        let ask = self
-            .isolation
-            .inquire(&self.machines, &self.places, now, pools);
+        let ask = self.isolation.inquire(&self.machines, now, pools);
         for place in ask {
             self.machines[place].pull(now);
             self.schedule(place);
         }
-        let judgement = self
-            .isolation
-            .judge(&self.machines, &self.places, now, late);
+        let judgement = self.isolation.judge(&self.machines, now, late);
         match judgement {
             Judgement::Open => {}
             Judgement::Ours(cause) => self.begin_isolation(cause, BTreeSet::new(), now),
@@ -109,7 +105,7 @@ impl Decider {
     /// not been given up, and are not in maintenance.
     pub(super) fn paths_vanished(&mut self, mut behind: BTreeSet<MemberId>, now: Time) {
         behind.retain(|&member| {
-            self.isolation.has_answered(self.places.member(member))
+            self.isolation.has_answered(member)
                 && self.operators.mode(member) != Mode::Maintenance
                 && self.lives(member)
         });

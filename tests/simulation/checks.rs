@@ -1,0 +1,472 @@
+//! What must hold at every moment of a run, whatever happens in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use twinpool::health::Verdict;
+use twinpool::health::readiness::{Mode, Takes, readiness};
+use twinpool::pairing::decider::IsolationCause;
+use twinpool::pairing::isolation::{INQUIRY_MARGIN, LEAD};
+use twinpool::pairing::{Condition, Decider, Event, Order, Output, Refusal, Standing};
+use twinpool::time::Time;
+use twinpool::topology::{MemberId, Policy, Pool, PoolId, ServiceId, TargetId, Topology};
+
+use crate::world::{Truth, Uplink};
+
+/// What the driver knows beside the decider.
+pub struct Checks {
+    /// What was last asked to be remembered.
+    pub stored: Standing,
+    topology: Topology,
+    targets: BTreeMap<TargetId, Seen>,
+    /// Last published: who takes what, who is chosen, and conditions.
+    published: Published,
+    conditions: BTreeMap<PoolId, Condition>,
+    /// Since when the uplink is what it is, and what that is.
+    uplink: (Uplink, Time),
+    /// When the last isolation ended.
+    isolation_ended: Time,
+    isolated_since: Option<Time>,
+    started: Time,
+    /// For a look at what the runs contain.
+    pub counts: Counts,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub ended: u64,
+    pub isolations: u64,
+    pub downs: u64,
+    pub deadlines: u64,
+    pub refusals: u64,
+    pub lost: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Published {
+    takes: Vec<(Takes, bool)>,
+    first: Vec<Option<MemberId>>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    truth: Truth,
+    truth_since: Time,
+    /// When it was last not answering, for whatever reason of its own.
+    last_hard: Option<Time>,
+    verdict: Verdict,
+    asked: Option<Time>,
+    last_own_fault: Time,
+    last_flood: Option<Time>,
+}
+
+fn is_hard(truth: Truth) -> bool {
+    matches!(truth, Truth::Dead | Truth::Cut | Truth::Hung | Truth::Flaky)
+}
+
+impl Checks {
+    pub fn new(topology: &Topology, now: Time) -> Checks {
+        let seen = Seen {
+            truth: Truth::Well,
+            truth_since: now,
+            last_hard: None,
+            verdict: Verdict::Unknown,
+            asked: None,
+            last_own_fault: Time::ZERO,
+            last_flood: None,
+        };
+        Checks {
+            stored: Standing::default(),
+            targets: topology
+                .targets()
+                .map(|target| (target, seen.clone()))
+                .collect(),
+            topology: topology.clone(),
+            published: Published::default(),
+            conditions: BTreeMap::new(),
+            uplink: (Uplink::Works, now),
+            isolation_ended: now,
+            isolated_since: None,
+            started: now,
+            counts: Counts::default(),
+        }
+    }
+
+    pub fn restarted(&mut self, now: Time) {
+        for seen in self.targets.values_mut() {
+            seen.verdict = Verdict::Unknown;
+            seen.asked = None;
+        }
+        self.conditions.clear();
+        self.isolated_since = None;
+        self.isolation_ended = now;
+        self.started = now;
+    }
+
+    pub fn own_fault(&mut self, target: TargetId, now: Time) {
+        self.targets.get_mut(&target).unwrap().last_own_fault = now;
+    }
+
+    pub fn flooded(&mut self, target: TargetId, now: Time) {
+        self.targets.get_mut(&target).unwrap().last_flood = Some(now);
+    }
+
+    /// One output, before the next.
+    pub fn see(&mut self, output: &Output, decider: &Decider, now: Time) {
+        match output {
+            Output::Probe(target) => self.asks(*target, now),
+            Output::End {
+                member,
+                service,
+                event,
+            } => self.ends(*member, *service, event, now),
+            Output::Tell(event) => self.tells(event, now),
+            Output::Publish => self.published = self.current(decider),
+            Output::Remember => self.stored = decider.standing(),
+        }
+    }
+
+    fn asks(&mut self, target: TargetId, now: Time) {
+        let check = &self.topology.service(target.service()).check;
+        let seen = self.targets.get_mut(&target).unwrap();
+        if let Some(before) = seen.asked {
+            let gap = now.since(before);
+            assert!(
+                gap >= check.in_doubt / 2,
+                "{target:?} asked again after {gap:?}"
+            );
+        }
+        seen.asked = Some(now);
+    }
+
+    fn ends(&mut self, member: MemberId, service: Option<ServiceId>, event: &Event, now: Time) {
+        self.counts.ended += 1;
+        assert!(
+            self.isolated_since.is_none(),
+            "sessions ended while isolated"
+        );
+        let Some(service) = service else {
+            assert_eq!(*event, Event::Deadline { member });
+            return;
+        };
+        let target = member.target(service);
+        let requires = &self.topology.service(service).requires;
+        let involved = requires.iter().copied().chain([service]);
+        let guilty = involved.into_iter().any(|service| {
+            let seen = &self.targets[&member.target(service)];
+            let within = self.detection(member.target(service));
+            is_hard(seen.truth) || seen.last_hard.is_some_and(|at| now.since(at) <= within)
+        });
+        let doubts = self.topology.pools.len() > 1;
+        let lonely = !doubts && now.since(self.uplink.1) <= self.detection(target)
+            || !doubts && self.uplink.0 != Uplink::Works;
+        assert!(
+            guilty || lonely,
+            "sessions of {target:?} ended, which was well"
+        );
+    }
+
+    fn tells(&mut self, event: &Event, now: Time) {
+        match event {
+            Event::Verdict {
+                target, from, to, ..
+            } => {
+                assert!(
+                    self.isolated_since.is_none(),
+                    "a verdict changed while isolated"
+                );
+                let seen = self.targets.get_mut(target).unwrap();
+                assert_eq!(seen.verdict, *from);
+                assert_ne!(from, to);
+                seen.verdict = *to;
+                self.counts.downs += u64::from(*to == Verdict::Down);
+            }
+            Event::Condition { pool, from, to, .. } => {
+                if let Some(before) = self.conditions.insert(*pool, *to) {
+                    assert_eq!(before, *from);
+                }
+                if *to == Condition::Lost {
+                    self.counts.lost += 1;
+                    let primary = self.topology.pool(*pool).primary;
+                    for member in &self.topology.pool(*pool).members {
+                        let asked = self.targets[&member.id.target(primary)].asked;
+                        assert!(asked.is_some(), "{pool:?} lost before everyone was asked");
+                    }
+                }
+            }
+            Event::Isolation { cause: Some(cause) } => {
+                self.counts.isolations += 1;
+                if let IsolationCause::ManySilent { pools, members } = cause {
+                    assert!(*pools >= 2 && *members >= 2);
+                }
+                self.isolated_since.get_or_insert(now);
+            }
+            Event::Isolation { cause: None } => {
+                assert!(self.isolated_since.take().is_some());
+                self.isolation_ended = now;
+            }
+            Event::Deadline { .. } => self.counts.deadlines += 1,
+            Event::Service { .. } | Event::Operator { .. } | Event::First { .. } => {}
+        }
+    }
+
+    pub fn ordered(&mut self, decider: &Decider, order: &Order, done: &Result<(), Refusal>) {
+        let pool = self.topology.pool(order.member.pool);
+        let present = present(decider, pool);
+        match done {
+            Ok(()) if order.mode == Mode::Maintenance && !order.force => {
+                let need = pool.quorum.to_stay.members;
+                let was_lost = self.conditions.get(&pool.id) == Some(&Condition::Lost);
+                assert!(present >= need || was_lost || decider.condition(pool.id).2 == present);
+            }
+            Ok(()) => {}
+            Err(Refusal::WouldLosePool { remain, need, .. }) => {
+                self.counts.refusals += 1;
+                assert!(order.mode == Mode::Maintenance && !order.force);
+                assert!(remain < need && present >= *need && *remain + 1 == present);
+            }
+        }
+    }
+
+    /// A moment, once its outputs are drained.
+    pub fn moment(
+        &mut self,
+        decider: &Decider,
+        truth: &BTreeMap<TargetId, Truth>,
+        uplink: Uplink,
+        now: Time,
+    ) {
+        if self.uplink.0 != uplink {
+            self.uplink = (uplink, now);
+        }
+        for (target, seen) in &mut self.targets {
+            let truth = truth[target];
+            if is_hard(seen.truth) {
+                seen.last_hard = Some(now);
+            }
+            if truth != seen.truth {
+                seen.truth = truth;
+                seen.truth_since = now;
+            }
+        }
+        assert_eq!(decider.isolated().is_some(), self.isolated_since.is_some());
+        assert_eq!(self.published, self.current(decider), "not published");
+        assert_eq!(self.stored, decider.standing(), "not remembered");
+        for pool in &self.topology.pools {
+            self.pool_is_consistent(decider, pool);
+        }
+        self.operators_are_obeyed(decider, now);
+        for (target, seen) in &self.targets {
+            self.target_is_judged_in_time(decider, *target, seen, now);
+        }
+        self.isolation_is_justified(now);
+    }
+
+    fn current(&self, decider: &Decider) -> Published {
+        let takes = self.topology.targets().map(|target| {
+            let readiness = decider.readiness(target);
+            (readiness.takes, readiness.keeps)
+        });
+        let services = self.topology.pools.iter().flat_map(|pool| &pool.services);
+        let pools = self.topology.pools.iter();
+        Published {
+            takes: takes.collect(),
+            first: services.map(|service| decider.first(service.id)).collect(),
+            conditions: pools.map(|pool| decider.condition(pool.id).0).collect(),
+        }
+    }
+
+    fn pool_is_consistent(&self, decider: &Decider, pool: &Pool) {
+        let (condition, _, counted) = decider.condition(pool.id);
+        let present = present(decider, pool);
+        assert_eq!(counted, present);
+        let primary = |member| decider.explain(TargetId::new(member, pool.primary)).own;
+        let mode = |member| {
+            decider
+                .operator(member)
+                .map_or(Mode::Ready, |state| state.mode)
+        };
+        let need = pool.quorum.to_stay.members;
+        let well = pool
+            .members
+            .iter()
+            .all(|member| primary(member.id) == Verdict::Up && mode(member.id) == Mode::Ready);
+        match condition {
+            Condition::Lost => assert!(present < need),
+            Condition::Serving => assert!(present >= need),
+            Condition::Degraded => assert!(!well || present < need),
+        }
+        if well && present >= need {
+            assert_eq!(condition, Condition::Serving);
+        }
+        for service in &pool.services {
+            let takes = |member: MemberId| decider.readiness(member.target(service.id)).takes;
+            let usable = pool
+                .members
+                .iter()
+                .any(|member| takes(member.id) != Takes::No);
+            let first = decider.first(service.id);
+            assert_eq!(
+                first.is_some(),
+                service.balance == Policy::First && (usable || first.is_some())
+            );
+            if let (true, Some(first)) = (usable, first) {
+                assert_ne!(takes(first), Takes::No, "{:?} chose nobody", service.id);
+            }
+            for member in &pool.members {
+                let target = member.id.target(service.id);
+                let own = decider.explain(target).own;
+                let required = service
+                    .requires
+                    .iter()
+                    .map(|&other| decider.explain(member.id.target(other)).own);
+                let order = |verdict: &Verdict| match verdict {
+                    Verdict::Up => 0,
+                    Verdict::Unknown => 1,
+                    Verdict::Busy => 2,
+                    Verdict::Down => 3,
+                };
+                let worst = required.chain([own]).max_by_key(order).unwrap();
+                assert_eq!(decider.verdict(target).0, worst, "{target:?}");
+                assert_eq!(decider.verdict(target).0, self.targets[&target].verdict);
+                assert_eq!(decider.readiness(target), readiness(worst, mode(member.id)));
+            }
+        }
+    }
+
+    fn operators_are_obeyed(&self, decider: &Decider, now: Time) {
+        for (member, state) in decider.standing().operators {
+            assert_ne!(state.mode, Mode::Ready);
+            assert!(
+                state.until.is_none_or(|until| until >= now),
+                "{member:?} has lapsed"
+            );
+        }
+    }
+
+    /// A target that does not answer is down, and one that answers is up, once that has been so for
+    /// long enough, nothing else was wrong, and somebody could bear witness.
+    fn target_is_judged_in_time(
+        &self,
+        decider: &Decider,
+        target: TargetId,
+        seen: &Seen,
+        now: Time,
+    ) {
+        if self.isolated_since.is_some() || self.uplink.0 != Uplink::Works {
+            return;
+        }
+        let clean = self.uplink.1.max(self.isolation_ended).max(self.started);
+        let requires = &self.topology.service(target.service()).requires;
+        let required = requires
+            .iter()
+            .map(|&r| &self.targets[&target.member().target(r)]);
+        let mut involved = required.chain([seen]);
+        if matches!(seen.truth, Truth::Dead | Truth::Cut | Truth::Hung) {
+            let since = seen.truth_since.max(clean).max(seen.last_own_fault);
+            let bound = self.detection(target);
+            if now.since(since) > bound && self.had_witness(target, since) {
+                let verdict = decider.explain(target).own;
+                assert_eq!(
+                    verdict,
+                    Verdict::Down,
+                    "{target:?} is {:?} for {bound:?}",
+                    seen.truth
+                );
+            }
+        } else if involved.clone().all(|seen| seen.truth == Truth::Well) {
+            let since = involved
+                .clone()
+                .map(|s| s.truth_since.max(s.last_own_fault))
+                .max();
+            let since = since.unwrap().max(clean);
+            let bound = involved
+                .by_ref()
+                .map(|_| self.recovery(target))
+                .max()
+                .unwrap();
+            if now.since(since) > bound {
+                let verdict = decider.verdict(target).0;
+                assert_eq!(verdict, Verdict::Up, "{target:?} is well for {bound:?}");
+            }
+        }
+    }
+
+    /// Somebody in another pool was well all the time.
+    fn had_witness(&self, target: TargetId, since: Time) -> bool {
+        self.topology.pools.len() == 1
+            || self.targets.iter().any(|(other, seen)| {
+                other.pool != target.pool
+                    && seen.truth == Truth::Well
+                    && seen.truth_since <= since
+                    && seen.last_own_fault <= since
+            })
+    }
+
+    /// Isolation ends when the uplink works and those who were silent answer.
+    fn isolation_is_justified(&self, now: Time) {
+        let Some(since) = self.isolated_since else {
+            return;
+        };
+        if self.uplink.0 != Uplink::Works {
+            return;
+        }
+        let from = since.max(self.uplink.1);
+        let longest = self
+            .topology
+            .targets()
+            .map(|target| self.recovery(target))
+            .max();
+        let all_well = self.targets.values().all(|seen| {
+            seen.truth == Truth::Well && now.since(seen.truth_since) > longest.unwrap()
+        });
+        if all_well && now.since(from) > longest.unwrap() {
+            panic!("isolated since {since:?}, though everything is well since {from:?}");
+        }
+    }
+
+    /// The longest from the first silence of a target to `down`.
+    fn detection(&self, target: TargetId) -> Duration {
+        let check = &self.topology.service(target.service()).check;
+        let timeouts = self.topology.pools.iter().flat_map(|pool| &pool.services);
+        let longest = timeouts.map(|service| service.check.timeout).max().unwrap();
+        let each = check
+            .timeout
+            .max(check.in_doubt.mul_f64(1.0 + check.jitter))
+            + LEAD;
+        let first = check.interval.mul_f64(1.0 + check.jitter) + check.timeout;
+        let inquiry = longest * 2 + INQUIRY_MARGIN;
+        first + each * (check.fall.get() + 1) + inquiry
+    }
+
+    /// The longest from the first good answer to `up`.
+    fn recovery(&self, target: TargetId) -> Duration {
+        let services = &self.topology.pool(target.pool).services;
+        let bound = services.iter().map(|service| {
+            let check = &service.check;
+            let between = check
+                .in_doubt
+                .mul_f64(1.0 + check.jitter)
+                .max(check.timeout);
+            let needed = check.rise.max(check.flap).get() + 2;
+            check.interval.mul_f64(1.0 + check.jitter) + check.timeout + between * needed
+        });
+        bound.max().unwrap() + Duration::from_secs(1)
+    }
+}
+
+fn present(decider: &Decider, pool: &Pool) -> u16 {
+    let counted = pool
+        .members
+        .iter()
+        .take(pool.quorum.to_stay.of_first.into());
+    let present = counted.filter(|member| {
+        let mode = decider
+            .operator(member.id)
+            .map_or(Mode::Ready, |state| state.mode);
+        let own = decider.explain(TargetId::new(member.id, pool.primary)).own;
+        mode != Mode::Maintenance && own != Verdict::Down
+    });
+    present.count() as u16
+}
