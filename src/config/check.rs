@@ -1,5 +1,6 @@
 //! A `check`: the table, or a kind alone.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -20,12 +21,17 @@ pub(super) fn read<'a>(parent: &Table<'a>, value: &Value<'a>, base: &Check) -> C
         };
     }
     let table = parent.as_table(value, "check");
-    let named = table.get("kind").and_then(|kind| {
-        let name = table.as_string(&kind)?;
-        kind_named(&table, &name, &kind)
-    });
     let mut check = base.clone();
-    check.kind = named.unwrap_or_else(|| base.kind.clone());
+    if let Some(kind) = table.get("kind") {
+        let named = table.as_string(&kind);
+        match named.and_then(|name| kind_named(&table, &name, &kind)) {
+            Some(kind) => check.kind = kind,
+            None => {
+                table.ignore();
+                return check;
+            }
+        }
+    }
     if matches!(check.kind, CheckKind::Tls) {
         check.tls = false;
     }
@@ -34,17 +40,36 @@ pub(super) fn read<'a>(parent: &Table<'a>, value: &Value<'a>, base: &Check) -> C
     if let Some(port) = table.integer("port", 1..=65_535) {
         check.port = u16::try_from(port).ok();
     }
-    check.interval = table.duration("interval").unwrap_or(check.interval);
-    check.in_doubt = table
-        .duration("in_doubt")
-        .unwrap_or(check.in_doubt.min(check.interval));
-    check.timeout = table.duration("timeout").unwrap_or(check.timeout);
-    check.jitter = percent(&table).unwrap_or(check.jitter);
+    times(&table, &mut check);
     let count = |key| table.integer(key, 1..=100).and_then(NonZeroU32::new);
     check.fall = count("fall").unwrap_or(check.fall);
     check.rise = count("rise").unwrap_or(check.rise);
     check.flap = count("flap").unwrap_or(check.flap);
     check
+}
+
+/// How often, and how long. What is slower than it looks is allowed, with a warning.
+fn times(table: &Table<'_>, check: &mut Check) {
+    check.interval = table.duration("interval").unwrap_or(check.interval);
+    let in_doubt = table.duration("in_doubt");
+    check.in_doubt = in_doubt.unwrap_or(check.in_doubt.min(check.interval));
+    check.timeout = table.duration("timeout").unwrap_or(check.timeout);
+    check.jitter = percent(table).unwrap_or(check.jitter);
+    let warn = |key, message: &str, help: &str| {
+        if let Some(value) = table.get(key) {
+            table.note(Diagnostic::new(message, value.span).help(help).warning());
+        }
+    };
+    if in_doubt.is_some() && check.in_doubt > check.interval {
+        let message = "a member in doubt is asked less often than one that is well";
+        warn("in_doubt", message, "write an `in_doubt` below `interval`");
+    }
+    if check.timeout > check.interval {
+        let message = "the timeout is longer than the interval";
+        let help = "a probe waits for the one before it, so a silent member is asked once a \
+                    timeout; write a `timeout` below `interval`";
+        warn("timeout", message, help);
+    }
 }
 
 fn kind_named<'a>(table: &Table<'a>, name: &str, value: &Value<'a>) -> Option<CheckKind> {
@@ -102,7 +127,11 @@ fn read_tls(table: &Table<'_>, check: &mut Check) {
         }
     }
     if let Some((name, place)) = table.string("server_name") {
-        if over_tls {
+        if !super::members::is_host_name(&name) && name.parse::<IpAddr>().is_err() {
+            let message = "`server_name` is not a host name";
+            let help = "write the name that the certificate carries, \"fe1.example.net\"";
+            table.note(Diagnostic::new(message, place).help(help));
+        } else if over_tls {
             check.server_name = Some(name);
         } else {
             needs_tls("server_name", place);

@@ -134,7 +134,7 @@ fn host(table: &Table<'_>, value: &Value<'_>) -> Option<Host> {
     None
 }
 
-fn is_host_name(text: &str) -> bool {
+pub(super) fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label
@@ -148,6 +148,21 @@ fn is_host_name(text: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(label)
         && name.chars().any(|c| !c.is_ascii_digit() && c != '.')
+}
+
+/// A backup is used while no other member is usable: where all are, the word means nothing.
+pub(super) fn tell_all_backup(table: &Table<'_>, drafts: &[Draft]) {
+    if let Some(first) = drafts.first()
+        && drafts.iter().all(|draft| draft.backup)
+    {
+        let message = "every member of the pool is a backup, so none is";
+        let help = "leave `backup` out where a member is to be used first";
+        table.note(
+            Diagnostic::new(message, first.place.clone())
+                .help(help)
+                .warning(),
+        );
+    }
 }
 
 /// Gives each member its endpoints; two that answer at the same place are told.

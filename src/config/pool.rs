@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::diagnostic::Diagnostic;
 use super::presets::{RoleDef, ServiceDef};
 use super::reader::{Table, unknown};
-use super::resolve::check_name;
+use super::resolve::{check_name, unknown_site};
 use super::{check, members};
 use crate::pairing::quorum;
 use crate::topology::{
@@ -26,6 +26,21 @@ const MOST_ATTEMPTS: u32 = crate::balance::Tried::MOST as u32;
 pub(super) struct Read {
     pub(super) pool: Pool,
     pub(super) listeners: Vec<(SocketAddr, Range<usize>)>,
+}
+
+/// A service of the pool as the file names it, or as the role implies it.
+struct Entry<'a> {
+    def: ServiceDef,
+    /// None when it is implied.
+    table: Option<Table<'a>>,
+    /// The names of those that it requires, and where they were asked for.
+    needs: Vec<(String, Range<usize>)>,
+}
+
+impl Entry<'_> {
+    fn needed(&self) -> impl Iterator<Item = String> + '_ {
+        self.needs.iter().map(|(name, _)| name.clone())
+    }
 }
 
 /// Reads `[pools.NAME]`. None when so little of it is right that the rest would only confuse.
@@ -56,34 +71,37 @@ pub(super) fn read(
     let services_table = table.table("services", "services");
     let members_table = table.table("members", "members");
     let Some(role) = role(table, roles) else {
-        // What services there are, and so what members may say of them, is the role's to tell.
-        services_table.leave_unread();
-        members_table.leave_unread();
+        services_table.ignore();
+        members_table.ignore();
         return None;
     };
 
     let mut listeners = Vec::new();
     let defs = service_defs(&services_table, role);
-    let names: Vec<String> = defs.iter().map(|(def, ..)| def.name.clone()).collect();
+    // One that is wrong was told; it is not missing beside that.
+    let tables = || defs.iter().filter_map(|entry| entry.table.as_ref());
+    let wrote_listen = services_table.is_misread()
+        || tables().any(|table| table.is_misread() || table.get("listen").is_some());
+    let names: Vec<String> = defs.iter().map(|entry| entry.def.name.clone()).collect();
     let mut services = Vec::new();
     let mut requires = Vec::new();
-    for (index, (def, entry)) in defs.into_iter().enumerate() {
+    for (index, Entry { def, table, needs }) in defs.into_iter().enumerate() {
         let service_id = id.service(index as u16);
-        let (service, port, needs) =
-            service(&services_table, def, entry, service_id, &mut listeners);
+        services.push(service(def, table, service_id, &mut listeners));
         requires.push(needs);
-        services.push((service, port));
     }
     close_requirements(&services_table, &names, requires, id, &mut services);
 
+    let named_members = members_table.named().len();
     let drafts = members::read(&members_table, &names);
-    if members_table.named().is_empty() {
+    if named_members == 0 && !members_table.is_misread() {
         let message = format!("pool `{name}` has no members");
         let help = format!("write `[pools.{name}.members]` and below it `fe1 = \"10.1.0.11\"`");
         table.note(Diagnostic::new(message, table.span()).help(help));
     }
+    members::tell_all_backup(&members_table, &drafts);
     let members = members::resolve(&members_table, id, drafts, &services);
-    if listeners.is_empty() {
+    if listeners.is_empty() && !wrote_listen {
         let message = format!("pool `{name}` listens nowhere");
         let help = format!(
             "write `listen = \"10.1.0.10:{port}\"` in `[pools.{name}.services.{primary}]`",
@@ -92,7 +110,7 @@ pub(super) fn read(
         );
         table.note(Diagnostic::new(message, table.span()).help(help));
     }
-    let quorum = quorum(table, quorum_value, role, members_table.named().len());
+    let quorum = quorum(table, quorum_value, role, named_members);
     let primary = names
         .iter()
         .position(|name| *name == role.primary)
@@ -116,7 +134,7 @@ pub(super) fn read(
 
 fn role<'r>(table: &Table<'_>, roles: &'r [RoleDef]) -> Option<&'r RoleDef> {
     let Some((name, place)) = table.string("role") else {
-        if table.get("role").is_none() {
+        if table.get("role").is_none() && !table.is_misread() {
             let message = "a pool needs a role";
             let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
             let help = format!(
@@ -140,10 +158,7 @@ fn site(table: &Table<'_>, sites: &[String]) -> Option<SiteId> {
     let found = sites.iter().position(|site| *site == name);
     if found.is_none() {
         let known = sites.iter().map(String::as_str);
-        let mut diagnostic = unknown("site", &name, place, known);
-        if sites.is_empty() {
-            diagnostic = diagnostic.help(format!("write `[sites.{name}]`, or leave `site` out"));
-        }
+        let diagnostic = unknown_site(&name, place, known);
         table.note(diagnostic);
     }
     Some(SiteId(u16::try_from(found?).ok()?))
@@ -160,8 +175,13 @@ fn quorum(
         None if role.needs_quorum => ("front-end", table.span()),
         None => return any,
         Some(value) if value.raw.as_integer().is_some() => {
-            let most = u32::try_from(members.max(1)).unwrap_or(u32::MAX);
-            let need = table.as_integer(value, 1..=most).unwrap_or(1);
+            let need = table.as_integer(value, 1..=u32::from(u16::MAX));
+            let need = need.unwrap_or(1);
+            if members > 0 && need as usize > members {
+                let message = format!("a quorum of {need} is never reached by {members} members");
+                let help = format!("write a number from 1 to {members}");
+                table.note(Diagnostic::new(message, value.span.clone()).help(help));
+            }
             return quorum::number(need as u16, members as u16);
         }
         Some(value) => match value.raw.as_str() {
@@ -194,8 +214,8 @@ fn quorum(
 
 /// The services that the file names, and before them those that they need without naming them:
 /// the primary, which decides the condition, and whatever is required.
-fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<(ServiceDef, Option<Table<'a>>)> {
-    let mut defs: Vec<(ServiceDef, Option<Table<'a>>)> = Vec::new();
+fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
+    let mut defs: Vec<Entry<'a>> = Vec::new();
     let named = services.named();
     if named.len() > MOST_SERVICES {
         let message = format!("{} services are more than a pool may have", named.len());
@@ -211,6 +231,7 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<(ServiceDef, Op
                     format!("`{name}` is served over UDP, which is not in this version yet");
                 let help = format!("leave `{name}` out; it comes with a later version");
                 services.note(Diagnostic::new(message, place).help(help));
+                table.ignore();
                 continue;
             }
             Some(def) => def.clone(),
@@ -225,34 +246,43 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<(ServiceDef, Op
             }
             None => ServiceDef::unknown(&name),
         };
-        defs.push((def, Some(table)));
+        let mut needs: Vec<_> = def
+            .requires
+            .iter()
+            .map(|name| (name.clone(), table.span()))
+            .collect();
+        needs = table.names("requires").unwrap_or(needs);
+        defs.push(Entry {
+            def,
+            table: Some(table),
+            needs,
+        });
     }
     let mut missing = vec![role.primary.clone()];
-    missing.extend(defs.iter().flat_map(|(def, _)| def.requires.clone()));
+    missing.extend(defs.iter().flat_map(Entry::needed));
     while let Some(name) = missing.pop() {
-        let known = defs.iter().any(|(def, _)| def.name == name);
+        let known = defs.iter().any(|entry| entry.def.name == name);
         if let Some(def) = role.services.iter().find(|def| def.name == name && !known) {
-            missing.extend(def.requires.clone());
-            defs.push((def.clone(), None));
+            let needs = def.requires.iter().cloned();
+            let entry = Entry {
+                def: def.clone(),
+                table: None,
+                needs: needs.map(|name| (name, services.span())).collect(),
+            };
+            missing.extend(entry.needed());
+            defs.push(entry);
         }
     }
     defs
 }
 
-/// A service, its port on members, and the names of those it requires with their places.
+/// A service without what it requires, and its port on members.
 fn service<'a>(
-    services: &Table<'a>,
     def: ServiceDef,
     entry: Option<Table<'a>>,
     id: ServiceId,
     listeners: &mut Vec<(SocketAddr, Range<usize>)>,
-) -> (Service, u16, Vec<(String, Range<usize>)>) {
-    let place = entry.as_ref().map_or(services.span(), Table::span);
-    let mut requires: Vec<_> = def
-        .requires
-        .iter()
-        .map(|n| (n.clone(), place.clone()))
-        .collect();
+) -> (Service, u16) {
     let mut service = Service {
         id,
         name: def.name.clone(),
@@ -273,7 +303,7 @@ fn service<'a>(
     };
     let mut port = def.port.unwrap_or(0);
     let Some(table) = entry else {
-        return (service, port, requires);
+        return (service, port);
     };
     protocol(&table);
     service.listen = listen(&table, listeners);
@@ -287,21 +317,6 @@ fn service<'a>(
     }
     if let Some(value) = table.get("check") {
         service.check = check::read(&table, &value, &def.check);
-    }
-    if let Some(value) = table.get("requires") {
-        match value.raw.as_array() {
-            Some(names) => {
-                let named = names.iter().filter_map(|name| {
-                    let text = name.get_ref().as_str()?.to_owned();
-                    Some((text, name.span()))
-                });
-                requires = named.collect();
-                if requires.len() < names.len() {
-                    table.wrong_type(&value, "a list of services", "[\"sip\"]");
-                }
-            }
-            None => table.wrong_type(&value, "a list of services", "[\"sip\"]"),
-        }
     }
     let policies = [
         ("least-connections", Policy::LeastConnections),
@@ -323,7 +338,7 @@ fn service<'a>(
     service.send_proxy = table.bool("send_proxy").unwrap_or(false);
     service.accept_proxy = accept_proxy(&table);
     connect(&table, &mut service.connect);
-    (service, port, requires)
+    (service, port)
 }
 
 fn protocol(table: &Table<'_>) {
@@ -390,7 +405,15 @@ fn accept_proxy(table: &Table<'_>) -> Vec<IpNet> {
     let mut nets = Vec::new();
     for entry in list {
         match entry.get_ref().as_str().and_then(net) {
-            Some(net) => nets.push(net),
+            Some(net) => {
+                if net.prefix_len() == 0 {
+                    let message = "anyone may say to come from any address";
+                    let help = "write only the networks of the load balancers in front";
+                    let diagnostic = Diagnostic::new(message, entry.span());
+                    table.note(diagnostic.help(help).warning());
+                }
+                nets.push(net);
+            }
             None => {
                 let message = "`accept_proxy` holds something else than a network";
                 let help = "write networks with their length, [\"10.0.0.0/8\", \"2001:db8::/32\"]";

@@ -29,7 +29,10 @@ pub(super) struct Table<'a> {
     span: Range<usize>,
     entries: Option<&'a DeTable<'a>>,
     asked: RefCell<Vec<&'static str>>,
+    /// Its keys are names, or nobody looks at them.
     open: Cell<bool>,
+    /// Something else than a table stands there, and that was told.
+    is_misread: bool,
 }
 
 /// A value and where it stands.
@@ -64,6 +67,7 @@ impl<'a> Table<'a> {
             entries,
             asked: RefCell::default(),
             open: Cell::new(false),
+            is_misread: false,
         }
     }
 
@@ -73,6 +77,16 @@ impl<'a> Table<'a> {
 
     pub(super) fn note(&self, diagnostic: Diagnostic) {
         self.notes.note(diagnostic);
+    }
+
+    /// Whether something else than a table stood there, so that what lacks in it says nothing.
+    pub(super) fn is_misread(&self) -> bool {
+        self.is_misread
+    }
+
+    /// Leaves its keys unread: what is above them is wrong already.
+    pub(super) fn ignore(&self) {
+        self.open.set(true);
     }
 
     /// The value of a key, if it is there.
@@ -108,11 +122,6 @@ impl<'a> Table<'a> {
         all
     }
 
-    /// Its keys are neither read nor told as unknown.
-    pub(super) fn leave_unread(&self) {
-        self.open.set(true);
-    }
-
     /// A table below this one, or an absent one.
     pub(super) fn table(&self, key: &'static str, kind: &'static str) -> Table<'a> {
         match self.get(key) {
@@ -125,9 +134,16 @@ impl<'a> Table<'a> {
     pub(super) fn as_table(&self, value: &Value<'a>, kind: &'static str) -> Table<'a> {
         let entries = value.raw.as_table();
         if entries.is_none() {
-            self.wrong_type(value, "a table", "{ … }");
+            let example = match kind {
+                "members" => "{ fe1 = \"10.1.0.11\" }",
+                "services" => "{ sip = { listen = \"10.1.0.10:5061\" } }",
+                _ => "{ … }",
+            };
+            self.wrong_type(value, "a table", example);
         }
-        Table::new(self.notes, kind, value.span.clone(), entries)
+        let mut table = Table::new(self.notes, kind, value.span.clone(), entries);
+        table.is_misread = entries.is_none();
+        table
     }
 
     pub(super) fn string(&self, key: &'static str) -> Option<(String, Range<usize>)> {
@@ -184,7 +200,7 @@ impl<'a> Table<'a> {
         self.duration_from(key, Duration::from_millis(1))
     }
 
-    /// A duration that may be nothing.
+    /// A duration, `0s` to turn off what it times.
     pub(super) fn duration_or_none(&self, key: &'static str) -> Option<Duration> {
         self.duration_from(key, Duration::ZERO)
     }
@@ -202,8 +218,10 @@ impl<'a> Table<'a> {
             other => return refuse(format!("write \"5s\" instead of {}", a(other.type_str()))),
         };
         match duration::parse(&text) {
-            Ok(duration) if duration >= least => Some(duration),
-            Ok(_) => refuse("write more than nothing, like \"1s\"".to_owned()),
+            Ok(duration) if duration < least => {
+                refuse("write more than nothing, like \"1s\"".to_owned())
+            }
+            Ok(duration) => Some(duration),
             Err(help) => refuse(help),
         }
     }
@@ -217,6 +235,29 @@ impl<'a> Table<'a> {
             self.note(unknown(&format!("`{key}`"), &text, span, known));
         }
         found.map(|(_, meaning)| *meaning)
+    }
+
+    /// A list of names, each with its place; whatever else stands in it is told.
+    pub(super) fn names(&self, key: &'static str) -> Option<Vec<(String, Range<usize>)>> {
+        let value = self.get(key)?;
+        let Some(list) = value.raw.as_array() else {
+            self.wrong_type(&value, "a list of names", "[\"sip\"]");
+            return None;
+        };
+        let mut names = Vec::new();
+        for entry in list {
+            match entry.get_ref().as_str() {
+                Some(name) => names.push((name.to_owned(), entry.span())),
+                None => {
+                    let message = format!("`{key}` holds something else than a name");
+                    let label = format!("this is {}", a(entry.get_ref().type_str()));
+                    let help = format!("write names in quotes, `{key} = [\"sip\"]`");
+                    let diagnostic = Diagnostic::new(message, entry.span());
+                    self.note(diagnostic.label(label).help(help));
+                }
+            }
+        }
+        Some(names)
     }
 
     pub(super) fn wrong_type(&self, value: &Value<'a>, wanted: &str, example: &str) {

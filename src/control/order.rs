@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::duration;
 use crate::health::readiness::Mode;
 use crate::observe::desk::{Command, Refused};
 use crate::observe::events::mode_word;
@@ -10,9 +11,6 @@ use crate::observe::stamp::span;
 use crate::pairing::{Order, Refusal};
 use crate::time::Time;
 use crate::topology::{MemberId, Topology};
-
-/// The longest that a drain or maintenance may be ordered for; who wants longer leaves `for` out.
-pub const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 /// Looks the member up and turns spans into moments.
 pub fn order(command: Command, topology: &Topology, now: Time) -> Result<Order, Refused> {
@@ -62,49 +60,18 @@ pub fn done(order: &Order, topology: &Topology, now: Time) -> String {
     }
 }
 
-/// A span as people write it: `90s`, `2h`, `1h30m`, `250ms`, `7d`. A unit is always given.
+/// How long a drain or maintenance lasts, as `config::duration` reads it; never nothing.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        let shown: String = text.chars().take(40).collect();
-        format!(
-            "\"{}\" is not a duration; write it like 90s, 30m, 2h or 1h30m",
-            shown.escape_debug()
-        )
-    };
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (count, tail) = rest.split_at(digits);
-        let letters = tail.len()
-            - tail
-                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
-                .len();
-        let (unit, tail) = tail.split_at(letters);
-        let count: u32 = count.parse().map_err(|_| wrong())?;
-        let one = match unit {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" | "min" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3_600),
-            "d" => Duration::from_secs(86_400),
-            _ => return Err(wrong()),
-        };
-        total = one
-            .checked_mul(count)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(wrong)?;
-        rest = tail.trim_start();
-    }
-    match total {
-        Duration::ZERO => Err("a duration of nothing; leave it out".to_owned()),
-        _ if total > LONGEST => {
-            Err("longer than a year; leave it out for \"until told otherwise\"".to_owned())
+    match duration::parse(text) {
+        Ok(Duration::ZERO) => Err("a duration of nothing; leave it out".to_owned()),
+        Ok(span) => Ok(span),
+        Err(help) => {
+            let shown: String = text.chars().take(40).collect();
+            let shown = shown.escape_debug();
+            Err(format!(
+                "\"{shown}\" is not a duration like 90s, 30m, 2h or 1h30m: {help}"
+            ))
         }
-        _ => Ok(total),
     }
 }
 
