@@ -432,9 +432,9 @@ impl Machine {
         }
     }
 
-    /// Successes in a row that make a busy one up.
+    /// Successes in a row that make a busy one up: one that flapped has more to prove.
     fn successes_needed(&self) -> u32 {
-        if self.reason == Reason::Flapping {
+        if self.reason == Reason::Flapping || self.flaps >= self.rules.flap {
             self.rules.flap
         } else {
             self.rules.rise

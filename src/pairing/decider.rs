@@ -154,7 +154,7 @@ impl Decider {
         }
         let answer = outcome.answer;
         let heard = Heard::from(answer);
-        if heard == Heard::Answer && self.isolation.is_doubtful(place) {
+        if heard == Heard::Answer && self.is_refuted(place) {
             self.machines[place].forgive();
         }
         let swing = self.dice.swing(self.machines[place].rules().jitter);

@@ -250,11 +250,11 @@ impl Isolation {
             }
             Heard::Hang => {
                 // The answer may have been lost at any moment until now.
-                self.prolong(place, started, now);
+                self.prolong(place, now);
                 self.handle_sign(member, started);
             }
             Heard::Silence => {
-                self.prolong(place, started, started);
+                self.prolong(place, started);
                 let hearing = &mut self.hearings[self.places.member(member)];
                 if hearing.silent <= hearing.answered {
                     hearing.silent_from = started;
@@ -461,8 +461,8 @@ impl Isolation {
         self.silences[place] = None;
     }
 
-    fn prolong(&mut self, place: usize, started: Time, last: Time) {
-        let silence = self.silences[place].get_or_insert(Silence::new(started));
+    fn prolong(&mut self, place: usize, last: Time) {
+        let silence = self.silences[place].get_or_insert(Silence::new(last));
         silence.last = Some(last);
         silence.vouched = silence.vouched_out;
     }

@@ -13,10 +13,13 @@ use twinpool::topology::{MemberId, Policy, Pool, PoolId, ServiceId, TargetId, To
 
 use crate::world::{Truth, Uplink};
 
+/// In how many quiet moments everything is looked at once.
+const LOOK_EVERY: u64 = 20;
+
 /// What the driver knows beside the decider.
-pub struct Checks {
+pub(crate) struct Checks {
     /// What was last asked to be remembered.
-    pub stored: Standing,
+    pub(crate) stored: Standing,
     topology: Topology,
     targets: BTreeMap<TargetId, Seen>,
     /// Last published: who takes what, who is chosen, and conditions.
@@ -28,18 +31,32 @@ pub struct Checks {
     isolation_ended: Time,
     isolated_since: Option<Time>,
     started: Time,
+    /// Whether nothing but probes came out since the last look.
+    quiet: bool,
+    moments: u64,
     /// For a look at what the runs contain.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
-    pub ended: u64,
-    pub isolations: u64,
-    pub downs: u64,
-    pub deadlines: u64,
-    pub refusals: u64,
-    pub lost: u64,
+pub(crate) struct Counts {
+    pub(crate) ended: u64,
+    pub(crate) isolations: u64,
+    pub(crate) downs: u64,
+    pub(crate) deadlines: u64,
+    pub(crate) refusals: u64,
+    pub(crate) lost: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.ended += other.ended;
+        self.isolations += other.isolations;
+        self.downs += other.downs;
+        self.deadlines += other.deadlines;
+        self.refusals += other.refusals;
+        self.lost += other.lost;
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,7 +83,7 @@ fn is_hard(truth: Truth) -> bool {
 }
 
 impl Checks {
-    pub fn new(topology: &Topology, now: Time) -> Checks {
+    pub(crate) fn new(topology: &Topology, now: Time) -> Checks {
         let seen = Seen {
             truth: Truth::Well,
             truth_since: now,
@@ -89,11 +106,13 @@ impl Checks {
             isolation_ended: now,
             isolated_since: None,
             started: now,
+            quiet: false,
+            moments: 0,
             counts: Counts::default(),
         }
     }
 
-    pub fn restarted(&mut self, now: Time) {
+    pub(crate) fn restarted(&mut self, now: Time) {
         for seen in self.targets.values_mut() {
             seen.verdict = Verdict::Unknown;
             seen.asked = None;
@@ -104,16 +123,17 @@ impl Checks {
         self.started = now;
     }
 
-    pub fn own_fault(&mut self, target: TargetId, now: Time) {
+    pub(crate) fn own_fault(&mut self, target: TargetId, now: Time) {
         self.targets.get_mut(&target).unwrap().last_own_fault = now;
     }
 
-    pub fn flooded(&mut self, target: TargetId, now: Time) {
+    pub(crate) fn flooded(&mut self, target: TargetId, now: Time) {
         self.targets.get_mut(&target).unwrap().last_flood = Some(now);
     }
 
     /// One output, before the next.
-    pub fn see(&mut self, output: &Output, decider: &Decider, now: Time) {
+    pub(crate) fn see(&mut self, output: &Output, decider: &Decider, now: Time) {
+        self.quiet &= matches!(output, Output::Probe(_));
         match output {
             Output::Probe(target) => self.asks(*target, now),
             Output::End {
@@ -158,11 +178,21 @@ impl Checks {
             let within = self.detection(member.target(service));
             is_hard(seen.truth) || seen.last_hard.is_some_and(|at| now.since(at) <= within)
         });
-        let doubts = self.topology.pools.len() > 1;
-        let lonely = !doubts && now.since(self.uplink.1) <= self.detection(target)
-            || !doubts && self.uplink.0 != Uplink::Works;
+        // False evidence that fits together with an outage of our own cannot be told from a dead
+        // member, and neither can an outage where no other pool is left to compare with.
+        let span = self.detection(target);
+        let outage = self.uplink.0 != Uplink::Works || now.since(self.uplink.1) <= span;
+        let flooded = requires.iter().copied().chain([service]).any(|service| {
+            let flood = self.targets[&member.target(service)].last_flood;
+            flood.is_some_and(|at| now.since(at) <= span)
+        });
+        let alone = self
+            .targets
+            .iter()
+            .all(|(other, seen)| other.pool == target.pool || seen.verdict == Verdict::Down);
+        let excused = outage && (alone || flooded);
         assert!(
-            guilty || lonely,
+            guilty || excused,
             "sessions of {target:?} ended, which was well"
         );
     }
@@ -211,7 +241,7 @@ impl Checks {
         }
     }
 
-    pub fn ordered(&mut self, decider: &Decider, order: &Order, done: &Result<(), Refusal>) {
+    pub(crate) fn ordered(&mut self, decider: &Decider, order: &Order, done: &Result<(), Refusal>) {
         let pool = self.topology.pool(order.member.pool);
         let present = present(decider, pool);
         match done {
@@ -230,7 +260,7 @@ impl Checks {
     }
 
     /// A moment, once its outputs are drained.
-    pub fn moment(
+    pub(crate) fn moment(
         &mut self,
         decider: &Decider,
         truth: &BTreeMap<TargetId, Truth>,
@@ -250,6 +280,12 @@ impl Checks {
                 seen.truth_since = now;
             }
         }
+        // What is derived changes with what is told, and otherwise not; still look now and then.
+        self.moments += 1;
+        if self.quiet && self.moments % LOOK_EVERY != 0 {
+            return;
+        }
+        self.quiet = true;
         assert_eq!(decider.isolated().is_some(), self.isolated_since.is_some());
         assert_eq!(self.published, self.current(decider), "not published");
         assert_eq!(self.stored, decider.standing(), "not remembered");

@@ -17,7 +17,7 @@ use crate::fleet::{Rng, fleet};
 
 /// How a target really is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub(crate) enum Truth {
     Well,
     /// The process died: its host refuses.
     Dead,
@@ -32,7 +32,7 @@ pub enum Truth {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uplink {
+pub(crate) enum Uplink {
     Works,
     /// Somewhere beyond our own link every packet is dropped.
     Drops,
@@ -63,14 +63,14 @@ enum Step {
 }
 
 /// One run.
-pub struct World {
-    pub now: Time,
-    pub topology: std::sync::Arc<Topology>,
-    pub decider: Decider,
-    pub truth: BTreeMap<TargetId, Truth>,
-    pub uplink: Uplink,
-    pub checks: Checks,
-    pub log: Vec<String>,
+pub(crate) struct World {
+    pub(crate) now: Time,
+    pub(crate) topology: std::sync::Arc<Topology>,
+    pub(crate) decider: Decider,
+    pub(crate) truth: BTreeMap<TargetId, Truth>,
+    pub(crate) uplink: Uplink,
+    pub(crate) checks: Checks,
+    pub(crate) log: Vec<String>,
     steps: BinaryHeap<Reverse<(Time, u64, Step)>>,
     counter: u64,
     /// Probes that are out: their number, start, and whether the connection stands.
@@ -85,11 +85,11 @@ pub struct World {
 }
 
 /// How long a run lasts.
-const LENGTH: Duration = Duration::from_secs(60);
+const LENGTH: Duration = Duration::from_secs(45);
 /// Nothing new happens in the last part, so that the end can be judged.
-const CALM: Duration = Duration::from_secs(20);
+const CALM: Duration = Duration::from_secs(15);
 
-pub fn run(seed: u64, loud: bool) -> World {
+pub(crate) fn run(seed: u64, loud: bool) -> World {
     let mut world = World::new(seed, loud);
     world.drain();
     let end = world.now + LENGTH;
@@ -217,7 +217,6 @@ impl World {
             Step::Reply(target, probe) => self.reply(target, probe),
             Step::GiveUp(target, probe) => self.give_up(target, probe),
             Step::Slow(target) => {
-                self.note(format!("slow {target:?}"));
                 let evidence = Evidence::Failed(Failure::ConnectTimeout);
                 self.decider.handle_evidence(target, evidence, self.now);
             }

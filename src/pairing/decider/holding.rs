@@ -63,6 +63,15 @@ impl Decider {
         self.waiting.insert(place, until);
     }
 
+    /// Whether an answer of this target now shows that its silence was not its own: it was held, or
+    /// nobody else was heard either.
+    pub(super) fn is_refuted(&self, place: usize) -> bool {
+        let doubted = self.isolation.is_doubtful(place)
+            || self.isolation.cause().is_some()
+            || self.machines[place].due().is_some();
+        doubted && self.isolation.is_silent(place)
+    }
+
     /// Begins an inquiry where one is needed, or takes it one step further.
     pub(super) fn advance_inquiry(&mut self, now: Time, late: bool) {
         if self.isolation.cause().is_some() {
