@@ -130,3 +130,24 @@ fn line(page: &mut String, text: &str) {
     // Writing to a String does not fail.
     writeln!(page, "{text}").unwrap_or_default();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn the_report_tells_what_was_understood() {
+        let text = include_str!("../../config/twinpool.toml");
+        insta::assert_snapshot!("validate_reference", report(&parse(text, "f").unwrap()));
+        let text = include_str!("../../tests/config/warnings.toml");
+        insta::assert_snapshot!("validate_warnings", report(&parse(text, "f").unwrap()));
+        let mut text = "[pools.big]\nrole = \"front-end\"\n".to_owned();
+        for number in 1..=8 {
+            text.push_str(&format!("members.fe{number} = \"10.1.0.{number}\"\n"));
+        }
+        text.push_str("services.web-internal.listen = \"10.1.0.10:443\"\n");
+        text.push_str("services.web-internal.check = { kind = \"http\", tls = true }\n");
+        insta::assert_snapshot!("validate_implied", report(&parse(&text, "f").unwrap()));
+    }
+}
