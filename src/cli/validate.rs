@@ -16,16 +16,11 @@ pub fn report(loaded: &Loaded) -> String {
         describe(&mut page, pool, topology);
     }
     page.push_str(&loaded.warnings.render(false));
-    let (pools, members) = (
-        topology.pools.len(),
-        topology.pools.iter().map(|p| p.members.len()),
-    );
+    let members = topology.pools.iter().map(|pool| pool.members.len()).sum();
+    let pools = counted(topology.pools.len(), "pool");
     line(
         &mut page,
-        &format!(
-            "valid: {pools} pool(s), {} member(s)",
-            members.sum::<usize>()
-        ),
+        &format!("valid: {pools}, {}", counted(members, "member")),
     );
     page
 }
@@ -123,7 +118,13 @@ fn policy(policy: Policy) -> &'static str {
 }
 
 fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
+    // Rounded up: it is told as a most.
+    let tenths = duration.as_millis().div_ceil(100);
+    format!("{}.{} s", tenths / 10, tenths % 10)
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn line(page: &mut String, text: &str) {
