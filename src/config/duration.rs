@@ -60,7 +60,7 @@ pub fn write(duration: Duration) -> String {
         (1_000, "s"),
     ];
     for (size, unit) in units {
-        if millis >= size && millis % size == 0 {
+        if millis >= size && millis.is_multiple_of(size) {
             return format!("{}{unit}", millis / size);
         }
     }
