@@ -126,7 +126,8 @@ impl Roster {
             seats: seats.into_boxed_slice(),
             tiers,
             policy,
-            slow_start,
+            // Shares are parts of it; with none they are full at once.
+            slow_start: slow_start.max(Duration::from_nanos(1)),
         }
     }
 

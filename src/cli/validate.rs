@@ -16,16 +16,11 @@ pub fn report(loaded: &Loaded) -> String {
         describe(&mut page, pool, topology);
     }
     page.push_str(&loaded.warnings.render(false));
-    let (pools, members) = (
-        topology.pools.len(),
-        topology.pools.iter().map(|p| p.members.len()),
-    );
+    let members = topology.pools.iter().map(|pool| pool.members.len()).sum();
+    let pools = counted(topology.pools.len(), "pool");
     line(
         &mut page,
-        &format!(
-            "valid: {pools} pool(s), {} member(s)",
-            members.sum::<usize>()
-        ),
+        &format!("valid: {pools}, {}", counted(members, "member")),
     );
     page
 }
@@ -123,10 +118,37 @@ fn policy(policy: Policy) -> &'static str {
 }
 
 fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
+    // Rounded up: it is told as a most.
+    let tenths = duration.as_millis().div_ceil(100);
+    format!("{}.{} s", tenths / 10, tenths % 10)
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn line(page: &mut String, text: &str) {
     // Writing to a String does not fail.
     writeln!(page, "{text}").unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn the_report_tells_what_was_understood() {
+        let text = include_str!("../../config/twinpool.toml");
+        insta::assert_snapshot!("validate_reference", report(&parse(text, "f").unwrap()));
+        let text = include_str!("../../tests/config/warnings.toml");
+        insta::assert_snapshot!("validate_warnings", report(&parse(text, "f").unwrap()));
+        let mut text = "[pools.big]\nrole = \"front-end\"\n".to_owned();
+        for number in 1..=8 {
+            text.push_str(&format!("members.fe{number} = \"10.1.0.{number}\"\n"));
+        }
+        text.push_str("services.web-internal.listen = \"10.1.0.10:443\"\n");
+        text.push_str("services.web-internal.check = { kind = \"http\", tls = true }\n");
+        insta::assert_snapshot!("validate_implied", report(&parse(&text, "f").unwrap()));
+    }
 }

@@ -150,26 +150,31 @@ fn read_http(table: &Table<'_>, check: &mut Check) {
         }
         return;
     };
-    let token = |key, what: &str, good: &dyn Fn(&str) -> bool| {
+    let token = |key, what: &str, example: &str, good: &dyn Fn(&str) -> bool| {
         let (text, place) = table.string(key)?;
         if good(&text) && text.chars().all(|c| c.is_ascii_graphic()) {
             return Some(text);
         }
         let message = format!("`{key}` is not {what}");
-        let help = "write it without spaces, as it stands in the request";
+        let help = format!("write `{key} = \"{example}\"`, without spaces");
         table.note(Diagnostic::new(message, place).help(help));
         None
     };
     let method = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase());
-    if let Some(method) = token("method", "a method in upper case", &method) {
+    if let Some(method) = token("method", "a method in upper case", "GET", &method) {
         http.method = method;
     }
-    if let Some(path) = token("path", "a path from its slash", &|text| {
-        text.starts_with('/')
-    }) {
+    if let Some(path) = token(
+        "path",
+        "a path that begins with a slash",
+        "/health",
+        &|text| text.starts_with('/'),
+    ) {
         http.path = path;
     }
-    if let Some(host) = token("host", "a host name", &|text| !text.is_empty()) {
+    if let Some(host) = token("host", "a host name", "www.example.net", &|text| {
+        !text.is_empty()
+    }) {
         http.host = Some(host);
     }
     if let Some(status) = status(table) {

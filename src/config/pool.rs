@@ -178,8 +178,8 @@ fn quorum(
             let need = table.as_integer(value, 1..=u32::from(u16::MAX));
             let need = need.unwrap_or(1);
             if members > 0 && need as usize > members {
-                let message = format!("a quorum of {need} is never reached by {members} members");
-                let help = format!("write a number from 1 to {members}");
+                let message = format!("a quorum of {need} is never reached by a pool of {members}");
+                let help = format!("write at most `quorum = {members}`, or add members");
                 table.note(Diagnostic::new(message, value.span.clone()).help(help));
             }
             return quorum::number(need as u16, members as u16);
@@ -407,7 +407,7 @@ fn accept_proxy(table: &Table<'_>) -> Vec<IpNet> {
         match entry.get_ref().as_str().and_then(net) {
             Some(net) => {
                 if net.prefix_len() == 0 {
-                    let message = "anyone may say to come from any address";
+                    let message = "every client is trusted to say which address it comes from";
                     let help = "write only the networks of the load balancers in front";
                     let diagnostic = Diagnostic::new(message, entry.span());
                     table.note(diagnostic.help(help).warning());
@@ -461,6 +461,7 @@ fn close_requirements(
         }
         direct.push(indices);
     }
+    let mut told = HashSet::new();
     for (index, (service, _)) in services.iter_mut().enumerate() {
         let mut reached = HashSet::new();
         let mut ahead = direct[index].clone();
@@ -470,11 +471,19 @@ fn close_requirements(
             }
         }
         if reached.contains(&index) {
-            let message = format!("`{}` requires itself", service.name);
+            // Once a circle, not once for each in it.
+            if !told.is_disjoint(&reached) {
+                continue;
+            }
+            told.insert(index);
+            let message = format!(
+                "`{}` requires itself, directly or through others",
+                service.name
+            );
             let place = requires[index]
                 .first()
                 .map_or(table.span(), |(_, place)| place.clone());
-            let help = "take one of the services in this circle out of `requires`";
+            let help = "take one of the services in this circle out of a `requires`";
             table.note(Diagnostic::new(message, place).help(help));
             continue;
         }

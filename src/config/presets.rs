@@ -181,12 +181,72 @@ mod tests {
 
     #[test]
     fn the_presets_are_those_of_the_domain() {
-        let count = |name: &str| {
-            let all = roles();
-            let role = all.iter().find(|role| role.name == name).unwrap();
-            role.services.len()
-        };
-        let counts = ["front-end", "director", "edge", "mediation", "back-end"].map(count);
-        assert_eq!(counts, [15, 4, 10, 3, 1]);
+        // Role, primary, quorum by the table; then each service: port, check, requires, balance.
+        let said = "\
+front-end sip quorum
+  sip 5061 tls - any
+  focus 444 tcp sip any
+  rpc 135 tcp sip source
+  web-internal 443 tls sip source
+  web-internal-http 80 tcp sip source
+  web-external 4443 tls sip any
+  web-external-http 8080 tcp sip any
+  response-group 5071 tcp sip any
+  dial-in 5072 tcp sip any
+  announcement 5073 tcp sip any
+  call-park 5075 tcp sip any
+  audio-test 5076 tcp sip any
+  bandwidth-policy 5080 tcp sip any
+  turn-auth 448 tcp sip any
+  mediation 5070 tcp sip any
+director sip -
+  sip 5061 tls - source
+  focus 444 tcp sip source
+  web-internal 443 tls sip source
+  web-external 4443 tls sip source
+edge access -
+  access 443 tls - any
+  federation 5061 tls - any
+  web-conf 443 tls - any
+  av 443 tcp - source
+  av-udp 3478 udp - source
+  xmpp 5269 tcp - any
+  internal-sip 5061 tls - any
+  av-auth 5062 tls - any
+  internal-av 443 tcp - source
+  internal-av-udp 3478 udp - source
+mediation sip -
+  sip 5070 tcp - any
+  gateway-tls 5067 tls sip any
+  gateway-tcp 5068 tcp sip any
+back-end sql -
+  sql 1433 tcp - first
+";
+        let mut is = String::new();
+        for role in roles() {
+            let quorum = if role.needs_quorum { "quorum" } else { "-" };
+            is.push_str(&format!("{} {} {quorum}\n", role.name, role.primary));
+            for service in &role.services {
+                let check = match service.check.kind {
+                    _ if service.is_udp => "udp",
+                    CheckKind::Tcp => "tcp",
+                    CheckKind::Tls => "tls",
+                    _ => "another",
+                };
+                let requires = match service.requires.as_slice() {
+                    [] => "-".to_owned(),
+                    names => names.join(","),
+                };
+                let balance = match service.balance {
+                    Policy::LeastConnections => "any",
+                    Policy::Source => "source",
+                    Policy::First => "first",
+                    _ => "another",
+                };
+                let (name, port) = (&service.name, service.port.unwrap());
+                is.push_str(&format!("  {name} {port} {check} {requires} {balance}\n"));
+            }
+        }
+        assert_eq!(is, said);
     }
 }

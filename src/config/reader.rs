@@ -137,6 +137,9 @@ impl<'a> Table<'a> {
             let example = match kind {
                 "members" => "{ fe1 = \"10.1.0.11\" }",
                 "services" => "{ sip = { listen = \"10.1.0.10:5061\" } }",
+                "service" => "{ listen = \"10.1.0.10:5061\" }",
+                "check" => "{ kind = \"tcp\" }",
+                "connect" => "{ budget = \"2s\" }",
                 _ => "{ … }",
             };
             self.wrong_type(value, "a table", example);
@@ -219,7 +222,7 @@ impl<'a> Table<'a> {
         };
         match duration::parse(&text) {
             Ok(duration) if duration < least => {
-                refuse("write more than nothing, like \"1s\"".to_owned())
+                refuse("nothing is too short; write at least \"1ms\"".to_owned())
             }
             Ok(duration) => Some(duration),
             Err(help) => refuse(help),

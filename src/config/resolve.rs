@@ -49,10 +49,13 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
     let is_toml = errors.is_empty();
     for error in errors {
         let place = error.span().unwrap_or(0..0);
-        notes.note(Diagnostic::new(
-            format!("not TOML: {}", error.message().trim()),
-            place,
-        ));
+        let message = format!("not TOML: {}", error.message().trim());
+        let help = if message.contains("duplicate") {
+            "keep one of the two"
+        } else {
+            "texts stand in quotes, `key = \"text\"`, lists in [ ], a header is `[pools.NAME]`"
+        };
+        notes.note(Diagnostic::new(message, place).help(help));
     }
     if !is_toml {
         // What else seems to lack may stand in the part that could not be read.

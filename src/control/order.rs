@@ -65,11 +65,11 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(Duration::ZERO) => Err("a duration of nothing; leave it out".to_owned()),
         Ok(span) => Ok(span),
-        Err(help) => {
+        Err(_) => {
             let shown: String = text.chars().take(40).collect();
             let shown = shown.escape_debug();
             Err(format!(
-                "\"{shown}\" is not a duration like 90s, 30m, 2h or 1h30m: {help}"
+                "\"{shown}\" is not a duration; write it like 90s, 30m, 2h or 1h30m"
             ))
         }
     }
