@@ -282,7 +282,7 @@ impl Checks {
         }
         // What is derived changes with what is told, and otherwise not; still look now and then.
         self.moments += 1;
-        if self.quiet && self.moments % LOOK_EVERY != 0 {
+        if self.quiet && !self.moments.is_multiple_of(LOOK_EVERY) {
             return;
         }
         self.quiet = true;
