@@ -16,6 +16,7 @@
 //! | Room | Is for | Imports |
 //! |---|---|---|
 //! | [`time`] | the clock value that deciding code is given | nothing |
+//! | [`clock`] | the one place where the clock is read | time |
 //! | [`topology`] | sites, pools, members, services and their ids; look-up only | nothing |
 //! | [`config`] | TOML to `Config`, or every mistake in it at once | topology |
 //! | [`health`] | verdict machine (pure); probes and the runner that asks them | topology |
@@ -46,6 +47,7 @@
 
 pub mod balance;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;

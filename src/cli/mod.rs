@@ -1,1 +1,295 @@
-//! cli
+//! The command line: what can be asked for, and what is printed.
+//!
+//! Exit codes: 0 done; 1 refused or failed, with the reason; 2 usage; 69 no daemon answers;
+//! 78 configuration error.
+
+pub mod client;
+pub mod demo;
+pub mod explain;
+pub mod page;
+pub mod paint;
+pub mod validate;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::order::parse_span;
+use crate::control::server::CommandBody;
+use crate::health::readiness::Mode;
+use client::{AskError, Client};
+use paint::{Look, harmless};
+
+/// Refused or failed.
+pub const EXIT_REFUSED: u8 = 1;
+/// No daemon answers (`EX_UNAVAILABLE`).
+pub const EXIT_NO_DAEMON: u8 = 69;
+/// Configuration error (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Where the configuration is, unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/twinpool/twinpool.toml";
+/// Where the control socket is, unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/twinpool/control.sock";
+
+/// How often a watched status, and followed events, are asked for.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Carries every client connection to a healthy member of the pool that it asked for.
+#[derive(Debug, Parser)]
+#[command(name = "twinpool", version, disable_help_subcommand = true)]
+pub struct CommandLine {
+    /// The daemon's control socket [default: /run/twinpool/control.sock, for `run` the
+    /// configuration's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// What can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Run the daemon
+    Run {
+        /// The configuration
+        #[arg(default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Check a configuration, and say what it means
+    Validate {
+        /// The configuration
+        #[arg(default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// See a server die and nobody notice: members, twinpool and clients in one process
+    Demo {
+        /// Play the story once, print what the clients saw, and exit
+        #[arg(long)]
+        once: bool,
+    },
+    /// Ask or command the daemon that runs.
+    #[command(flatten)]
+    Ask(Ask),
+}
+
+/// What the daemon can be asked.
+#[derive(Debug, Subcommand)]
+pub enum Ask {
+    /// What is wrong, since when, whom it affects, what happens next
+    Status {
+        /// Everything, as JSON
+        #[arg(long, conflicts_with = "watch")]
+        json: bool,
+        /// Draw it again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Why a pool or a member is in the state it is in
+    Why {
+        /// POOL or POOL/MEMBER
+        name: String,
+        /// Everything, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What happened lately
+    Events {
+        /// Go on telling until interrupted
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Give a member no new sessions; those it has end at the pool's deadline
+    Drain(Order),
+    /// Take a member out: as drain, and it counts as absent
+    Maintenance(Order),
+    /// Put a member back into service
+    Ready(Back),
+}
+
+/// A member, and what goes with an order about it.
+#[derive(Debug, Args)]
+pub struct Order {
+    /// The member
+    #[arg(value_name = "POOL/MEMBER")]
+    pub member: String,
+    /// Why, for those who look at the status
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// For how long, as 90s, 30m or 2h; then it is ready again
+    #[arg(long = "for", value_name = "SPAN", value_parser = span_as_typed)]
+    pub lasting: Option<String>,
+    /// Even where it loses the pool
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// A member that is to come back.
+#[derive(Debug, Args)]
+pub struct Back {
+    /// The member
+    #[arg(value_name = "POOL/MEMBER")]
+    pub member: String,
+    /// Why, for those who look at the status
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+/// The command line of this process; a wrong one ends it with code 2.
+pub fn command_line() -> CommandLine {
+    CommandLine::parse()
+}
+
+/// Asks the daemon, prints what it says, and returns the exit code.
+pub fn ask(socket: Option<&Path>, ask: Ask) -> ExitCode {
+    let client = Client::new(socket.unwrap_or(Path::new(DEFAULT_SOCKET)));
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(EXIT_REFUSED, &format!("cannot start: {error}")),
+    };
+    match runtime.block_on(answered(&client, ask, &mut io::stdout())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Ask(error)) => failed(error.exit_code(), &error.to_string()),
+        // Whoever read our output has seen enough.
+        Err(Failed::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failed::Print(error)) => failed(EXIT_REFUSED, &format!("cannot print: {error}")),
+    }
+}
+
+/// Says why on standard error; the code to exit with.
+pub fn failed(code: u8, why: &str) -> ExitCode {
+    for line in why.lines() {
+        eprintln!("twinpool: {}", harmless(line));
+    }
+    ExitCode::from(code)
+}
+
+/// Why a question was not answered on the page.
+#[derive(Debug)]
+pub enum Failed {
+    /// The daemon did not answer well.
+    Ask(AskError),
+    /// The answer could not be printed.
+    Print(io::Error),
+}
+
+impl From<AskError> for Failed {
+    fn from(error: AskError) -> Failed {
+        Failed::Ask(error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Failed {
+        Failed::Print(error)
+    }
+}
+
+/// Asks the daemon and prints what it says to `out`.
+pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result<(), Failed> {
+    let look = Look::of_stdout();
+    match ask {
+        Ask::Status { json: true, .. } => print_json(out, &client.status().await?)?,
+        Ask::Status { watch: true, .. } => watch(client, out).await?,
+        Ask::Status { .. } => write!(out, "{}", page::page(&client.status().await?, look))?,
+        Ask::Why { name, json: true } => print_json(out, &client.why(&name).await?)?,
+        Ask::Why { name, .. } => {
+            write!(
+                out,
+                "{}",
+                explain::explanation(&client.why(&name).await?, look)
+            )?;
+        }
+        Ask::Events { follow } => events(client, follow, out).await?,
+        Ask::Drain(order) => command(client, Mode::Drain, order, out).await?,
+        Ask::Maintenance(order) => command(client, Mode::Maintenance, order, out).await?,
+        Ask::Ready(back) => {
+            let order = Order {
+                member: back.member,
+                reason: back.reason,
+                lasting: None,
+                force: false,
+            };
+            command(client, Mode::Ready, order, out).await?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+async fn command(
+    client: &Client,
+    mode: Mode,
+    order: Order,
+    out: &mut impl Write,
+) -> Result<(), Failed> {
+    let body = CommandBody {
+        member: order.member,
+        reason: order.reason,
+        lasting: order.lasting,
+        force: order.force,
+    };
+    let done = client.command(mode, &body).await?;
+    writeln!(out, "{}", harmless(&done))?;
+    Ok(())
+}
+
+/// Draws the status again and again, as much of it as the terminal has lines. A daemon that does
+/// not answer is waited for.
+async fn watch(client: &Client, out: &mut impl Write) -> Result<(), Failed> {
+    loop {
+        let page = match client.status().await {
+            Ok(status) => page::page(&status, Look::of_stdout()),
+            Err(error) => format!("twinpool: {}\n", harmless(&error.to_string())),
+        };
+        match paint::lines_of_stdout() {
+            Some(lines) => write!(out, "{}", redrawn(&page, lines))?,
+            None => writeln!(out, "{page}")?,
+        }
+        out.flush()?;
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// From the top left corner: each line cleared to its end, and everything below cleared.
+fn redrawn(page: &str, lines: usize) -> String {
+    let shown: Vec<&str> = page.lines().take(lines.saturating_sub(1)).collect();
+    format!("\x1b[H{}\x1b[K\n\x1b[J", shown.join("\x1b[K\n"))
+}
+
+async fn events(client: &Client, follow: bool, out: &mut impl Write) -> Result<(), Failed> {
+    let mut last = 0;
+    loop {
+        for event in client.events(last).await? {
+            writeln!(out, "{}  {}", event.at.in_full(), harmless(&event.text))?;
+            last = event.seq;
+        }
+        out.flush()?;
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+fn print_json(out: &mut impl Write, body: &impl serde::Serialize) -> Result<(), Failed> {
+    let text = serde_json::to_string_pretty(body)
+        .map_err(|error| AskError::Strange(format!("cannot write JSON: {error}")))?;
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
+/// A span that the daemon will understand, kept as it was typed.
+fn span_as_typed(text: &str) -> Result<String, String> {
+    parse_span(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,30 @@
 //! From a TOML file to a [`Config`] that validated, or to every mistake in it at once.
+//!
+//! ```text
+//! text ─► spanned TOML ─► reader (typed, remembers keys) ─► resolve ─► Config
+//!              └──────────────┴──── Diagnostics, all of them ─┴────► Errors
+//! ```
+//!
+//! The spanned TOML is the raw form, and nothing outside this room sees it. Reading never stops at
+//! a mistake: it notes a diagnostic with its place and what to write instead, takes a stand-in and
+//! goes on; a configuration comes out only if no error was noted.
+
+mod check;
+mod diagnostic;
+pub mod duration;
+mod members;
+mod pool;
+mod presets;
+mod reader;
+mod resolve;
+pub mod worst_case;
+
+pub use diagnostic::{Diagnostic, Errors};
+pub use reader::known_keys;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::topology::{SiteId, Topology};
@@ -49,4 +71,33 @@ pub struct Observe {
 pub struct Control {
     /// Its path.
     pub socket: PathBuf,
+}
+
+/// A configuration that validated, and what is worth a warning in it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// It.
+    pub config: Config,
+    /// What is allowed and probably not meant, rendered as errors are.
+    pub warnings: Errors,
+}
+
+/// Reads and resolves a file.
+///
+/// # Errors
+/// Every mistake in it, or why it cannot be read.
+pub fn load(path: &Path) -> Result<Loaded, Errors> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, &name),
+        Err(error) => Err(Errors::unreadable(&name, &error)),
+    }
+}
+
+/// Resolves a file's text; `file` names it in errors.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn parse(text: &str, file: &str) -> Result<Loaded, Errors> {
+    resolve::resolve(text, file)
 }

@@ -1,1 +1,15 @@
-//! control
+//! The control socket: everything that the read-only listener tells, and the commands.
+//!
+//! ```text
+//! twinpool drain … ─► Unix socket ─► server ─► Command ─► Desk (the daemon) ─► order() ─► Decider
+//! ```
+//!
+//! The permissions of the socket decide who may command; who it was is taken from the connection's
+//! credentials, never from what the caller says. The same bounds hold as on the read-only
+//! listener. Nothing here decides.
+
+pub mod order;
+pub mod server;
+pub mod socket;
+
+pub use crate::observe::desk::{Command, Desk, LocalFuture, Refused};

@@ -1,1 +1,209 @@
-//! daemon
+//! The running instance: everything else, wired together.
+//!
+//! One control thread owns the [`Hub`](hub::Hub) and everything that decides or is asked: probes,
+//! names, own links and routes, HTTP, commands. Workers carry traffic and decide nothing. Between
+//! them goes one message type each way.
+//!
+//! # Phases of a run
+//!
+//! 1. limits: descriptors raised, workers and sessions counted
+//! 2. memory: what operators decided before a restart
+//! 3. bind: the control socket, then every listener, and every problem with one told at once
+//! 4. serve: workers with a first snapshot, then the control loop
+//! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset
+
+mod desk;
+mod hub;
+mod keeper;
+mod memory;
+pub mod paths;
+pub mod resolver;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::LocalOptions;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::control::socket::{self, ControlSocket};
+use crate::health::probe::ProberError;
+use crate::pairing::store::StoreError;
+use crate::proxy::listen::{self, BindError, Listener};
+use crate::topology::Topology;
+
+use hub::Hub;
+
+/// Why an instance did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The runtime could not be made.
+    Runtime(io::Error),
+    /// Listeners that could not be bound, all of them.
+    Bind(Vec<BindError>),
+    /// The HTTP listener could not be bound.
+    Observe(SocketAddr, io::Error),
+    /// The control socket could not be made.
+    Control(socket::BindError),
+    /// The checks cannot be asked.
+    Probes(ProberError),
+    /// What operators decided cannot be read, and must not be overwritten.
+    Store(StoreError),
+    /// A worker could not be started.
+    Worker(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Runtime(error) => write!(f, "cannot make a runtime: {error}"),
+            StartError::Bind(errors) => {
+                for (index, error) in errors.iter().enumerate() {
+                    if index > 0 {
+                        writeln!(f)?;
+                    }
+                    error.fmt(f)?;
+                }
+                Ok(())
+            }
+            StartError::Observe(address, error) => write!(
+                f,
+                "cannot listen on {address} for [observe]: {error}; \
+                 choose another `listen`, or `listen = false` for none"
+            ),
+            StartError::Control(error) => error.fmt(f),
+            StartError::Probes(error) => error.fmt(f),
+            StartError::Store(error) => error.fmt(f),
+            StartError::Worker(error) => write!(f, "cannot start a worker: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Where a started instance is found.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// What it fronts, with free ports resolved.
+    pub topology: Arc<Topology>,
+    /// The read-only HTTP listener.
+    pub observe: Option<SocketAddr>,
+    /// The control socket.
+    pub socket: PathBuf,
+}
+
+/// Runs an instance on this thread until `stop` resolves and its sessions have ended, or until
+/// they met the stop deadline. `started` is called once it serves.
+///
+/// # Errors
+/// When it cannot start; once it serves it does not fail.
+pub fn run(
+    config: Config,
+    stop: impl Stop,
+    started: impl FnOnce(Started),
+) -> Result<(), StartError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .map_err(StartError::Runtime)?
+        .block_on(serve(config, stop, started))
+}
+
+/// When to stop.
+pub trait Stop {
+    /// Begins to listen; called once, before anything is bound.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn listen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Resolves when the instance is told to stop; asked again, when it is told not to wait for
+    /// its sessions.
+    fn told(&mut self) -> impl Future<Output = ()>;
+}
+
+/// Stops on SIGTERM or SIGINT; a second one does not wait.
+#[derive(Debug, Default)]
+pub struct Signals(Option<[Signal; 2]>);
+
+impl Stop for Signals {
+    fn listen(&mut self) -> io::Result<()> {
+        let terminate = signal(SignalKind::terminate())?;
+        self.0 = Some([terminate, signal(SignalKind::interrupt())?]);
+        Ok(())
+    }
+
+    async fn told(&mut self) {
+        match &mut self.0 {
+            Some([terminate, interrupt]) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn serve(
+    mut config: Config,
+    mut stop: impl Stop,
+    started: impl FnOnce(Started),
+) -> Result<(), StartError> {
+    stop.listen().map_err(StartError::Runtime)?;
+    // First of all: who answers here already must not lose a client to a second instance.
+    let control = ControlSocket::bind(&config.control.socket)
+        .await
+        .map_err(StartError::Control)?;
+    let workers = config
+        .instance
+        .workers
+        .map_or_else(usable_cores, NonZeroUsize::get);
+    let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
+    take_bound_addresses(&mut config.topology, &listeners);
+    let (hub, mut inputs) = Hub::start(config, listeners, control).await?;
+    started(Started {
+        topology: hub.topology().clone(),
+        observe: hub.observe_address(),
+        socket: hub.socket().to_owned(),
+    });
+    tokio::select! {
+        () = hub.run(&mut inputs) => {}
+        () = stop.told() => {}
+    }
+    hub.close();
+    tokio::select! {
+        () = hub.run(&mut inputs) => {}
+        () = hub.emptied() => {}
+        () = stop.told() => tracing::info!("told again: not waiting for sessions"),
+    }
+    hub.end();
+    Ok(())
+}
+
+/// Cores that this process may run on, by affinity and cgroup.
+fn usable_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Free ports were chosen when they were bound; from here on they are known.
+fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
+    for service in topology
+        .pools
+        .iter_mut()
+        .flat_map(|pool| &mut pool.services)
+    {
+        let bound = listeners
+            .iter()
+            .flatten()
+            .filter(|l| l.service == service.id);
+        let count = service.listen.len();
+        service.listen = bound.map(|l| l.address).take(count).collect();
+    }
+}

@@ -1,1 +1,21 @@
-//! dispatch
+//! The one way to get a member: a [`Snapshot`] of who may be chosen, and [`Snapshot::pick`].
+//!
+//! The control thread builds one immutable snapshot from what the decider says and sends it to
+//! every worker; a worker that picks reads its own copy and shares nothing but the member's load
+//! counter. A pick gives an [`Attempt`], which holds the member's place until it is dropped: an
+//! attempt that fails, is outrun by a hedge or is forgotten in any other way gives the place back.
+//!
+//! An established session keeps its attempt and with it only the member's handle, so snapshots
+//! come and go without touching it.
+//!
+//! Hedging stays within a share of a service's attempts ([`HedgeBudget`]), so that a slow member
+//! cannot double the load of the others.
+
+pub mod addresses;
+mod attempt;
+mod hedge;
+mod snapshot;
+
+pub use attempt::Attempt;
+pub use hedge::HedgeBudget;
+pub use snapshot::{Handles, MemberHandle, NoMember, PoolHandle, Route, Snapshot};

@@ -57,6 +57,8 @@ pub struct ServiceCounters {
     pub refused_queue_full: Counter,
     /// Refused: waited in the queue for as long as it may.
     pub refused_queue_timeout: Counter,
+    /// Not carried: the client broke off while it waited in the queue.
+    pub left_queue: Counter,
     /// Refused: a fault of our own.
     pub refused_own_fault: Counter,
     /// Refused: a missing or malformed PROXY header from a source that must send one.
@@ -130,6 +132,16 @@ impl WorkerCounters {
                 .collect(),
             ..WorkerCounters::default()
         }
+    }
+
+    /// Sessions open on this worker.
+    pub fn open(&self) -> u64 {
+        let open = |service: &ServiceCounters| {
+            // Read in this order, a session that ends meanwhile cannot make it negative.
+            let ended = service.ended.get();
+            service.accepted.get().saturating_sub(ended)
+        };
+        self.services.iter().flatten().map(open).sum()
     }
 
     /// A service's counters.

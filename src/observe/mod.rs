@@ -1,3 +1,34 @@
-//! What is seen from outside: HTTP endpoints, metrics, status, events.
+//! What is seen from outside: status, events, metrics, and the read-only HTTP that serves them.
+//!
+//! ```text
+//! daemon ─ lends ─► View ─► status() ─► Status ─┬─► /v1/status, /v1/pools      (http)
+//!                     │                         ├─► /metrics                    (metrics)
+//!                     │                         └─► the page of `twinpool status` (cli)
+//!                     └───► why()    ─► Why    ───► /v1/why on the control socket
+//! pairing::Event ─► Events ─► log, /v1/events, the page's last lines
+//! ```
+//!
+//! Nothing here decides or changes anything. A client of the read-only listener can cost this
+//! thread no more than [`serve`]'s named bounds.
 
 pub mod counters;
+pub mod desk;
+pub mod events;
+pub mod http;
+pub mod metrics;
+pub mod names;
+pub mod problems;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod serve;
+pub mod stamp;
+pub mod status;
+pub mod view;
+pub mod why;
+
+pub use desk::{Command, Desk, LocalFuture, Refused};
+pub use events::Events;
+pub use stamp::Stamp;
+pub use status::{PoolHealth, Status};
+pub use view::{CheckTotals, Exchange, RunState, View};
+pub use why::Why;

@@ -15,7 +15,9 @@ pub mod isolation;
 mod operators;
 mod places;
 pub mod quorum;
+pub mod store;
 mod words;
 
 pub use condition::Condition;
-pub use decider::{Decider, Event, Order, Output, Refusal, Standing, Wake};
+pub use decider::Decider;
+pub use words::{Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake};

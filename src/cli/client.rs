@@ -1,0 +1,225 @@
+//! Asking the daemon, over its control socket.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::control::server::{CommandAnswer, CommandBody};
+use crate::health::readiness::Mode;
+use crate::observe::events::{Event, mode_word};
+use crate::observe::status::Status;
+use crate::observe::why::Why;
+
+/// How long the daemon may take to answer; its own bound on an exchange is as long.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest answer that is read, in bytes.
+pub const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Asks one daemon, one connection a question.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer, or not the one hoped for.
+#[derive(Debug)]
+pub enum AskError {
+    /// Nobody answers.
+    NoDaemon {
+        /// On this socket.
+        socket: PathBuf,
+        /// How that showed.
+        error: io::Error,
+    },
+    /// The socket's permissions do not admit this user.
+    NotAllowed(PathBuf),
+    /// The daemon refuses, with its reason.
+    Refused(String),
+    /// What came is not an answer of twinpool's.
+    Strange(String),
+}
+
+impl Client {
+    /// Will ask the daemon on this socket.
+    pub fn new(socket: &Path) -> Client {
+        Client {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Everything at this moment.
+    pub async fn status(&self) -> Result<Status, AskError> {
+        parsed(&self.get("/v1/status").await?)
+    }
+
+    /// The explanation of `POOL` or `POOL/MEMBER`.
+    pub async fn why(&self, name: &str) -> Result<Why, AskError> {
+        parsed(&self.get(&format!("/v1/why/{}", escaped(name))).await?)
+    }
+
+    /// Events after this sequence number.
+    pub async fn events(&self, since: u64) -> Result<Vec<Event>, AskError> {
+        parsed(&self.get(&format!("/v1/events?since={since}")).await?)
+    }
+
+    /// Gives a command; what was done.
+    pub async fn command(&self, mode: Mode, command: &CommandBody) -> Result<String, AskError> {
+        let path = format!("/v1/commands/{}", mode_word(mode));
+        let body = serde_json::to_vec(command)
+            .map_err(|error| AskError::Strange(format!("cannot write the command: {error}")))?;
+        let (_, answer) = self.exchange(Method::POST, &path, body.into()).await?;
+        let answer: CommandAnswer = parsed(&answer)?;
+        match answer.done {
+            true => Ok(answer.text),
+            false => Err(AskError::Refused(answer.text)),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes, AskError> {
+        let (code, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
+        if code.is_success() {
+            return Ok(body);
+        }
+        let told = String::from_utf8_lossy(&body).trim_end().to_owned();
+        Err(AskError::Refused(told))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), AskError> {
+        match timeout(PATIENCE, self.exchange_at_leisure(method, path, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AskError::NoDaemon {
+                socket: self.socket.clone(),
+                error: io::Error::new(ErrorKind::TimedOut, "no answer in time"),
+            }),
+        }
+    }
+
+    async fn exchange_at_leisure(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), AskError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unreached(error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(strange)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "twinpool")
+            .body(Full::new(body))
+            .map_err(|error| AskError::Strange(error.to_string()))?;
+        let ask = async {
+            let response = sender.send_request(request).await.map_err(strange)?;
+            let code = response.status();
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+                .collect()
+                .await;
+            let body = body.map_err(|error| AskError::Strange(error.to_string()))?;
+            Ok((code, body.to_bytes()))
+        };
+        // The connection is driven by whoever asks: nothing is left running behind.
+        let mut ask = std::pin::pin!(ask);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            answer = &mut ask => answer,
+            ended = &mut connection => match ended {
+                Ok(()) => ask.await,
+                Err(error) => ask.await.map_err(|_| strange(error)),
+            },
+        }
+    }
+
+    fn unreached(&self, error: io::Error) -> AskError {
+        match error.kind() {
+            ErrorKind::PermissionDenied => AskError::NotAllowed(self.socket.clone()),
+            _ => AskError::NoDaemon {
+                socket: self.socket.clone(),
+                error,
+            },
+        }
+    }
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, AskError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let begin = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        AskError::Strange(format!("{error}, in an answer that begins {begin:?}"))
+    })
+}
+
+fn strange(error: hyper::Error) -> AskError {
+    AskError::Strange(error.to_string())
+}
+
+/// A name as part of a path: everything but letters, digits and a few harmless signs as `%XX`.
+fn escaped(name: &str) -> String {
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' => {
+                path.push(byte as char);
+            }
+            _ => path += &format!("%{byte:02X}"),
+        }
+    }
+    path
+}
+
+impl AskError {
+    /// As the design has it: 69 when nobody answers, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            AskError::NoDaemon { .. } => super::EXIT_NO_DAEMON,
+            AskError::NotAllowed(_) | AskError::Refused(_) | AskError::Strange(_) => {
+                super::EXIT_REFUSED
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for AskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AskError::NoDaemon { socket, error } => write!(
+                f,
+                "no twinpool answers on {} ({error}); is it running? Start it with `twinpool run`, \
+                 or name its socket with --socket",
+                socket.display()
+            ),
+            AskError::NotAllowed(socket) => write!(
+                f,
+                "you may not use {}: ask to be in its group, or use sudo",
+                socket.display()
+            ),
+            AskError::Refused(why) => f.write_str(why),
+            AskError::Strange(what) => write!(f, "not an answer of twinpool's: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for AskError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            AskError::NoDaemon { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}

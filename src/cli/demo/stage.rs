@@ -1,0 +1,362 @@
+//! The stage: members, and a real twinpool in front of them.
+//!
+//! twinpool runs as `twinpool run` would: the same code, given a configuration in TOML, on threads
+//! of its own, with default check settings. The demo asks it through its control socket, as the
+//! commands do. All ports are free ones on loopback; its socket and state are in a directory that
+//! goes when the stage does.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::members::Member;
+use crate::cli::client::{AskError, Client};
+use crate::config;
+use crate::daemon::{self, StartError, Started, Stop};
+use crate::health::Verdict;
+use crate::observe::status::{MemberStatus, Status};
+use crate::observe::view::RunState;
+
+/// The pool that is fronted.
+pub(super) const POOL: &str = "web";
+/// Its one service.
+const SERVICE: &str = "http";
+/// Its members.
+pub(super) const MEMBERS: [&str; 4] = ["web1", "web2", "web3", "web4"];
+/// How many of them it needs.
+const QUORUM: usize = 2;
+
+/// How long twinpool may take until all members are up; checks of a second make it one or two.
+pub(super) const START: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long it may take to end.
+pub(super) const STOP: Duration = Duration::from_secs(5);
+/// How long it may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Members, and twinpool in front of them.
+pub(super) struct Stage {
+    pub(super) members: Vec<Member>,
+    /// Where clients connect.
+    pub(super) front: SocketAddr,
+    /// The read-only HTTP listener.
+    pub(super) observe: Option<SocketAddr>,
+    /// The control socket.
+    pub(super) socket: PathBuf,
+    client: Client,
+    daemon: JoinHandle<Result<(), StartError>>,
+    stop: mpsc::Sender<()>,
+    // Last, so that it goes after all that is in it.
+    _place: Place,
+}
+
+/// Why the stage could not be set, or did not hold.
+#[derive(Debug)]
+pub(super) enum StageError {
+    /// A directory for the socket and the state could not be made.
+    Place(PathBuf, io::Error),
+    /// A member could not be started.
+    Member(&'static str, io::Error),
+    /// The demo's own configuration is wrong.
+    Config(String),
+    /// twinpool did not start.
+    Start(StartError),
+    /// A thread could not be started, or ended early.
+    Thread(String),
+    /// twinpool does not answer as it should.
+    Ask(AskError),
+    /// Not all members were up in time.
+    NotReady(String),
+}
+
+impl fmt::Display for StageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StageError::Place(path, error) => write!(
+                f,
+                "cannot make the directory {}: {error}; set TMPDIR to one that can be written",
+                path.display()
+            ),
+            StageError::Member(name, error) => write!(f, "cannot start the member {name}: {error}"),
+            StageError::Config(errors) => {
+                write!(f, "the demo's own configuration is wrong:\n{errors}")
+            }
+            StageError::Start(error) => error.fmt(f),
+            StageError::Thread(what) => f.write_str(what),
+            StageError::Ask(error) => error.fmt(f),
+            StageError::NotReady(how) => write!(
+                f,
+                "twinpool did not find all members up in {} s: {how}",
+                START.as_secs()
+            ),
+        }
+    }
+}
+
+impl Stage {
+    /// Sets the stage; returns when every member is up.
+    pub(super) async fn set() -> Result<Stage, StageError> {
+        let by = Instant::now() + START;
+        let place = Place::make()?;
+        let mut members = Vec::new();
+        for name in MEMBERS {
+            let member = Member::start(name).map_err(|error| StageError::Member(name, error))?;
+            members.push(member);
+        }
+        let config = configuration(&place.path, &members)?;
+        let (stop, told) = mpsc::channel(2);
+        let (tell_started, started) = oneshot::channel();
+        let daemon = thread::Builder::new()
+            .name("twinpool".to_owned())
+            .spawn(move || {
+                let tell = |started: Started| {
+                    // Whoever does not listen any more has given up, and will say stop.
+                    drop(tell_started.send(started));
+                };
+                daemon::run(config, Told(told), tell)
+            })
+            .map_err(|error| StageError::Thread(format!("cannot start a thread: {error}")))?;
+        let started = match timeout_at(by, started).await {
+            Ok(Ok(started)) => started,
+            Ok(Err(_)) => {
+                return Err(match ended(daemon) {
+                    Ok(()) => StageError::Thread("twinpool ended before it began".to_owned()),
+                    Err(error) => error,
+                });
+            }
+            Err(_) => return Err(StageError::NotReady("it did not start".to_owned())),
+        };
+        let front = started
+            .topology
+            .pool_named(POOL)
+            .and_then(|pool| pool.service_named(SERVICE))
+            .and_then(|service| service.listen.first().copied());
+        let Some(front) = front else {
+            return Err(StageError::Thread("twinpool fronts nothing".to_owned()));
+        };
+        let stage = Stage {
+            members,
+            front,
+            observe: started.observe,
+            client: Client::new(&started.socket),
+            socket: started.socket,
+            daemon,
+            stop,
+            _place: place,
+        };
+        match stage.ready(by).await {
+            Ok(()) => Ok(stage),
+            Err(error) => {
+                stage.strike().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything that twinpool knows at this moment.
+    pub(super) async fn status(&self) -> Result<Status, StageError> {
+        match timeout(ANSWER, self.client.status()).await {
+            Ok(status) => status.map_err(StageError::Ask),
+            Err(_) => Err(StageError::Ask(AskError::NoDaemon {
+                socket: self.socket.clone(),
+                error: io::ErrorKind::TimedOut.into(),
+            })),
+        }
+    }
+
+    /// The member with this name.
+    pub(super) fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| &**member.name() == name)
+    }
+
+    /// Ends twinpool, without waiting for its sessions, and everything else.
+    pub(super) async fn strike(self) -> Result<(), StageError> {
+        // Told twice: stop, and do not wait for sessions. The end of the channel tells it as well,
+        // and when it is gone already its thread says why: a message that is not taken is no loss.
+        for _ in 0..2 {
+            if self.stop.try_send(()).is_err() {
+                break;
+            }
+        }
+        drop(self.stop);
+        let gone = async {
+            while !self.daemon.is_finished() {
+                sleep(LOOK).await;
+            }
+        };
+        match timeout(STOP, gone).await {
+            Ok(()) => ended(self.daemon),
+            Err(_) => Err(StageError::Thread(format!(
+                "twinpool did not stop in {} s",
+                STOP.as_secs()
+            ))),
+        }
+    }
+
+    async fn ready(&self, by: Instant) -> Result<(), StageError> {
+        let mut last = "it did not say anything".to_owned();
+        let all_up = async {
+            loop {
+                let status = self.status().await?;
+                let down = down(&status);
+                if status.state == RunState::Serving && down.is_empty() {
+                    return Ok(());
+                }
+                last = down.join(", ");
+                sleep(LOOK).await;
+            }
+        };
+        match timeout_at(by, all_up).await {
+            Ok(done) => done,
+            Err(_) => Err(StageError::NotReady(last)),
+        }
+    }
+}
+
+fn down(status: &Status) -> Vec<String> {
+    let members = status.pools.iter().flat_map(|pool| &pool.members);
+    members
+        .filter(|member| verdict(member) != Verdict::Up)
+        .map(|member| {
+            let reason = member.services.first().map_or("", |target| &target.reason);
+            format!("{} ({reason})", member.name)
+        })
+        .collect()
+}
+
+/// The verdict of a member's one service.
+pub(super) fn verdict(member: &MemberStatus) -> Verdict {
+    member
+        .services
+        .first()
+        .map_or(Verdict::Unknown, |target| target.verdict)
+}
+
+fn ended(daemon: JoinHandle<Result<(), StartError>>) -> Result<(), StageError> {
+    match daemon.join() {
+        Ok(result) => result.map_err(StageError::Start),
+        Err(_) => Err(StageError::Thread("twinpool panicked".to_owned())),
+    }
+}
+
+/// twinpool is told to stop by a message, or by the end of whoever could send one.
+struct Told(mpsc::Receiver<()>);
+
+impl Stop for Told {
+    async fn told(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// The configuration, as a file would say it.
+fn configuration(place: &Path, members: &[Member]) -> Result<config::Config, StageError> {
+    let addresses: Vec<(&str, SocketAddr)> = members
+        .iter()
+        .map(|member| (&**member.name(), member.address()))
+        .collect();
+    let text = file(place, &addresses)?;
+    match config::parse(&text, "demo") {
+        Ok(loaded) => Ok(loaded.config),
+        Err(errors) => Err(StageError::Config(errors.to_string())),
+    }
+}
+
+fn file(place: &Path, members: &[(&str, SocketAddr)]) -> Result<String, StageError> {
+    let quoted = |name: &str| {
+        let path = place.join(name);
+        let text = path
+            .to_str()
+            .and_then(|text| serde_json::to_string(text).ok());
+        text.ok_or_else(|| StageError::Place(path, io::ErrorKind::InvalidFilename.into()))
+    };
+    let (state, socket) = (quoted("state")?, quoted("sock")?);
+    let members: String = members
+        .iter()
+        .map(|(name, address)| {
+            let (ip, port) = (address.ip(), address.port());
+            format!("{name} = {{ address = \"{ip}\", ports = {{ {SERVICE} = {port} }} }}\n")
+        })
+        .collect();
+    Ok(format!(
+        r#"[instance]
+name = "demo"
+state_dir = {state}
+
+[observe]
+listen = "127.0.0.1:0"
+
+[control]
+socket = {socket}
+
+[roles.{POOL}]
+primary = "{SERVICE}"
+services.{SERVICE} = {{ port = 8080, check = {{ kind = "http", path = "/health" }} }}
+
+[pools.{POOL}]
+role = "{POOL}"
+quorum = {QUORUM}
+
+[pools.{POOL}.members]
+{members}
+[pools.{POOL}.services.{SERVICE}]
+listen = "127.0.0.1:0"
+"#
+    ))
+}
+
+/// A directory of one's own that goes when this does.
+struct Place {
+    path: PathBuf,
+}
+
+impl Place {
+    fn make() -> Result<Place, StageError> {
+        let name = format!("twinpool-{:06x}", rand::random::<u32>() >> 8);
+        let path = std::env::temp_dir().join(name);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Place { path }),
+            Err(error) => Err(StageError::Place(path, error)),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("twinpool: cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demos_configuration_is_accepted_without_a_warning() {
+        let place = Place::make().expect("a directory");
+        let members = [("web1", "127.0.0.1:4001".parse().expect("an address"))];
+        let text = file(&place.path, &members).expect("a text");
+        let text = text.replace("quorum = 2", "quorum = 1");
+        let loaded = config::parse(&text, "demo").unwrap_or_else(|e| panic!("{e}"));
+        assert!(loaded.warnings.is_empty());
+    }
+
+    #[test]
+    fn the_directory_goes_with_all_that_is_in_it() {
+        let place = Place::make().expect("a directory");
+        let path = place.path.clone();
+        fs::write(path.join("sock"), "").expect("written");
+        drop(place);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,219 @@
+//! The page of `twinpool why`: the rule that decides, how far its counts have come, the last
+//! exchanges, and what comes next.
+
+use super::paint::{Ink, Look, harmless, wrap};
+use crate::health::Verdict;
+use crate::health::readiness::{Mode, Takes};
+use crate::observe::events::{condition_word, mode_word};
+use crate::observe::problems::{moment, number, what_next};
+use crate::observe::stamp::span;
+use crate::observe::status::{MemberStatus, TargetStatus};
+use crate::observe::why::{ExchangeWhy, TargetWhy, Why};
+
+/// How many exchanges of each target are shown for a pool; for a member all that are kept.
+const SHOWN_FOR_POOL: usize = 1;
+
+/// The whole explanation.
+pub fn explanation(why: &Why, look: Look) -> String {
+    let mut page = String::new();
+    if let Some(isolated) = &why.isolated {
+        let line = format!(
+            "This instance is isolated since {} UTC: {}. Verdicts are held.",
+            isolated.since.clock_face(why.now),
+            isolated.cause
+        );
+        page += &format!("{}\n\n", look.ink(Ink::Bad, &wrap(&line, look.width, 0)));
+    }
+    match why.member.as_deref().and_then(|name| why.pool.member(name)) {
+        Some(member) => page += &of_member(why, member, look),
+        None => page += &of_pool(why, look),
+    }
+    page
+}
+
+fn of_pool(why: &Why, look: Look) -> String {
+    let pool = &why.pool;
+    let headline = format!(
+        "{} is {} since {} UTC ({}): {} of the first {} members present, {} needed",
+        pool.name,
+        condition_word(pool.condition),
+        pool.since.clock_face(why.now),
+        span(why.now.since(pool.since)),
+        pool.present,
+        pool.of_first,
+        pool.need
+    );
+    let mut page = format!(
+        "{}\n",
+        look.ink(Ink::Title, &wrap(&headline, look.width, 0))
+    );
+    page += &line("users", &pool.health.why, look);
+    page += &line("rule", &why.rule, look);
+    for target in &why.targets {
+        let mode = why
+            .pool
+            .member(&target.member)
+            .map_or(Mode::Ready, |m| m.mode);
+        let ordered = match mode {
+            Mode::Ready => String::new(),
+            mode => format!(", in {}", mode_word(mode)),
+        };
+        let title = format!("{} {}{ordered}", target.member, target.status.service);
+        page.push('\n');
+        page += &of_target(why, target, &title, SHOWN_FOR_POOL, look);
+    }
+    page
+}
+
+fn of_member(why: &Why, member: &MemberStatus, look: Look) -> String {
+    let takes = |wanted: Takes| -> Vec<&str> {
+        let services = member.services.iter();
+        services
+            .filter(|target| target.takes == wanted)
+            .map(|target| target.service.as_str())
+            .collect()
+    };
+    let no = takes(Takes::No);
+    let last = takes(Takes::LastResort);
+    let verdict = match (no.len(), last.len()) {
+        (0, 0) => "takes new sessions for every service".to_owned(),
+        (n, _) if n == member.services.len() => "takes no new sessions".to_owned(),
+        (0, _) => format!("is a last resort for {}", last.join(", ")),
+        (_, 0) => format!("takes no new sessions for {}", no.join(", ")),
+        _ => format!(
+            "takes no new sessions for {}, and is a last resort for {}",
+            no.join(", "),
+            last.join(", ")
+        ),
+    };
+    let headline = format!("{} {verdict}", why.name);
+    let mut page = format!(
+        "{}\n",
+        look.ink(Ink::Title, &wrap(&headline, look.width, 0))
+    );
+    page += &line("operator", &operator(why, member), look);
+    page += &line(
+        "sessions",
+        &format!(
+            "{} now, {} since the start; connects refused {}, not answered {}",
+            number(member.load),
+            number(member.sessions),
+            number(member.connect_failed),
+            number(member.connect_timeout)
+        ),
+        look,
+    );
+    for target in &why.targets {
+        page.push('\n');
+        page += &of_target(why, target, &target.status.service, usize::MAX, look);
+    }
+    page
+}
+
+fn operator(why: &Why, member: &MemberStatus) -> String {
+    let Some(state) = &member.operator else {
+        return "ready: nobody ordered anything".to_owned();
+    };
+    let mut text = format!(
+        "{} since {} UTC by {}",
+        mode_word(member.mode),
+        state.since.clock_face(why.now),
+        state.by
+    );
+    if let Some(reason) = &state.reason {
+        text += &format!(": {}", harmless(reason));
+    }
+    if let Some(deadline) = state.deadline {
+        text += &format!("; remaining sessions end {}", moment(why.now, deadline));
+    }
+    match state.until {
+        Some(until) => text += &format!("; lapses {}", moment(why.now, until)),
+        None => text += "; until told otherwise",
+    }
+    text
+}
+
+fn of_target(why: &Why, target: &TargetWhy, title: &str, shown: usize, look: Look) -> String {
+    let status = &target.status;
+    let ink = match status.verdict {
+        Verdict::Up => Ink::Good,
+        Verdict::Unknown | Verdict::Busy => Ink::Warn,
+        Verdict::Down => Ink::Bad,
+    };
+    let own = match status.requires {
+        Some(_) => format!("; its own checks say {}", status.own_verdict),
+        None => String::new(),
+    };
+    let mut page = format!(
+        "{title}: {} since {} UTC ({}): {}{own}\n",
+        look.ink(ink, &status.verdict.to_string()),
+        status.since.clock_face(why.now),
+        span(why.now.since(status.since)),
+        status.reason,
+    );
+    page += &line("address", &address(status), look);
+    page += &line("rule", &target.rule, look);
+    page += &line("counted", &counted(status), look);
+    if let Some(fault) = &status.own_fault {
+        page += &line("own fault", fault, look);
+    }
+    page += &line("next", &what_next(why.now, status), look);
+    for (i, exchange) in target.exchanges.iter().take(shown).enumerate() {
+        page += &line(
+            if i == 0 { "probes" } else { "" },
+            &probe(why, exchange),
+            look,
+        );
+    }
+    page
+}
+
+fn address(status: &TargetStatus) -> String {
+    match status.address {
+        Some(address) if address.to_string() == status.endpoint => status.endpoint.clone(),
+        Some(address) => format!("{}, now {address}", status.endpoint),
+        None => format!("{}, not resolved", status.endpoint),
+    }
+}
+
+fn counted(status: &TargetStatus) -> String {
+    let progress = status.progress;
+    let traffic = match progress.from_traffic {
+        0 => String::new(),
+        n => format!(" ({n} of them from traffic)"),
+    };
+    format!(
+        "{} of {} failures in a row{traffic}, {} of {} good answers in a row, {} of {} towards \
+         flapping",
+        progress.failures,
+        progress.fall,
+        progress.successes,
+        progress.rise,
+        progress.flaps,
+        progress.flap
+    )
+}
+
+fn probe(why: &Why, exchange: &ExchangeWhy) -> String {
+    let verdict = match exchange.good {
+        Some(true) => "good",
+        Some(false) => "bad",
+        None => "own fault",
+    };
+    format!(
+        "{verdict}, {} ago: {}",
+        span(why.now.since(exchange.at)),
+        harmless(&exchange.text)
+    )
+}
+
+/// `  label     text`, wrapped.
+fn line(label: &str, text: &str, look: Look) -> String {
+    const INDENT: usize = 13;
+    format!(
+        "  {}{}{}\n",
+        look.ink(Ink::Faint, label),
+        " ".repeat(INDENT - 2 - label.len()),
+        wrap(text, look.width, INDENT)
+    )
+}

@@ -1,0 +1,352 @@
+//! The page of `twinpool status`, for a tired person at three in the morning.
+//!
+//! The first line says whether all is well. Then what is wrong, worst first: what, since when, whom
+//! it affects, what happens next and when. Then everything else, in compact tables. A pure function
+//! of a [`Status`].
+
+use std::collections::BTreeSet;
+
+use super::paint::{Ink, Look, Table, cut, harmless, wrap};
+use crate::health::Verdict;
+use crate::health::readiness::Mode;
+use crate::observe::events::{condition_word, mode_word};
+use crate::observe::problems::{Problem, Severity, number, problems};
+use crate::observe::stamp::span;
+use crate::observe::status::{MemberStatus, PoolStatus, Status, TargetStatus};
+use crate::observe::view::RunState;
+use crate::pairing::Condition;
+
+/// Where the text of a problem begins.
+const INDENT: usize = 13;
+
+/// The whole page.
+pub fn page(status: &Status, look: Look) -> String {
+    let problems = problems(status);
+    let mut page = headline(status, &problems, look);
+    page += &summary(status, look);
+    for problem in &problems {
+        page.push('\n');
+        page += &told(status, problem, look);
+    }
+    for pool in &status.pools {
+        page.push('\n');
+        page += &pool_table(status, pool, look);
+    }
+    page += &lately(status, look);
+    page
+}
+
+/// Whether all is well, or what is not, in a line.
+fn headline(status: &Status, problems: &[Problem], look: Look) -> String {
+    let faults = problems.iter().any(|problem| problem.severity.is_fault());
+    let (ink, verdict) = match status.state {
+        RunState::Draining => (
+            Ink::Warn,
+            format!("draining: {} sessions left", number(status.sessions.open)),
+        ),
+        RunState::Starting => (Ink::Warn, starting(status)),
+        RunState::Serving if faults => (Ink::Bad, what_is_wrong(problems)),
+        RunState::Serving => match problems.len() {
+            0 => (Ink::Good, "all is well".to_owned()),
+            1 => (
+                Ink::Good,
+                "all is well; one member is out by order".to_owned(),
+            ),
+            n => (
+                Ink::Good,
+                format!("all is well; {n} members are out by order"),
+            ),
+        },
+    };
+    let left = format!("twinpool {}: {verdict}", status.instance);
+    let right = status.now.in_full();
+    let gap = look
+        .width
+        .saturating_sub(left.chars().count() + right.chars().count());
+    if gap < 2 {
+        return format!("{}\n{right}\n", look.ink(ink, &wrap(&left, look.width, 0)));
+    }
+    format!("{}{}{right}\n", look.ink(ink, &left), " ".repeat(gap))
+}
+
+fn starting(status: &Status) -> String {
+    let targets = || {
+        status
+            .pools
+            .iter()
+            .flat_map(|p| &p.members)
+            .flat_map(|m| &m.services)
+    };
+    let all = targets().count();
+    let asked = targets()
+        .filter(|t| t.own_verdict != Verdict::Unknown)
+        .count();
+    format!("starting: {asked} of {all} first probes are back")
+}
+
+fn what_is_wrong(problems: &[Problem]) -> String {
+    let count = |severity| {
+        let of = || {
+            problems
+                .iter()
+                .filter(|problem| problem.severity == severity)
+        };
+        let members: BTreeSet<&String> = of().flat_map(|problem| &problem.members).collect();
+        match members.len() {
+            0 => of().count(),
+            members => members,
+        }
+    };
+    let mut parts = Vec::new();
+    let mut say = |severity, one: &str, many: &str| match count(severity) {
+        0 => {}
+        1 => parts.push(one.to_owned()),
+        n => parts.push(format!("{n} {many}")),
+    };
+    say(Severity::Isolated, "isolated, verdicts are held", "");
+    say(Severity::PoolLost, "1 pool lost", "pools lost");
+    say(Severity::ServiceLost, "1 service lost", "services lost");
+    say(Severity::MemberDown, "1 member down", "members down");
+    say(
+        Severity::Own,
+        "this instance needs help",
+        "things this instance needs",
+    );
+    say(Severity::MemberBusy, "1 member busy", "members busy");
+    say(
+        Severity::NotAsked,
+        "1 member cannot be asked",
+        "members cannot be asked",
+    );
+    say(Severity::Degraded, "1 pool degraded", "pools degraded");
+    parts.join(", ")
+}
+
+/// The instance in a line.
+fn summary(status: &Status, look: Look) -> String {
+    let state = match status.state {
+        RunState::Starting => "starting",
+        RunState::Serving => "serving",
+        RunState::Draining => "draining",
+    };
+    let mut parts = vec![
+        state.to_owned(),
+        format!(
+            "{} of {} sessions",
+            number(status.sessions.open),
+            number(status.sessions.limit)
+        ),
+        match status.workers {
+            1 => "1 worker".to_owned(),
+            n => format!("{n} workers"),
+        },
+        format!("up {}", span(status.now.since(status.started))),
+        format!("version {}", status.version),
+    ];
+    let faults: Vec<String> = status
+        .own_faults
+        .kinds()
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(kind, n)| format!("{} {}", number(*n), kind.replace('_', " ")))
+        .collect();
+    if !faults.is_empty() {
+        parts.push(format!("own faults since the start: {}", faults.join(", ")));
+    }
+    let line = wrap(&parts.join(" · "), look.width, 0);
+    format!("{}\n", look.ink(Ink::Faint, &line))
+}
+
+/// What, since when, whom, next.
+fn told(status: &Status, problem: &Problem, look: Look) -> String {
+    let ink = match problem.severity {
+        Severity::Isolated | Severity::PoolLost | Severity::ServiceLost | Severity::MemberDown => {
+            Ink::Bad
+        }
+        Severity::Own | Severity::MemberBusy | Severity::NotAsked | Severity::Degraded => Ink::Warn,
+        Severity::Operator => Ink::Wanted,
+    };
+    let mut lines = vec![harmless(&problem.what)];
+    if let Some(since) = problem.since {
+        lines.push(format!(
+            "since {} UTC ({})",
+            since.clock_face(status.now),
+            span(status.now.since(since))
+        ));
+    }
+    lines.extend(problem.whom.clone());
+    lines.extend(problem.next.as_ref().map(|next| format!("next: {next}")));
+    let mut page = String::new();
+    for (i, line) in lines.iter().enumerate() {
+        let label = if i == 0 { problem.label } else { "" };
+        let gap = INDENT.saturating_sub(label.chars().count());
+        page += &look.ink(ink, label);
+        page += &" ".repeat(gap);
+        page += &wrap(line, look.width, INDENT);
+        page.push('\n');
+    }
+    page
+}
+
+fn pool_table(status: &Status, pool: &PoolStatus, look: Look) -> String {
+    let ink = match pool.condition {
+        Condition::Serving => Ink::Good,
+        Condition::Degraded => Ink::Warn,
+        Condition::Lost => Ink::Bad,
+    };
+    let place = match &pool.site {
+        Some(site) => format!("{}, {site}", pool.role),
+        None => pool.role.clone(),
+    };
+    let elsewhere = if pool.fronted {
+        ""
+    } else {
+        "; not fronted here"
+    };
+    let line = format!(
+        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}",
+        pool.name,
+        condition_word(pool.condition),
+        span(status.now.since(pool.since)),
+        pool.present,
+        pool.of_first,
+        pool.need,
+    );
+    let mut page = format!("{}\n", look.ink(ink, &wrap(&line, look.width, 2)));
+    page += &service_table(pool, look);
+    page += &member_table(pool, look);
+    page
+}
+
+fn service_table(pool: &PoolStatus, look: Look) -> String {
+    let mut table = Table::new(&[
+        "SERVICE",
+        ">USABLE",
+        ">OPEN",
+        ">ACCEPTED",
+        ">REFUSED",
+        "LISTENS ON",
+    ]);
+    let (shown, checked_only): (Vec<_>, Vec<_>) = pool
+        .services
+        .iter()
+        .partition(|service| service.primary || service.lost || !service.listen.is_empty());
+    for service in shown {
+        let listens: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
+        let mut name = service.name.clone();
+        if service.primary {
+            name += " (primary)";
+        }
+        if let Some(first) = &service.first {
+            name += &format!(", first: {first}");
+        }
+        table.row(vec![
+            name,
+            format!("{} of {}", service.usable, pool.members.len()),
+            number(service.open),
+            number(service.totals.accepted),
+            number(service.totals.refused()),
+            match listens.as_slice() {
+                [] => "nothing: checked only".to_owned(),
+                all => all.join(" "),
+            },
+        ]);
+    }
+    let mut page = table.lay_out(look, 2);
+    if !checked_only.is_empty() {
+        let names: Vec<&str> = checked_only.iter().map(|s| s.name.as_str()).collect();
+        let line = format!("also checked, not fronted: {}", names.join(", "));
+        page += &format!("  {}\n", look.ink(Ink::Faint, &wrap(&line, look.width, 2)));
+    }
+    page
+}
+
+fn member_table(pool: &PoolStatus, look: Look) -> String {
+    let mut table = Table::new(&["MEMBER", "MODE", ">SESSIONS", "VERDICTS"]);
+    for member in &pool.members {
+        let sessions = match member.max_connections {
+            Some(most) => format!("{} of {}", number(member.load), number(most.into())),
+            None => number(member.load),
+        };
+        let mode = match (member.mode, member.backup) {
+            (Mode::Ready, true) => "backup",
+            (mode, _) => mode_word(mode),
+        };
+        table.row(vec![
+            member.name.clone(),
+            mode.to_owned(),
+            sessions,
+            verdicts(member),
+        ]);
+    }
+    table.lay_out(look, 2)
+}
+
+/// `up`, or what is not: `down: sip; busy: rpc; up: 3 others`.
+fn verdicts(member: &MemberStatus) -> String {
+    let names = |verdict| -> Vec<String> {
+        let of = member.services.iter().filter(|t| t.verdict == verdict);
+        of.map(|target| format!("{}{}", target.service, doubt(target)))
+            .collect()
+    };
+    let up = names(Verdict::Up);
+    let mut parts: Vec<String> = Vec::new();
+    for (verdict, word) in [
+        (Verdict::Down, "down"),
+        (Verdict::Busy, "busy"),
+        (Verdict::Unknown, "unknown"),
+    ] {
+        let of = names(verdict);
+        if of.len() == member.services.len() {
+            return match of.as_slice() {
+                [_] => word.to_owned(),
+                _ => format!("{word} for all {} services", of.len()),
+            };
+        }
+        if !of.is_empty() {
+            parts.push(format!("{word}: {}", of.join(", ")));
+        }
+    }
+    let doubtful: Vec<String> = up
+        .iter()
+        .filter(|name| name.contains('('))
+        .cloned()
+        .collect();
+    match (parts.is_empty(), doubtful.is_empty()) {
+        (true, true) => "up".to_owned(),
+        (true, false) => format!("up; in doubt: {}", doubtful.join(", ")),
+        (false, _) => {
+            parts.push(format!("up: {}", up.join(", ")));
+            if up.is_empty() {
+                parts.pop();
+            }
+            parts.join("; ")
+        }
+    }
+}
+
+/// ` (1 of 3 failures)` while failures are being counted against a target that is up.
+fn doubt(target: &TargetStatus) -> String {
+    let progress = target.progress;
+    match (target.verdict, progress.failures) {
+        (Verdict::Up, 1..) => format!(" ({} of {} failures)", progress.failures, progress.fall),
+        _ => String::new(),
+    }
+}
+
+fn lately(status: &Status, look: Look) -> String {
+    if status.recent.is_empty() {
+        return String::new();
+    }
+    let mut page = format!("\n{}\n", look.ink(Ink::Faint, "LATELY"));
+    for event in status.recent.iter().rev() {
+        let line = format!(
+            "  {}  {}",
+            event.at.clock_face(status.now),
+            harmless(&event.text)
+        );
+        page += &cut(&line, look.width);
+        page.push('\n');
+    }
+    page
+}

@@ -1,0 +1,223 @@
+//! What the control socket answers: the read-only endpoints, `/v1/why/NAME`, and the commands.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::order::parse_span;
+use super::socket::ControlSocket;
+use crate::health::readiness::Mode;
+use crate::observe::desk::{Command, Desk, Refused};
+use crate::observe::http::{Pages, json, not_found, text, unescaped, wrong_method};
+use crate::observe::serve::{Request, Response, ServerCounters, serve};
+
+/// The largest body of a command, in bytes.
+pub const LARGEST_BODY: usize = 64 * 1024;
+/// The longest reason that is kept, in characters.
+pub const LONGEST_REASON: usize = 500;
+/// Commands under way at once, each perhaps waiting to be stored; more are told to come again.
+pub const MOST_COMMANDS: usize = 16;
+
+const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, and POST \
+                         /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready";
+
+/// The body of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandBody {
+    /// `POOL/MEMBER`.
+    pub member: String,
+    /// Why, in the caller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// For how long, with a unit.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<String>,
+    /// Even where it loses the pool.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What a command is answered with, carried out or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandAnswer {
+    /// Whether it was carried out.
+    pub done: bool,
+    /// What was done, or why not and what to do instead.
+    pub text: String,
+}
+
+/// Serves until dropped. Runs inside a local runtime or a `LocalSet`.
+pub async fn run(socket: ControlSocket, desk: Rc<dyn Desk>, counters: Rc<ServerCounters>) {
+    let pages = Pages::new(desk.clone(), Duration::ZERO);
+    let commands = Commands {
+        desk: desk.clone(),
+        under_way: Rc::new(Cell::new(0)),
+    };
+    let accept = async || {
+        let (stream, _) = socket.listener.accept().await?;
+        let uid = stream.peer_cred()?.uid();
+        Ok((stream, uid))
+    };
+    let answer = async move |uid, request: Request| match request.method() {
+        &Method::GET | &Method::HEAD => read(&*desk, &pages, &request),
+        &Method::POST => commands.take(uid, request).await,
+        _ => wrong_method("GET, HEAD, POST"),
+    };
+    serve(counters, accept, answer).await;
+}
+
+fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
+    let path = request.uri().path();
+    if let Some(name) = path.strip_prefix("/v1/why/") {
+        return match desk.why(&unescaped(name)) {
+            Ok(why) => json(StatusCode::OK, &why),
+            Err(missing) => text(StatusCode::NOT_FOUND, format!("{missing}\n")),
+        };
+    }
+    if mode_of(path).is_some() {
+        return wrong_method("POST");
+    }
+    pages
+        .get(path, request.uri().query().unwrap_or(""))
+        .unwrap_or_else(|| not_found(ENDPOINTS))
+}
+
+struct Commands {
+    desk: Rc<dyn Desk>,
+    under_way: Rc<Cell<usize>>,
+}
+
+impl Commands {
+    async fn take(&self, uid: u32, request: Request) -> Response {
+        let path = request.uri().path();
+        let Some(mode) = mode_of(path) else {
+            return match path.strip_prefix("/v1/commands/") {
+                Some(_) => not_found(ENDPOINTS),
+                None => wrong_method("GET, HEAD"),
+            };
+        };
+        match self.carry_out(mode, uid, request).await {
+            Ok(text) => json(StatusCode::OK, &CommandAnswer { done: true, text }),
+            Err((code, text)) => json(code, &CommandAnswer { done: false, text }),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        mode: Mode,
+        uid: u32,
+        request: Request,
+    ) -> Result<String, (StatusCode, String)> {
+        let body = Limited::new(request.into_body(), LARGEST_BODY)
+            .collect()
+            .await;
+        let body = body.map_err(|error| {
+            let told =
+                format!("the command could not be read ({LARGEST_BODY} bytes at most): {error}");
+            (StatusCode::PAYLOAD_TOO_LARGE, told)
+        })?;
+        let command =
+            parse(mode, uid, &body.to_bytes()).map_err(|told| (StatusCode::BAD_REQUEST, told))?;
+        if self.under_way.get() >= MOST_COMMANDS {
+            let told = "too many commands are under way; try again".to_owned();
+            return Err((StatusCode::SERVICE_UNAVAILABLE, told));
+        }
+        // On a task of its own: a caller that hangs up does not leave a command half done.
+        let under_way = UnderWay::count(self.under_way.clone());
+        let desk = self.desk.clone();
+        let carried_out = tokio::task::spawn_local(async move {
+            let _under_way = under_way;
+            desk.command(command).await
+        });
+        match carried_out.await {
+            Ok(Ok(text)) => Ok(text),
+            Ok(Err(refused)) => Err((code_of(&refused), refused.to_string())),
+            Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        }
+    }
+}
+
+fn mode_of(path: &str) -> Option<Mode> {
+    match path.strip_prefix("/v1/commands/")? {
+        "drain" => Some(Mode::Drain),
+        "maintenance" => Some(Mode::Maintenance),
+        "ready" => Some(Mode::Ready),
+        _ => None,
+    }
+}
+
+fn code_of(refused: &Refused) -> StatusCode {
+    match refused {
+        Refused::NoSuch(_) => StatusCode::NOT_FOUND,
+        Refused::Malformed(_) => StatusCode::BAD_REQUEST,
+        Refused::Harmful(_) => StatusCode::CONFLICT,
+        Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn parse(mode: Mode, uid: u32, body: &[u8]) -> Result<Command, String> {
+    let body: CommandBody = serde_json::from_slice(body).map_err(|error| {
+        format!(
+            "not a command: {error}; write {{\"member\": \"POOL/MEMBER\", \"reason\": \"why\", \
+             \"for\": \"2h\", \"force\": false}}"
+        )
+    })?;
+    if let Some(reason) = &body.reason
+        && reason.chars().count() > LONGEST_REASON
+    {
+        return Err(format!(
+            "the reason is longer than {LONGEST_REASON} characters"
+        ));
+    }
+    if let Some(reason) = &body.reason
+        && reason.chars().any(char::is_control)
+    {
+        return Err("the reason is to be one line, without control characters".to_owned());
+    }
+    Ok(Command {
+        mode,
+        member: body.member,
+        by: user_name(uid),
+        reason: body.reason.filter(|reason| !reason.trim().is_empty()),
+        lasting: body.lasting.as_deref().map(parse_span).transpose()?,
+        force: body.force,
+    })
+}
+
+/// The user's name by `/etc/passwd`, or `uid N`.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name_in(&passwd, uid).unwrap_or_else(|| format!("uid {uid}"))
+}
+
+fn name_in(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// Counts a command as under way while it lives.
+struct UnderWay(Rc<Cell<usize>>);
+
+impl UnderWay {
+    fn count(under_way: Rc<Cell<usize>>) -> UnderWay {
+        under_way.set(under_way.get() + 1);
+        UnderWay(under_way)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests;

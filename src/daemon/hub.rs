@@ -1,0 +1,461 @@
+//! The hub: the control thread's state, and the one place where decisions become deeds.
+//!
+//! Everything here runs on one thread, so state is in cells and nothing waits for a lock. Whatever
+//! comes in goes to the decider with the moment it came; [`Hub::turn`] then takes every output,
+//! publishes one snapshot if routing changed, and only then has sessions ended, so that nobody who
+//! reconnects meets the old routes.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::StartError;
+use super::desk::HubDesk;
+use super::keeper::Keeper;
+use super::memory::Remembered;
+use super::paths;
+use super::resolver::{Resolved, Resolver};
+use crate::clock;
+use crate::config::Config;
+use crate::control::server;
+use crate::control::socket::ControlSocket;
+use crate::dispatch::addresses::{AddressBook, Change};
+use crate::dispatch::{Handles, Snapshot};
+use crate::health::probe::Prober;
+use crate::health::runner::{self, Runner};
+use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
+use crate::observe::counters::WorkerCounters;
+use crate::observe::events::Events;
+use crate::observe::http;
+use crate::observe::serve::ServerCounters;
+use crate::observe::stamp::Clock;
+use crate::observe::view::RunState;
+use crate::pairing::{Decider, Event, Order, Output, Refusal};
+use crate::proxy::listen::Listener;
+use crate::proxy::{
+    FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, raise_descriptor_limit, start,
+};
+use crate::time::Time;
+use crate::topology::{TargetId, Topology};
+
+/// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
+/// for them.
+const REPORTS: usize = 4096;
+/// Changes of our own links and routes that may wait; each is the whole list.
+const PATH_NEWS: usize = 16;
+/// How often an idle loop looks after workers that did not take a message.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// How often a draining instance looks whether its sessions are gone.
+const LOOK_EMPTY: Duration = Duration::from_millis(50);
+/// A fault of our own is told at most so often for each kind; it is counted every time.
+const TELL_FAULT: Duration = Duration::from_secs(10);
+
+/// The control thread's state.
+pub(super) struct Hub {
+    pub(super) config: Config,
+    pub(super) topology: Arc<Topology>,
+    pub(super) decider: RefCell<Decider>,
+    pub(super) book: RefCell<AddressBook>,
+    pub(super) handles: Handles,
+    pub(super) runner: Runner,
+    pub(super) counters: Vec<Arc<WorkerCounters>>,
+    pub(super) events: RefCell<Events>,
+    pub(super) keeper: Keeper,
+    pub(super) state: Cell<RunState>,
+    pub(super) started: Time,
+    pub(super) limits: Limits,
+    pub(super) observe_counters: Rc<ServerCounters>,
+    pub(super) control_counters: Rc<ServerCounters>,
+    observe_address: Option<SocketAddr>,
+    workers: RefCell<Vec<Worker>>,
+    /// Something was decided outside the loop: its timer must be set anew.
+    nudge: Notify,
+    /// Addresses whose routes are watched.
+    watched: watch::Sender<Vec<IpAddr>>,
+    faults_told: RefCell<Vec<(OwnFault, Time)>>,
+}
+
+/// A worker, and whether it missed a message and must be brought up to date.
+struct Worker {
+    handle: WorkerHandle,
+    behind: bool,
+}
+
+/// What the control loop waits for.
+pub(super) struct Inputs {
+    answers: mpsc::Receiver<(TargetId, ProbeOutcome)>,
+    reports: mpsc::Receiver<FromWorker>,
+    names: mpsc::Receiver<Resolved>,
+    paths: mpsc::Receiver<Vec<IpAddr>>,
+    _resolver: Resolver,
+}
+
+enum Input {
+    Answer(TargetId, ProbeOutcome),
+    Report(FromWorker),
+    Name(Resolved),
+    Paths(Vec<IpAddr>),
+    Due,
+}
+
+impl Hub {
+    /// Starts everything; what it returns serves once [`Hub::run`] is polled.
+    pub(super) async fn start(
+        config: Config,
+        listeners: Vec<Vec<Listener>>,
+        control: ControlSocket,
+    ) -> Result<(Rc<Hub>, Inputs), StartError> {
+        let now = clock::now();
+        let topology = Arc::new(config.topology.clone());
+        let limits = Limits::new(
+            raise_descriptor_limit(),
+            listeners.len(),
+            listeners.first().map_or(0, Vec::len),
+            runner::MAX_AT_ONCE,
+            config.instance.max_sessions,
+        );
+        let prober = Prober::new(&topology).map_err(StartError::Probes)?;
+        let (runner, answers) = Runner::new(prober, clock::now);
+        let (keeper, remembered) =
+            Keeper::open(config.instance.state_dir.as_deref()).map_err(StartError::Store)?;
+        let standing = remembered.standing(&topology, clock_at(now));
+        let seed: u64 = rand::random();
+        let decider = Decider::new(topology.clone(), standing, seed, now);
+        let book = AddressBook::new(&topology);
+        let handles = Handles::new(&topology);
+        let snapshot = Arc::new(Snapshot::new(&decider, &handles, |target| {
+            book.current(target)
+        }));
+
+        let observe = match config.observe.listen {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await;
+                Some(listener.map_err(|error| StartError::Observe(address, error))?)
+            }
+            None => None,
+        };
+
+        let (report, reports) = mpsc::channel(REPORTS);
+        let mut workers = Vec::new();
+        let mut counters = Vec::new();
+        let share = (limits.sessions as usize).div_ceil(listeners.len().max(1));
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let counted = Arc::new(WorkerCounters::new(&topology));
+            counters.push(counted.clone());
+            let handle = start(Plan {
+                index,
+                sessions: share,
+                listeners,
+                topology: topology.clone(),
+                snapshot: snapshot.clone(),
+                counters: counted,
+                reports: report.clone(),
+                seed: seed.rotate_left(17).wrapping_add(index as u64),
+            })
+            .map_err(StartError::Worker)?;
+            workers.push(Worker {
+                handle,
+                behind: false,
+            });
+        }
+        let names = book.names().map(|(name, _)| name.to_owned());
+        let (resolver, names) = Resolver::start(names.collect::<Vec<_>>());
+        let (watched, to_watch) = watch::channel(book.in_use());
+        let (path_news, paths) = mpsc::channel(PATH_NEWS);
+        spawn_local(paths::watch(to_watch, path_news));
+        let inputs = Inputs {
+            answers,
+            reports,
+            names,
+            paths,
+            _resolver: resolver,
+        };
+        let hub = Rc::new(Hub {
+            topology,
+            decider: RefCell::new(decider),
+            book: RefCell::new(book),
+            handles,
+            runner,
+            counters,
+            events: RefCell::new(Events::new()),
+            keeper,
+            state: Cell::new(RunState::Starting),
+            started: now,
+            limits,
+            observe_counters: Rc::new(ServerCounters::default()),
+            control_counters: Rc::new(ServerCounters::default()),
+            observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),
+            workers: RefCell::new(workers),
+            nudge: Notify::new(),
+            watched,
+            faults_told: RefCell::new(Vec::new()),
+            config,
+        });
+        let desk = Rc::new(HubDesk::new(hub.clone()));
+        if let Some(observe) = observe {
+            spawn_local(http::run(
+                observe,
+                desk.clone(),
+                hub.observe_counters.clone(),
+            ));
+        }
+        spawn_local(server::run(control, desk, hub.control_counters.clone()));
+        Ok((hub, inputs))
+    }
+
+    pub(super) fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    pub(super) fn observe_address(&self) -> Option<SocketAddr> {
+        self.observe_address
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.config.control.socket
+    }
+
+    /// The control loop: one input, one moment, one turn. Never ends; may be dropped and called
+    /// again.
+    pub(super) async fn run(self: &Rc<Self>, inputs: &mut Inputs) {
+        self.turn(clock::now());
+        loop {
+            let input = self.next_input(inputs).await;
+            let now = clock::now();
+            self.handle(input, now);
+            self.turn(now);
+        }
+    }
+
+    async fn next_input(&self, inputs: &mut Inputs) -> Input {
+        let due = self.decider.borrow().poll_timeout().map(|(due, _)| due);
+        let wait = due.map_or(LOOK_AFTER, |due| clock::now().until(due).min(LOOK_AFTER));
+        let timer = sleep_until(Instant::now() + wait);
+        tokio::select! {
+            Some((target, outcome)) = inputs.answers.recv() => Input::Answer(target, outcome),
+            Some(report) = inputs.reports.recv() => Input::Report(report),
+            Some(resolved) = inputs.names.recv() => Input::Name(resolved),
+            Some(unrouted) = inputs.paths.recv() => Input::Paths(unrouted),
+            () = self.nudge.notified() => Input::Due,
+            () = timer => Input::Due,
+        }
+    }
+    fn handle(self: &Rc<Self>, input: Input, now: Time) {
+        match input {
+            Input::Answer(target, outcome) => self.answered(target, &outcome, now),
+            Input::Report(FromWorker::ConnectFailed(target, failure)) => {
+                let evidence = Evidence::Failed(failure);
+                self.decider
+                    .borrow_mut()
+                    .handle_evidence(target, evidence, now);
+            }
+            Input::Report(FromWorker::OwnFault(fault)) => self.tell_fault(fault, now),
+            Input::Name((name, answer)) => self.resolved(&name, answer),
+            Input::Paths(unrouted) => {
+                let members = self.book.borrow().members_only_at(&unrouted);
+                self.decider.borrow_mut().handle_paths(&members, now);
+            }
+            Input::Due => self.decider.borrow_mut().handle_timeout(now),
+        }
+    }
+
+    /// A probe came back. One that found nobody may have asked the wrong one of several addresses.
+    fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
+        self.decider.borrow_mut().handle_probe(target, outcome, now);
+        if let Answer::OwnFault(fault) = outcome.answer {
+            self.tell_fault(fault, now);
+        }
+        let nobody = |failure: Failure| failure.severity() == Severity::Hard;
+        if matches!(outcome.answer, Answer::Bad(failure) if nobody(failure))
+            && self.book.borrow_mut().rotate(target).is_some()
+        {
+            self.readdress();
+        }
+    }
+
+    /// A name was looked up. Sessions on addresses that are gone are kept for as long as those of
+    /// a drained member.
+    fn resolved(self: &Rc<Self>, name: &str, answer: Result<Vec<IpAddr>, String>) {
+        let changes = self.book.borrow_mut().handle_resolved(name, answer);
+        if changes.is_empty() {
+            return;
+        }
+        self.readdress();
+        for change in changes {
+            let Change::Gone { target, .. } = change else {
+                continue;
+            };
+            let hub = self.clone();
+            let deadline = self.topology.pool(target.pool).drain_deadline;
+            spawn_local(async move {
+                sleep(deadline).await;
+                let keep = hub
+                    .book
+                    .borrow()
+                    .addresses(target)
+                    .map(|a| a.ip())
+                    .collect();
+                hub.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
+            });
+        }
+    }
+
+    /// Takes every output of the decider: deeds in order, one snapshot, then endings.
+    pub(super) fn turn(&self, now: Time) {
+        let mut endings = Vec::new();
+        let mut publish = false;
+        while let Some(output) = self.next_output() {
+            match output {
+                Output::Probe(target) => {
+                    self.runner.ask(target, self.book.borrow().current(target));
+                }
+                Output::End {
+                    member, service, ..
+                } => endings.push(Which::Member { member, service }),
+                Output::Tell(event) => self.tell(&event, now),
+                Output::Publish => publish = true,
+                Output::Remember => self.keeper.keep(self.remembered(now)),
+            }
+        }
+        if publish {
+            self.publish();
+        }
+        for which in endings {
+            self.tell_workers(&ToWorker::End(which));
+        }
+        self.bring_up_to_date();
+        if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
+            self.state.set(RunState::Serving);
+        }
+    }
+
+    fn next_output(&self) -> Option<Output> {
+        self.decider.borrow_mut().poll_output()
+    }
+
+    /// Carries out an operator's order and what follows from it.
+    pub(super) fn order(&self, order: Order, now: Time) -> Result<(), Refusal> {
+        self.decider.borrow_mut().handle_order(order, now)?;
+        self.turn(now);
+        self.nudge.notify_one();
+        Ok(())
+    }
+
+    /// Waits until what was ordered last is on disk.
+    pub(super) async fn kept(&self) -> Result<(), String> {
+        self.keeper.kept().await
+    }
+
+    /// Closes the listeners; sessions go on.
+    pub(super) fn close(&self) {
+        self.state.set(RunState::Draining);
+        tracing::info!(sessions = self.open(), "stopping: no new sessions");
+        self.tell_workers(&ToWorker::Close);
+    }
+
+    /// Resolves once no session is left, or the stop deadline has passed.
+    pub(super) async fn emptied(&self) {
+        let deadline = Instant::now() + self.config.instance.stop_deadline;
+        while self.open() > 0 && Instant::now() < deadline {
+            sleep(LOOK_EMPTY).await;
+        }
+    }
+
+    /// Ends the workers, with what sessions they have left.
+    pub(super) fn end(&self) {
+        let open = self.open();
+        if open > 0 {
+            tracing::warn!(sessions = open, "the rest is reset");
+        }
+        for worker in self.workers.take() {
+            if worker.handle.join().is_err() {
+                tracing::error!("a worker panicked; this is a bug in twinpool");
+            }
+        }
+    }
+
+    /// Sessions open on all workers.
+    fn open(&self) -> u64 {
+        self.counters.iter().map(|worker| worker.open()).sum()
+    }
+
+    /// Some target is found elsewhere now.
+    fn readdress(&self) {
+        self.watched.send_replace(self.book.borrow().in_use());
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let decider = self.decider.borrow();
+        let book = self.book.borrow();
+        let snapshot = Snapshot::new(&decider, &self.handles, |target| book.current(target));
+        self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
+    }
+
+    fn tell_workers(&self, message: &ToWorker) {
+        for worker in self.workers.borrow_mut().iter_mut() {
+            if !worker.handle.tell(message.clone()) && !worker.behind {
+                worker.behind = true;
+                tracing::error!("a worker takes no messages; is it stuck?");
+            }
+        }
+    }
+
+    /// A worker that missed a message gets what stands now: routes, and endings of all who are
+    /// down.
+    fn bring_up_to_date(&self) {
+        if self.workers.borrow().iter().all(|worker| !worker.behind) {
+            return;
+        }
+        for worker in self.workers.borrow_mut().iter_mut() {
+            worker.behind = false;
+        }
+        self.publish();
+        let decider = self.decider.borrow();
+        for target in self.topology.targets() {
+            if !decider.readiness(target).keeps {
+                self.tell_workers(&ToWorker::End(Which::Member {
+                    member: target.member(),
+                    service: Some(target.service()),
+                }));
+            }
+        }
+    }
+
+    fn tell(&self, event: &Event, now: Time) {
+        let at = clock_at(now).stamp(now);
+        self.events
+            .borrow_mut()
+            .tell(&self.topology, event, now, at);
+    }
+
+    fn tell_fault(&self, fault: OwnFault, now: Time) {
+        let mut told = self.faults_told.borrow_mut();
+        match told.iter_mut().find(|(kind, _)| *kind == fault) {
+            Some((_, last)) if now.since(*last) < TELL_FAULT => return,
+            Some((_, last)) => *last = now,
+            None => told.push((fault, now)),
+        }
+        tracing::warn!(%fault, "a connection failed through a fault of our own; no member is blamed");
+    }
+
+    fn remembered(&self, now: Time) -> Remembered {
+        let standing = self.decider.borrow().standing();
+        Remembered::new(&standing, &self.topology, clock_at(now))
+    }
+}
+
+fn clock_at(now: Time) -> Clock {
+    Clock {
+        now,
+        wall: clock::wall(),
+    }
+}

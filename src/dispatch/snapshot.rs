@@ -1,0 +1,300 @@
+//! The snapshot: for each service, who may be chosen and where each is found.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::Attempt;
+use crate::balance::{Lane, Load, NoSeat, Roster, Seat, Tried, client_key};
+use crate::health::readiness::Takes;
+use crate::pairing::{Condition, Decider};
+use crate::time::Time;
+use crate::topology::{
+    BelowQuorum, MemberId, Policy, PoolId, Service, ServiceId, TargetId, Topology,
+};
+
+/// Who may be chosen for every service, at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// By pool, then by service.
+    routes: Vec<Vec<Route>>,
+    pools: Vec<Arc<PoolHandle>>,
+}
+
+/// Who may be chosen for one service.
+#[derive(Debug)]
+pub struct Route {
+    roster: Roster,
+    /// In the roster's order.
+    places: Box<[Place]>,
+    /// Members, by index, whose sessions have been ended.
+    down: Box<[bool]>,
+}
+
+#[derive(Debug)]
+struct Place {
+    member: Arc<MemberHandle>,
+    target: TargetId,
+    address: SocketAddr,
+}
+
+/// What outlives snapshots of one member: its load.
+#[derive(Debug)]
+pub struct MemberHandle {
+    pub(super) load: Load,
+    limit: Option<NonZeroU32>,
+}
+
+/// What outlives snapshots of one pool: how many wait in its queue.
+#[derive(Debug)]
+pub struct PoolHandle {
+    waiting: AtomicU32,
+    limit: u32,
+}
+
+/// Every handle of a topology.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    members: Vec<Vec<Arc<MemberHandle>>>,
+    pools: Vec<Arc<PoolHandle>>,
+}
+
+/// Why there is no member for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoMember {
+    /// None is usable: refuse.
+    NoneUsable,
+    /// All are full: wait.
+    AllFull,
+    /// All have been tried for this session.
+    AllTried,
+}
+
+impl fmt::Display for NoMember {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoMember::NoneUsable => "no member is usable",
+            NoMember::AllFull => "every usable member is full",
+            NoMember::AllTried => "every usable member has been tried",
+        })
+    }
+}
+
+impl Snapshot {
+    /// What the decider's verdicts mean for every service. `address` gives where a target is
+    /// found, if that is known.
+    pub fn new(
+        decider: &Decider,
+        handles: &Handles,
+        address: impl Fn(TargetId) -> Option<SocketAddr>,
+    ) -> Snapshot {
+        let topology = decider.topology();
+        let routes = topology.pools.iter().map(|pool| {
+            let route = |service| Route::new(decider, handles, service, &address);
+            pool.services.iter().map(route).collect()
+        });
+        Snapshot {
+            routes: routes.collect(),
+            pools: handles.pools.clone(),
+        }
+    }
+
+    /// Who may be chosen for a service.
+    pub fn route(&self, service: ServiceId) -> &Route {
+        &self.routes[service.pool.index()][service.index()]
+    }
+
+    /// Whether the target's sessions have been ended, so that it must not be given another.
+    pub fn is_down(&self, target: TargetId) -> bool {
+        self.route(target.service()).down[target.member().index()]
+    }
+
+    /// A pool's queue.
+    pub fn queue(&self, pool: PoolId) -> &Arc<PoolHandle> {
+        &self.pools[pool.index()]
+    }
+
+    /// Chooses a member of `service` for a client and takes a place at it. Those in `tried` are
+    /// left out.
+    pub fn pick(
+        &self,
+        service: ServiceId,
+        client: IpAddr,
+        tried: &Tried,
+        lane: &Lane,
+        now: Time,
+    ) -> Result<Attempt, NoMember> {
+        self.route(service).pick(client, tried, lane, now)
+    }
+}
+
+impl Route {
+    fn new(
+        decider: &Decider,
+        handles: &Handles,
+        service: &Service,
+        address: &impl Fn(TargetId) -> Option<SocketAddr>,
+    ) -> Route {
+        let topology = decider.topology();
+        let pool = topology.pool(service.id.pool);
+        let keeps = |member: MemberId| decider.readiness(member.target(service.id)).keeps;
+        let down = pool
+            .members
+            .iter()
+            .map(|member| !keeps(member.id))
+            .collect();
+        let (condition, ..) = decider.condition(pool.id);
+        if condition == Condition::Lost && pool.below_quorum == BelowQuorum::Refuse {
+            return Route {
+                roster: Roster::default(),
+                places: Box::default(),
+                down,
+            };
+        }
+        let only = match service.balance {
+            Policy::First => Some(decider.first(service.id)),
+            _ => None,
+        };
+        let mut seated: Vec<(Seat, Place)> = pool
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| only.is_none_or(|only| only == Some(member.id)))
+            .filter_map(|(index, member)| {
+                let target = member.id.target(service.id);
+                let takes = decider.readiness(target).takes;
+                let last_resort = match takes {
+                    Takes::No => return None,
+                    Takes::LastResort => true,
+                    Takes::New => false,
+                };
+                let place = Place {
+                    member: handles.member(member.id).clone(),
+                    target,
+                    address: address(target)?,
+                };
+                let seat = Seat::new(
+                    index as u16,
+                    &member.name,
+                    member.weight.get(),
+                    member.max_connections,
+                    decider
+                        .returned(target)
+                        .filter(|_| !service.slow_start.is_zero()),
+                    member.backup,
+                    last_resort,
+                );
+                Some((seat, place))
+            })
+            .collect();
+        seated.sort_by_key(|(seat, _)| seat.tier());
+        let (seats, places): (Vec<_>, Vec<_>) = seated.into_iter().unzip();
+        Route {
+            roster: Roster::new(seats, service.balance, service.slow_start),
+            places: places.into_boxed_slice(),
+            down,
+        }
+    }
+
+    /// How many members may be chosen, in whichever tier.
+    pub fn usable(&self) -> usize {
+        self.places.len()
+    }
+
+    fn pick(
+        &self,
+        client: IpAddr,
+        tried: &Tried,
+        lane: &Lane,
+        now: Time,
+    ) -> Result<Attempt, NoMember> {
+        let key = client_key(client);
+        let load = |seat: usize| self.places[seat].member.load.get();
+        loop {
+            let choice = self.roster.choose(key, tried, lane, now, load);
+            let place = &self.places[match choice {
+                Ok(choice) => choice.0,
+                Err(NoSeat::Empty) => return Err(NoMember::NoneUsable),
+                Err(NoSeat::Full) => return Err(NoMember::AllFull),
+                Err(NoSeat::Tried) => return Err(NoMember::AllTried),
+            }];
+            // Another worker may take the last place between the choice and here; then the member
+            // is full and the next choice leaves it out.
+            if place.member.load.take(place.member.limit) {
+                let member = place.member.clone();
+                return Ok(Attempt::new(member, place.target, place.address));
+            }
+        }
+    }
+}
+
+impl Handles {
+    /// Fresh handles for every pool and member.
+    pub fn new(topology: &Topology) -> Handles {
+        let member = |member: &crate::topology::Member| {
+            Arc::new(MemberHandle {
+                load: Load::default(),
+                limit: member.max_connections,
+            })
+        };
+        let pool = |pool: &crate::topology::Pool| {
+            Arc::new(PoolHandle {
+                waiting: AtomicU32::new(0),
+                limit: pool.queue_limit,
+            })
+        };
+        Handles {
+            members: topology
+                .pools
+                .iter()
+                .map(|pool| pool.members.iter().map(member).collect())
+                .collect(),
+            pools: topology.pools.iter().map(pool).collect(),
+        }
+    }
+
+    /// A member's handle.
+    pub fn member(&self, id: MemberId) -> &Arc<MemberHandle> {
+        &self.members[id.pool.index()][id.index()]
+    }
+
+    /// A pool's handle.
+    pub fn pool(&self, id: PoolId) -> &Arc<PoolHandle> {
+        &self.pools[id.index()]
+    }
+}
+
+impl MemberHandle {
+    /// Sessions and attempts that it holds.
+    pub fn load(&self) -> u32 {
+        self.load.get()
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+}
+
+impl PoolHandle {
+    /// Joins the pool's queue, unless it is full; leave it with [`PoolHandle::leave`].
+    #[must_use]
+    pub fn join(&self) -> bool {
+        let room = self.waiting.fetch_add(1, Ordering::Relaxed) < self.limit;
+        if !room {
+            self.leave();
+        }
+        room
+    }
+
+    /// Leaves the queue.
+    pub fn leave(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many wait, on all workers.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}

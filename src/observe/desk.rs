@@ -1,0 +1,98 @@
+//! [`Desk`]: what the HTTP servers ask of the daemon, and all that they can ask.
+//!
+//! The daemon sits behind it on the same thread. Reading is immediate; a [`Command`] may have to be
+//! stored before it is answered, so it returns a future.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::events::Event;
+use super::metrics;
+use super::names::NoSuch;
+use super::status::{PoolHealth, Status};
+use super::view::RunState;
+use super::why::Why;
+use crate::health::readiness::Mode;
+
+/// A future that stays on this thread.
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// The daemon, as seen from its HTTP servers.
+pub trait Desk {
+    /// What the instance is doing: `/readyz`. Cheap.
+    fn state(&self) -> RunState;
+
+    /// Whether a pool's users can be served here, or none when there is no such pool:
+    /// `/health/POOL`, which other load balancers ask every second. Cheap. Implement it by
+    /// [`status::pool_health`](super::status::pool_health).
+    fn pool_health(&self, pool: &str) -> Option<PoolHealth>;
+
+    /// Everything at this moment. Implement it by [`status::status`](super::status::status).
+    fn status(&self) -> Status;
+
+    /// Everything behind a pool's condition or a member's verdicts. Implement it by
+    /// [`why::why`](super::why::why).
+    fn why(&self, name: &str) -> Result<Why, NoSuch>;
+
+    /// Events after this sequence number, oldest first.
+    fn events(&self, since: u64) -> Vec<Event>;
+
+    /// Carries a command out, and answers once it is in force (and stored, where it must outlive a
+    /// restart) with a sentence for the person who gave it. Implement it by
+    /// [`order`](crate::control::order::order) and the decider.
+    fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>>;
+
+    /// The status as OpenMetrics text.
+    fn metrics(&self) -> String {
+        metrics::text(self.status().into())
+    }
+}
+
+/// What a person orders of a member over the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// What is wanted.
+    pub mode: Mode,
+    /// `POOL/MEMBER`, as it was typed.
+    pub member: String,
+    /// Who orders, by the credentials of the connection.
+    pub by: String,
+    /// Why, in their words, bounded.
+    pub reason: Option<String>,
+    /// For how long; until told otherwise when none.
+    pub lasting: Option<Duration>,
+    /// Even where it loses the pool.
+    pub force: bool,
+}
+
+/// Why a command was not carried out, in words for the person who gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It names what does not exist.
+    NoSuch(NoSuch),
+    /// It makes no sense as it stands.
+    Malformed(String),
+    /// It would do harm; the text says what to do instead.
+    Harmful(String),
+    /// It was not carried out because something failed on our side.
+    Failed(String),
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refused::NoSuch(name) => name.fmt(f),
+            Refused::Malformed(text) | Refused::Harmful(text) | Refused::Failed(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<NoSuch> for Refused {
+    fn from(name: NoSuch) -> Refused {
+        Refused::NoSuch(name)
+    }
+}

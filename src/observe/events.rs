@@ -1,0 +1,444 @@
+//! What happened lately: transitions, in words, in a bounded ring.
+//!
+//! One sentence is made of each transition, here and nowhere else; the log, `/v1/events` and the
+//! status page all tell that sentence. Storms are told whole.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::stamp::{Stamp, span};
+use super::status::cause_text;
+use crate::health::readiness::{Mode, OperatorState};
+use crate::health::{Reason, Verdict};
+use crate::pairing;
+use crate::time::Time;
+use crate::topology::{TargetId, Topology};
+
+/// How many events are kept: a page of them for each of a dozen pools, in a few hundred KiB.
+pub const KEPT: usize = 1_024;
+
+/// One transition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Rises by one with every event since the start, from 1.
+    pub seq: u64,
+    /// When.
+    pub at: Stamp,
+    /// What changed.
+    pub kind: Kind,
+    /// The pool, where there is one.
+    pub pool: Option<String>,
+    /// The member, where there is one.
+    pub member: Option<String>,
+    /// The service, where there is one.
+    pub service: Option<String>,
+    /// The whole of it in a sentence.
+    pub text: String,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A member's verdict for a service.
+    Verdict,
+    /// A pool's condition.
+    Condition,
+    /// A service lost its last usable member, or got one again.
+    Service,
+    /// An operator's decision.
+    Operator,
+    /// A drained member's sessions met their deadline.
+    Deadline,
+    /// A service balanced by `first` has another member.
+    First,
+    /// The instance thinks that the fault is its own, or no longer.
+    Isolation,
+    /// The instance itself: started, draining, a fault of its own.
+    Instance,
+}
+
+/// The last [`KEPT`] events.
+#[derive(Debug, Default)]
+pub struct Events {
+    ring: VecDeque<Event>,
+    last_seq: u64,
+}
+
+impl Events {
+    /// An empty ring.
+    pub fn new() -> Events {
+        Events::default()
+    }
+
+    /// Tells a transition: keeps it, and logs it. `now` is the moment by the deciding clock, `at`
+    /// the same by the wall's.
+    pub fn tell(
+        &mut self,
+        topology: &Topology,
+        event: &pairing::Event,
+        now: Time,
+        at: Stamp,
+    ) -> &Event {
+        let (kind, names) = about(topology, event);
+        self.keep(kind, names, sentence(topology, event, now), at)
+    }
+
+    /// Tells something of the instance itself.
+    pub fn tell_instance(&mut self, text: String, at: Stamp) -> &Event {
+        self.keep(Kind::Instance, Names::default(), text, at)
+    }
+
+    /// Those after `seq`, oldest first. A `seq` that was never reached comes from before a restart:
+    /// then all.
+    pub fn since(&self, seq: u64) -> Vec<Event> {
+        let seq = if seq > self.last_seq { 0 } else { seq };
+        let skip = self.ring.partition_point(|event| event.seq <= seq);
+        self.ring.iter().skip(skip).cloned().collect()
+    }
+
+    /// The last `n`, oldest first.
+    pub fn last(&self, n: usize) -> Vec<Event> {
+        let skip = self.ring.len().saturating_sub(n);
+        self.ring.iter().skip(skip).cloned().collect()
+    }
+
+    fn keep(&mut self, kind: Kind, names: Names, text: String, at: Stamp) -> &Event {
+        tracing::info!(target: "twinpool::events", "{text}");
+        if self.ring.len() == KEPT {
+            self.ring.pop_front();
+        }
+        self.last_seq += 1;
+        self.ring.push_back(Event {
+            seq: self.last_seq,
+            at,
+            kind,
+            pool: names.pool,
+            member: names.member,
+            service: names.service,
+            text,
+        });
+        &self.ring[self.ring.len() - 1]
+    }
+}
+
+/// A transition in a sentence, `fe-seoul/fe1 sip: up → down: connection refused (L4), 3 of 3`.
+pub fn sentence(topology: &Topology, event: &pairing::Event, now: Time) -> String {
+    use pairing::Event as E;
+    match event {
+        E::Verdict {
+            target,
+            from,
+            to,
+            reason,
+        } => {
+            let path = topology.target_path(*target);
+            let reason_told = reason_text(topology, *reason);
+            let count = count_text(topology, *target, *from, *reason);
+            format!("{path}: {from} → {to}: {reason_told}{count}")
+        }
+        E::Condition {
+            pool,
+            from,
+            to,
+            present,
+            need,
+        } => {
+            let pool = topology.pool(*pool);
+            let counted = pool.quorum.to_stay.of_first;
+            format!(
+                "{}: {} → {}: {present} of {counted} members present, {need} needed",
+                pool.name,
+                condition_word(*from),
+                condition_word(*to)
+            )
+        }
+        E::Service { service, lost } => {
+            let path = topology.service_path(*service);
+            match lost {
+                true => format!("{path}: lost: no member usable"),
+                false => format!("{path}: served again"),
+            }
+        }
+        E::Operator { member, state } => {
+            format!(
+                "{}: {}",
+                topology.member_path(*member),
+                operator_text(state, now)
+            )
+        }
+        E::Deadline { member } => format!(
+            "{}: deadline met: the sessions that remained were ended",
+            topology.member_path(*member)
+        ),
+        E::First { service, from, to } => format!(
+            "{}: first is {} now, was {}",
+            topology.service_path(*service),
+            topology.member(*to).name,
+            topology.member(*from).name
+        ),
+        E::Isolation { cause: Some(cause) } => {
+            format!("isolated: {}; verdicts are held", cause_text(*cause))
+        }
+        E::Isolation { cause: None } => "no longer isolated: something answered again".to_owned(),
+    }
+}
+
+/// A reason in words, with the layer that failed: `connection refused (L4)`.
+pub fn reason_text(topology: &Topology, reason: Reason) -> String {
+    match reason {
+        Reason::NotYetAsked => "not yet asked".to_owned(),
+        Reason::Answered => "answers well".to_owned(),
+        Reason::Failed(failure) => format!("{failure} ({})", failure.layer()),
+        Reason::Flapping => "flapping: failures come back before it has been well".to_owned(),
+        Reason::Requires(service) => format!("requires {}", topology.service(service).name),
+    }
+}
+
+/// The word for a condition.
+pub fn condition_word(condition: pairing::Condition) -> &'static str {
+    match condition {
+        pairing::Condition::Serving => "serving",
+        pairing::Condition::Degraded => "degraded",
+        pairing::Condition::Lost => "lost",
+    }
+}
+
+/// The word for an operator's mode.
+pub fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Ready => "ready",
+        Mode::Drain => "drain",
+        Mode::Maintenance => "maintenance",
+    }
+}
+
+fn operator_text(state: &OperatorState, now: Time) -> String {
+    let mut text = format!("{} by {}", mode_word(state.mode), state.by);
+    if let Some(reason) = &state.reason {
+        text += &format!(" ({reason})");
+    }
+    if let Some(until) = state.until {
+        text += &format!(", for {}", span(now.until(until)));
+    }
+    if let Some(deadline) = state.deadline {
+        text += &format!(", sessions end in {}", span(now.until(deadline)));
+    }
+    text
+}
+
+/// `, 3 of 3`: how many answers in a row it took, where that is what decided.
+fn count_text(topology: &Topology, target: TargetId, from: Verdict, reason: Reason) -> String {
+    let check = &topology.service(target.service()).check;
+    match (from, reason) {
+        (Verdict::Up, Reason::Failed(_)) => format!(", {0} of {0}", check.fall),
+        (Verdict::Down | Verdict::Busy, Reason::Answered) => format!(", {0} of {0}", check.rise),
+        (_, Reason::Flapping) => format!(", {0} of {0}", check.flap),
+        _ => String::new(),
+    }
+}
+
+#[derive(Default)]
+struct Names {
+    pool: Option<String>,
+    member: Option<String>,
+    service: Option<String>,
+}
+
+fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
+    use pairing::Event as E;
+    let pool_name = |id| Some(topology.pool(id).name.clone());
+    let of_member = |kind, id: crate::topology::MemberId| {
+        let names = Names {
+            pool: pool_name(id.pool),
+            member: Some(topology.member(id).name.clone()),
+            service: None,
+        };
+        (kind, names)
+    };
+    let of_service = |kind, id: crate::topology::ServiceId| {
+        let names = Names {
+            pool: pool_name(id.pool),
+            member: None,
+            service: Some(topology.service(id).name.clone()),
+        };
+        (kind, names)
+    };
+    match event {
+        E::Verdict { target, .. } => {
+            let (kind, mut names) = of_member(Kind::Verdict, target.member());
+            names.service = Some(topology.service(target.service()).name.clone());
+            (kind, names)
+        }
+        E::Condition { pool, .. } => {
+            let names = Names {
+                pool: pool_name(*pool),
+                ..Names::default()
+            };
+            (Kind::Condition, names)
+        }
+        E::Service { service, .. } => of_service(Kind::Service, *service),
+        E::Operator { member, .. } => of_member(Kind::Operator, *member),
+        E::Deadline { member } => of_member(Kind::Deadline, *member),
+        E::First { service, .. } => of_service(Kind::First, *service),
+        E::Isolation { .. } => (Kind::Isolation, Names::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Failure;
+    use crate::observe::sample::{NOW, ago, topology};
+    use crate::pairing::Condition;
+    use crate::pairing::Event as E;
+    use crate::pairing::IsolationCause;
+    use std::time::Duration;
+
+    fn told(event: E) -> String {
+        sentence(&topology(), &event, NOW)
+    }
+
+    #[test]
+    fn every_transition_is_told_in_a_sentence() {
+        let topology = topology();
+        let pool = &topology.pools[0];
+        let fe1 = pool.members[0].id;
+        let verdict = |service: usize, from, to, reason| E::Verdict {
+            target: fe1.target(pool.services[service].id),
+            from,
+            to,
+            reason,
+        };
+        let state = OperatorState {
+            mode: Mode::Drain,
+            by: "alice".to_owned(),
+            reason: Some("kernel".to_owned()),
+            since: NOW,
+            until: Some(NOW + Duration::from_secs(7_200)),
+            deadline: Some(NOW + Duration::from_secs(600)),
+        };
+        for (event, sentence) in [
+            (
+                verdict(
+                    0,
+                    Verdict::Up,
+                    Verdict::Down,
+                    Reason::Failed(Failure::Refused),
+                ),
+                "fe-seoul/fe1 sip: up → down: connection refused (L4), 3 of 3",
+            ),
+            (
+                verdict(0, Verdict::Down, Verdict::Up, Reason::Answered),
+                "fe-seoul/fe1 sip: down → up: answers well, 2 of 2",
+            ),
+            (
+                verdict(0, Verdict::Unknown, Verdict::Up, Reason::Answered),
+                "fe-seoul/fe1 sip: unknown → up: answers well",
+            ),
+            (
+                verdict(0, Verdict::Up, Verdict::Busy, Reason::Flapping),
+                "fe-seoul/fe1 sip: up → busy: flapping: failures come back before it has been \
+                 well, 6 of 6",
+            ),
+            (
+                verdict(
+                    1,
+                    Verdict::Up,
+                    Verdict::Down,
+                    Reason::Requires(pool.primary),
+                ),
+                "fe-seoul/fe1 web-internal: up → down: requires sip",
+            ),
+            (
+                E::Condition {
+                    pool: pool.id,
+                    from: Condition::Degraded,
+                    to: Condition::Lost,
+                    present: 1,
+                    need: 2,
+                },
+                "fe-seoul: degraded → lost: 1 of 3 members present, 2 needed",
+            ),
+            (
+                E::Service {
+                    service: pool.services[1].id,
+                    lost: true,
+                },
+                "fe-seoul/web-internal: lost: no member usable",
+            ),
+            (
+                E::Operator { member: fe1, state },
+                "fe-seoul/fe1: drain by alice (kernel), for 2 h, sessions end in 10 min",
+            ),
+            (
+                E::Deadline { member: fe1 },
+                "fe-seoul/fe1: deadline met: the sessions that remained were ended",
+            ),
+            (
+                E::First {
+                    service: pool.primary,
+                    from: fe1,
+                    to: pool.members[1].id,
+                },
+                "fe-seoul/sip: first is fe2 now, was fe1",
+            ),
+            (
+                E::Isolation {
+                    cause: Some(IsolationCause::ManySilent {
+                        pools: 2,
+                        members: 4,
+                    }),
+                },
+                "isolated: 4 members of 2 pools fell silent at once; verdicts are held",
+            ),
+            (
+                E::Isolation { cause: None },
+                "no longer isolated: something answered again",
+            ),
+        ] {
+            assert_eq!(told(event), sentence);
+        }
+    }
+
+    #[test]
+    fn the_ring_keeps_the_last_events_and_their_numbers() {
+        let mut events = Events::new();
+        for n in 0..KEPT + 10 {
+            events.tell_instance(format!("event {n}"), ago(0));
+        }
+        let all = events.since(0);
+        assert_eq!(all.len(), KEPT);
+        assert_eq!(all[0].seq, 11);
+        let last = KEPT as u64 + 10;
+        assert_eq!(events.since(last - 1).len(), 1);
+        assert_eq!(events.since(last).len(), 0);
+        assert_eq!(events.last(2)[1].seq, last);
+    }
+
+    #[test]
+    fn a_reader_from_before_a_restart_is_told_everything() {
+        let mut events = Events::new();
+        events.tell_instance("started".to_owned(), ago(0));
+        assert_eq!(events.since(5_000).len(), 1);
+    }
+
+    #[test]
+    fn an_event_names_what_it_is_about() {
+        let topology = topology();
+        let pool = &topology.pools[0];
+        let mut events = Events::new();
+        let event = E::Verdict {
+            target: pool.members[2].id.target(pool.services[1].id),
+            from: Verdict::Up,
+            to: Verdict::Down,
+            reason: Reason::Requires(pool.primary),
+        };
+        let kept = events.tell(&topology, &event, NOW, ago(0));
+        assert_eq!(kept.kind, Kind::Verdict);
+        assert_eq!(kept.pool.as_deref(), Some("fe-seoul"));
+        assert_eq!(kept.member.as_deref(), Some("fe3"));
+        assert_eq!(kept.service.as_deref(), Some("web-internal"));
+    }
+}

@@ -1,0 +1,418 @@
+//! From a [`View`] to a [`Status`]: what is decided, counted and known, written down.
+
+use std::sync::Arc;
+
+use super::{
+    Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolHealth, PoolStatus,
+    Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status,
+    TargetStatus,
+};
+use crate::health::Reason;
+use crate::health::readiness::{Mode, OperatorState, Takes};
+use crate::observe::counters::{MemberCounters, ServiceCounters, WorkerCounters};
+use crate::observe::events::reason_text;
+use crate::observe::serve::ServerCounters;
+use crate::observe::stamp::Clock;
+use crate::observe::view::{RunState, View};
+use crate::pairing::Condition;
+use crate::pairing::IsolationCause;
+use crate::topology::{BelowQuorum, Member, Pool, Service, ServiceId, TargetId};
+
+/// What can be seen, as plain data.
+pub fn status(view: &View<'_>) -> Status {
+    let clock = view.clock();
+    let pools: Vec<PoolStatus> = view
+        .topology
+        .pools
+        .iter()
+        .map(|pool| pool_status(view, pool))
+        .collect();
+    let open = pools
+        .iter()
+        .flat_map(|pool| &pool.services)
+        .map(|service| service.open)
+        .sum();
+    Status {
+        instance: view.name.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: view.state,
+        now: clock.stamp(view.now),
+        started: clock.stamp(view.started),
+        isolated: isolated(view),
+        workers: view.workers.len() as u64,
+        sessions: Sessions {
+            open,
+            limit: view.session_limit,
+        },
+        own_faults: OwnFaults::sum(view.workers),
+        reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
+        store_problem: view.store_problem.map(str::to_owned),
+        servers: view
+            .servers
+            .iter()
+            .map(|(name, counters)| ServerStatus::of(name, counters))
+            .collect(),
+        pools,
+        recent: view.events.last(RECENT_EVENTS),
+    }
+}
+
+/// Whether a pool's users can be served here, or none when there is no such pool.
+pub fn pool_health(view: &View<'_>, pool: &str) -> Option<PoolHealth> {
+    let pool = view.topology.pool_named(pool)?;
+    Some(health_of(view, pool, usable(view, pool.primary)))
+}
+
+/// Why an instance thinks that the fault is its own, in words.
+pub fn cause_text(cause: IsolationCause) -> String {
+    match cause {
+        IsolationCause::ManySilent { pools, members } => {
+            format!("{members} members of {pools} pools fell silent at once")
+        }
+        IsolationCause::PathVanished => {
+            "a local link or route towards members that had answered vanished".to_owned()
+        }
+    }
+}
+
+pub(in crate::observe) fn isolated(view: &View<'_>) -> Option<Isolated> {
+    let (cause, since) = view.decider.isolated()?;
+    Some(Isolated {
+        since: view.clock().stamp(since),
+        cause: cause_text(cause),
+    })
+}
+
+pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatus {
+    let (condition, since, present) = view.decider.condition(pool.id);
+    let services: Vec<ServiceStatus> = pool
+        .services
+        .iter()
+        .map(|service| service_status(view, pool, service))
+        .collect();
+    let usable = services[pool.primary.index()].usable;
+    PoolStatus {
+        name: pool.name.clone(),
+        role: pool.role.clone(),
+        site: pool
+            .site
+            .map(|site| view.topology.sites[site.index()].name.clone()),
+        fronted: fronted(view, pool),
+        condition,
+        since: view.clock().stamp(since),
+        present,
+        need: pool.quorum.to_stay.members,
+        of_first: pool.quorum.to_stay.of_first,
+        health: health_of(view, pool, usable),
+        services,
+        members: pool
+            .members
+            .iter()
+            .map(|member| member_status(view, pool, member))
+            .collect(),
+    }
+}
+
+fn service_status(view: &View<'_>, pool: &Pool, service: &Service) -> ServiceStatus {
+    let totals = ServiceTotals::sum(view.workers, service.id);
+    let usable = usable(view, service.id);
+    ServiceStatus {
+        name: service.name.clone(),
+        primary: service.id == pool.primary,
+        listen: service.listen.clone(),
+        open: totals.accepted.saturating_sub(totals.ended),
+        usable,
+        lost: usable == 0,
+        first: view
+            .decider
+            .first(service.id)
+            .map(|member| view.topology.member(member).name.clone()),
+        totals,
+    }
+}
+
+fn member_status(view: &View<'_>, pool: &Pool, member: &Member) -> MemberStatus {
+    let clock = view.clock();
+    let operator = view.decider.operator(member.id);
+    let sum = |read: fn(&MemberCounters) -> u64| {
+        view.workers.iter().map(|w| read(w.member(member.id))).sum()
+    };
+    MemberStatus {
+        name: member.name.clone(),
+        backup: member.backup,
+        mode: operator.map_or(Mode::Ready, |state| state.mode),
+        operator: operator.map(|state| OperatorStatus::of(state, &clock)),
+        load: (view.load)(member.id),
+        max_connections: member.max_connections.map(|most| most.get()),
+        sessions: sum(|c| c.sessions.get()),
+        connect_failed: sum(|c| c.connect_failed.get()),
+        connect_timeout: sum(|c| c.connect_timeout.get()),
+        services: pool
+            .services
+            .iter()
+            .map(|service| target_status(view, member.id.target(service.id)))
+            .collect(),
+    }
+}
+
+pub(in crate::observe) fn target_status(view: &View<'_>, target: TargetId) -> TargetStatus {
+    let clock = view.clock();
+    let service = view.topology.service(target.service());
+    let endpoint = view.topology.endpoint(target);
+    let behind = view.decider.explain(target);
+    let own_fault = behind.own_fault.map(|fault| fault.to_string());
+    TargetStatus {
+        service: service.name.clone(),
+        endpoint: format!("{}:{}", endpoint.host, endpoint.port),
+        address: (view.address)(target),
+        verdict: behind.effective,
+        own_verdict: behind.own,
+        reason: reason_text(view.topology, behind.reason),
+        requires: match behind.reason {
+            Reason::Requires(other) => Some(view.topology.service(other).name.clone()),
+            _ => None,
+        },
+        flapping: behind.reason == Reason::Flapping,
+        since: clock.stamp(behind.since),
+        takes: view.decider.readiness(target).takes,
+        progress: Progress {
+            failures: behind.failures,
+            from_traffic: behind.from_evidence,
+            fall: behind.fall,
+            successes: behind.successes,
+            rise: behind.rise,
+            flaps: behind.flaps,
+            flap: behind.flap,
+        },
+        next_probe: behind.next_probe.map(|at| clock.stamp(at)),
+        next: behind.next.map(|(verdict, at)| NextVerdict {
+            verdict,
+            at: clock.stamp(at),
+        }),
+        held: behind.held,
+        own_fault,
+        checks: (view.checks)(target),
+    }
+}
+
+fn fronted(view: &View<'_>, pool: &Pool) -> bool {
+    view.site.is_none() || pool.site == view.site
+}
+
+/// Members that take new sessions for a service; those of last resort when there are no others.
+fn usable(view: &View<'_>, service: ServiceId) -> u16 {
+    let pool = view.topology.pool(service.pool);
+    let count = |wanted: Takes| {
+        pool.members
+            .iter()
+            .filter(|member| view.decider.readiness(member.id.target(service)).takes == wanted)
+            .count()
+    };
+    let usable = match count(Takes::New) {
+        0 => count(Takes::LastResort),
+        usable => usable,
+    };
+    u16::try_from(usable).unwrap_or(u16::MAX)
+}
+
+fn health_of(view: &View<'_>, pool: &Pool, usable: u16) -> PoolHealth {
+    let (condition, _, present) = view.decider.condition(pool.id);
+    let need = pool.quorum.to_stay.members;
+    let counts = Counts {
+        present,
+        need,
+        usable,
+    };
+    let (ok, why) = match (fronted(view, pool), view.state) {
+        (false, _) => (
+            false,
+            "this instance fronts the pools of another site".to_owned(),
+        ),
+        (_, RunState::Starting) => (false, "this instance is starting".to_owned()),
+        (_, RunState::Draining) => (
+            false,
+            "this instance is draining: it takes no new sessions".to_owned(),
+        ),
+        (true, RunState::Serving) => servable(condition, pool.below_quorum, counts),
+    };
+    PoolHealth {
+        pool: pool.name.clone(),
+        ok,
+        why,
+    }
+}
+
+struct Counts {
+    present: u16,
+    need: u16,
+    usable: u16,
+}
+
+/// Whether a pool in this condition can serve its users, and why.
+fn servable(condition: Condition, below: BelowQuorum, counts: Counts) -> (bool, String) {
+    let Counts {
+        present,
+        need,
+        usable,
+    } = counts;
+    match (condition, below) {
+        (Condition::Lost, BelowQuorum::Refuse) => (
+            false,
+            format!("lost: {present} members present, {need} needed"),
+        ),
+        _ if usable == 0 => (false, "no member takes new sessions".to_owned()),
+        (Condition::Serving, _) => (true, format!("serving: {usable} members usable")),
+        (Condition::Degraded, _) => (
+            true,
+            format!("degraded: {present} members present, {need} needed, {usable} usable"),
+        ),
+        (Condition::Lost, BelowQuorum::Serve) => (
+            true,
+            format!("below quorum ({present} present, {need} needed): {usable} go on serving"),
+        ),
+    }
+}
+
+impl OperatorStatus {
+    fn of(state: &OperatorState, clock: &Clock) -> OperatorStatus {
+        OperatorStatus {
+            by: state.by.clone(),
+            reason: state.reason.clone(),
+            since: clock.stamp(state.since),
+            until: state.until.map(|at| clock.stamp(at)),
+            deadline: state.deadline.map(|at| clock.stamp(at)),
+        }
+    }
+}
+
+impl ServerStatus {
+    fn of(name: &str, counters: &ServerCounters) -> ServerStatus {
+        ServerStatus {
+            name: name.to_owned(),
+            open: counters.open.get(),
+            accepted: counters.accepted.get(),
+            refused: counters.refused.get(),
+            too_slow: counters.too_slow.get(),
+            broken: counters.broken.get(),
+            accept_errors: counters.accept_errors.get(),
+        }
+    }
+}
+
+impl OwnFaults {
+    fn sum(workers: &[Arc<WorkerCounters>]) -> OwnFaults {
+        let mut sum = OwnFaults::default();
+        for faults in workers.iter().map(|worker| &worker.own_faults) {
+            sum.descriptors += faults.descriptors.get();
+            sum.source_ports += faults.source_ports.get();
+            sum.memory += faults.memory.get();
+            sum.route += faults.route.get();
+            sum.other += faults.other.get();
+        }
+        sum
+    }
+}
+
+impl ServiceTotals {
+    /// The sums for one service. `ended` is read before `accepted`, so that a session that ends in
+    /// between is never counted as less than none.
+    pub fn sum(workers: &[Arc<WorkerCounters>], service: ServiceId) -> ServiceTotals {
+        let mut sum = ServiceTotals::default();
+        for counters in workers.iter().map(|worker| worker.service(service)) {
+            sum.add(counters);
+        }
+        sum
+    }
+
+    fn add(&mut self, c: &ServiceCounters) {
+        self.ended += c.ended.get();
+        self.accepted += c.accepted.get();
+        self.established += c.established.get();
+        self.refused_no_member += c.refused_no_member.get();
+        self.refused_attempts += c.refused_attempts.get();
+        self.refused_queue_full += c.refused_queue_full.get();
+        self.refused_queue_timeout += c.refused_queue_timeout.get();
+        self.left_queue += c.left_queue.get();
+        self.refused_own_fault += c.refused_own_fault.get();
+        self.refused_proxy_header += c.refused_proxy_header.get();
+        self.shed += c.shed.get();
+        self.retried += c.retried.get();
+        self.hedged += c.hedged.get();
+        self.hedges_withheld += c.hedges_withheld.get();
+        self.queued += c.queued.get();
+        self.ended_by_us += c.ended_by_us.get();
+        self.ended_idle += c.ended_idle.get();
+        self.reset_by_client += c.reset_by_client.get();
+        self.reset_by_member += c.reset_by_member.get();
+        self.bytes_in += c.bytes_in.get();
+        self.bytes_out += c.bytes_out.get();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample;
+
+    #[test]
+    fn a_pool_is_servable_while_somebody_may_serve_its_users() {
+        let told = |condition, below, present, usable| {
+            servable(
+                condition,
+                below,
+                Counts {
+                    present,
+                    need: 2,
+                    usable,
+                },
+            )
+        };
+        use BelowQuorum::{Refuse, Serve};
+        use Condition::{Degraded, Lost, Serving};
+        for (condition, below, present, usable, ok) in [
+            (Serving, Serve, 3, 3, true),
+            (Serving, Serve, 3, 0, false),
+            (Degraded, Serve, 2, 2, true),
+            (Degraded, Refuse, 2, 1, true),
+            (Degraded, Serve, 2, 0, false),
+            (Lost, Serve, 1, 1, true),
+            (Lost, Serve, 0, 0, false),
+            (Lost, Refuse, 1, 1, false),
+        ] {
+            let (servable, why) = told(condition, below, present, usable);
+            assert_eq!(servable, ok, "{condition:?} {below:?} {usable}: {why}");
+        }
+    }
+
+    #[test]
+    fn counters_of_all_workers_are_summed() {
+        let topology = sample::topology();
+        let sip = topology.pools[0].primary;
+        let workers: Vec<Arc<WorkerCounters>> = (0..3)
+            .map(|_| Arc::new(WorkerCounters::new(&topology)))
+            .collect();
+        for (n, worker) in (1..).zip(&workers) {
+            worker.service(sip).accepted.add(10 * n);
+            worker.service(sip).ended.add(n);
+            worker.service(sip).shed.add(1);
+            worker.own_faults.route.add(n);
+        }
+        let sum = ServiceTotals::sum(&workers, sip);
+        assert_eq!((sum.accepted, sum.ended, sum.refused()), (60, 6, 3));
+        assert_eq!(OwnFaults::sum(&workers).route, 6);
+        let other = ServiceTotals::sum(&workers, topology.pools[1].primary);
+        assert_eq!(other, ServiceTotals::default());
+    }
+
+    #[test]
+    fn a_status_survives_json() {
+        for status in [
+            sample::one_member_down(),
+            sample::drained(),
+            sample::isolated(),
+        ] {
+            let json = serde_json::to_string(&status).unwrap();
+            assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+        }
+    }
+}

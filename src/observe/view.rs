@@ -1,0 +1,101 @@
+//! [`View`]: everything that can be seen of a running instance at one moment.
+//!
+//! The daemon builds one when it is asked and lends it to the pure functions that make a status, an
+//! explanation or a health answer of it. A view is never kept.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::WorkerCounters;
+use super::events::Events;
+use super::serve::ServerCounters;
+use super::stamp::Clock;
+use crate::pairing::Decider;
+use crate::time::Time;
+use crate::topology::{MemberId, SiteId, TargetId, Topology};
+
+/// What the daemon lends to those who describe it.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The instance's name.
+    pub name: &'a str,
+    /// The site whose pools it fronts; all pools when none.
+    pub site: Option<SiteId>,
+    /// What it is doing.
+    pub state: RunState,
+    /// When it started.
+    pub started: Time,
+    /// Sessions that it may hold.
+    pub session_limit: u64,
+    /// Why decisions might not outlive a restart, while that is so.
+    pub store_problem: Option<&'a str>,
+    /// What is decided.
+    pub decider: &'a Decider,
+    /// What there is.
+    pub topology: &'a Topology,
+    /// What each worker counted.
+    pub workers: &'a [Arc<WorkerCounters>],
+    /// Sessions that a member holds now.
+    pub load: &'a dyn Fn(MemberId) -> u64,
+    /// Where a target is now; none while its name has never been resolved.
+    pub address: &'a dyn Fn(TargetId) -> Option<SocketAddr>,
+    /// How many probes of a target came back with what.
+    pub checks: &'a dyn Fn(TargetId) -> CheckTotals,
+    /// The last probes of a target, oldest first.
+    pub exchanges: &'a dyn Fn(TargetId) -> Vec<Exchange>,
+    /// What happened lately.
+    pub events: &'a Events,
+    /// The HTTP servers by name (`observe`, `control`) and what they counted.
+    pub servers: &'a [(&'static str, &'a ServerCounters)],
+    /// The moment, by the clock that decides.
+    pub now: Time,
+    /// The same moment, by the clock on the wall.
+    pub wall: SystemTime,
+}
+
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Not every listener stands yet, or some first probe is still out.
+    Starting,
+    /// It takes new sessions.
+    Serving,
+    /// It was told to stop and keeps what sessions it has, to a deadline.
+    Draining,
+}
+
+/// How many probes came back with what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckTotals {
+    /// A good answer.
+    pub good: u64,
+    /// A failure of the member's.
+    pub bad: u64,
+    /// A fault of our own side.
+    pub own_fault: u64,
+}
+
+/// One probe and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// When it came back.
+    pub at: Time,
+    /// Whether the answer was good; none when the fault was our own.
+    pub good: Option<bool>,
+    /// What was asked and what came, in words.
+    pub text: String,
+}
+
+impl View<'_> {
+    /// Both clocks at the moment of the view.
+    pub fn clock(&self) -> Clock {
+        Clock {
+            now: self.now,
+            wall: self.wall,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! How many sessions the instance may hold, from its descriptor limit.
+
+use std::num::NonZeroU32;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::pipes;
+
+/// Descriptors kept back for what is not a session: logs, the state store, HTTP, control, netlink,
+/// the runtimes' own.
+const OWN_DESCRIPTORS: u64 = 256;
+/// Descriptors a session may take: its two sockets.
+const PER_SESSION: u64 = 2;
+
+/// What the descriptor limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Descriptors this process may open.
+    pub descriptors: u64,
+    /// Sessions that this leaves room for, over all workers.
+    pub sessions: u32,
+}
+
+/// Raises the soft limit on open files to the hard one, and returns what is in force.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the soft limit on open files to the hard one");
+    }
+    // No limit at all is a number that no table of descriptors reaches.
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 30)
+}
+
+impl Limits {
+    /// What `descriptors` leave for sessions beside `listeners` a worker, `probes` at once and the
+    /// pipes of each of `workers`; at most `wanted`.
+    pub fn new(
+        descriptors: u64,
+        workers: usize,
+        listeners: usize,
+        probes: usize,
+        wanted: Option<NonZeroU32>,
+    ) -> Limits {
+        let each = (listeners + 2 * pipes::MOST) as u64;
+        let kept = OWN_DESCRIPTORS + probes as u64 + each * workers as u64;
+        // A small limit must not leave less than a quarter to sessions: pipes do without.
+        let left = descriptors.saturating_sub(kept).max(descriptors / 4);
+        // A hedged attempt holds a third socket for a moment: one in ten, as hedges are.
+        let room = u32::try_from(left / PER_SESSION * 20 / 21).unwrap_or(u32::MAX);
+        Limits {
+            descriptors,
+            sessions: wanted.map_or(room, |wanted| wanted.get().min(room)).max(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_follow_from_descriptors() {
+        let limits = Limits::new(20_000, 2, 4, 512, None);
+        assert!((8_500..9_500).contains(&limits.sessions), "{limits:?}");
+        let wanted = NonZeroU32::new(100);
+        assert_eq!(Limits::new(20_000, 2, 4, 512, wanted).sessions, 100);
+        let wanted = NonZeroU32::new(1_000_000);
+        assert_eq!(
+            Limits::new(20_000, 2, 4, 512, wanted).sessions,
+            limits.sessions
+        );
+    }
+
+    #[test]
+    fn a_tiny_limit_still_leaves_some() {
+        assert!(Limits::new(256, 2, 4, 512, None).sessions >= 25);
+    }
+}

@@ -1,0 +1,345 @@
+//! The byte path of one established session: two directions, each carried until its end.
+//!
+//! A direction in rest holds nothing. Small messages go through the worker's one scratch buffer;
+//! a read that fills it makes the direction *bulk*, and bulk data is spliced through a pooled pipe
+//! without entering this process. What the other side would not take yet is held by the direction
+//! (at most one scratch buffer, or one pipe), and nothing more is read meanwhile.
+//!
+//! Half-close is kept: an end of one direction is passed on, the other goes on. An error on either
+//! socket ends both directions at once; the caller resets both.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustix::pipe::{SpliceFlags, splice};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::pipes::{Pipe, Pipes};
+use super::registry::{Fate, Key};
+use super::sockets;
+use super::worker::Worker;
+use crate::observe::counters::{Counter, ServiceCounters};
+
+/// The scratch buffer, in bytes: a read that fills it is bulk.
+const SCRATCH: usize = 16 << 10;
+/// What one direction may move before the worker's other sessions have their turn, in bytes.
+const TURN: usize = 1 << 20;
+
+/// What the sessions of one worker move bytes with.
+#[derive(Debug)]
+pub(super) struct Tools {
+    scratch: RefCell<Box<[u8]>>,
+    pipes: Pipes,
+}
+
+/// How a session ended that did not end well.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The client's socket failed.
+    Client(io::Error),
+    /// The member's socket failed.
+    Member(io::Error),
+    /// Nothing moved for too long.
+    Idle,
+    /// It was told to end.
+    Told,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Client(error) => write!(f, "client's side: {error}"),
+            Broken::Member(error) => write!(f, "member's side: {error}"),
+            Broken::Idle => f.write_str("idle for too long"),
+            Broken::Told => f.write_str("told to end"),
+        }
+    }
+}
+
+/// One direction of a session.
+struct Direction<'a> {
+    flow: Flow,
+    /// Whether the last read was bulk.
+    bulk: bool,
+    tools: &'a Tools,
+    carried: &'a Counter,
+}
+
+enum Flow {
+    /// Nothing is held.
+    Rest,
+    /// The sink would not take all of a read.
+    Full { rest: Box<[u8]>, at: usize },
+    /// Bulk data on its way: `held` bytes are in the pipe.
+    Splice { pipe: Pipe, held: usize },
+    /// The source has ended and everything has been passed on.
+    Ended,
+}
+
+/// Which socket of a direction failed.
+enum Fault {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Tools {
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            pipes: Pipes::default(),
+        }
+    }
+}
+
+/// Carries both directions until both have ended, or until the session breaks.
+pub(super) async fn relay(
+    worker: &Worker,
+    counters: &ServiceCounters,
+    key: Key,
+    client: &mut TcpStream,
+    member: &mut TcpStream,
+    settle: impl Fn(&TcpStream),
+) -> Result<(), Broken> {
+    let mut up = Direction::new(worker.tools(), &counters.bytes_in);
+    let mut down = Direction::new(worker.tools(), &counters.bytes_out);
+    poll_fn(|cx| {
+        match worker.registry().fate(key) {
+            Fate::Young | Fate::Settled => {}
+            Fate::Settle => settle(member),
+            Fate::Idle => return Poll::Ready(Err(Broken::Idle)),
+            Fate::End => return Poll::Ready(Err(Broken::Told)),
+        }
+        let mut moved = false;
+        let there = up.poll(cx, client, member, down.is_ended(), &mut moved);
+        let there = there.map_err(|fault| match fault {
+            Fault::Source(error) => Broken::Client(error),
+            Fault::Sink(error) => Broken::Member(error),
+        })?;
+        let back = down.poll(cx, member, client, up.is_ended(), &mut moved);
+        let back = back.map_err(|fault| match fault {
+            Fault::Source(error) => Broken::Member(error),
+            Fault::Sink(error) => Broken::Client(error),
+        })?;
+        if moved {
+            worker.registry().moved(key, worker.tick());
+        }
+        match (there, back) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+impl<'a> Direction<'a> {
+    fn new(tools: &'a Tools, carried: &'a Counter) -> Direction<'a> {
+        Direction {
+            flow: Flow::Rest,
+            bulk: false,
+            tools,
+            carried,
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self.flow, Flow::Ended)
+    }
+
+    /// Moves what can be moved. `Ready` once the source has ended and the sink knows it;
+    /// `last` says that the other direction has ended too, so that closing will tell it.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
+        last: bool,
+        moved: &mut bool,
+    ) -> Poll<Result<(), Fault>> {
+        let mut carried = 0;
+        let outcome = loop {
+            if carried >= TURN {
+                cx.waker().wake_by_ref();
+                break Poll::Pending;
+            }
+            let step = match &mut self.flow {
+                Flow::Ended => break Poll::Ready(Ok(())),
+                Flow::Rest if self.bulk => self.begin_splice(cx, source),
+                Flow::Rest => self.copy(cx, source, sink, last, &mut carried),
+                Flow::Full { rest, at } => match flush(cx, sink, rest, at) {
+                    Poll::Ready(Ok(())) => {
+                        self.flow = Flow::Rest;
+                        Poll::Ready(Ok(()))
+                    }
+                    other => other,
+                },
+                Flow::Splice { .. } => self.splice(cx, source, sink, last, &mut carried),
+            };
+            match step {
+                Poll::Ready(Ok(())) => {}
+                other => break other,
+            }
+        };
+        if carried > 0 {
+            self.carried.add(carried as u64);
+            *moved = true;
+        }
+        outcome
+    }
+
+    /// One read through the scratch buffer, and the write of it.
+    fn copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
+        last: bool,
+        carried: &mut usize,
+    ) -> Poll<Result<(), Fault>> {
+        let mut scratch = self.tools.scratch.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        // poll_read, not try_read: it knows that a short read has drained the socket and spares
+        // the read that would only say so.
+        ready!(Pin::new(source).poll_read(cx, &mut buffer)).map_err(Fault::Source)?;
+        let read = buffer.filled();
+        if read.is_empty() {
+            return Poll::Ready(self.end(sink, last));
+        }
+        *carried += read.len();
+        self.bulk = read.len() == SCRATCH;
+        let mut at = 0;
+        match flush(cx, sink, read, &mut at) {
+            Poll::Pending => {
+                self.flow = Flow::Full {
+                    rest: read[at..].into(),
+                    at: 0,
+                };
+                Poll::Pending
+            }
+            done => done,
+        }
+    }
+
+    /// Takes a pipe once there is something to fill it with.
+    fn begin_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+    ) -> Poll<Result<(), Fault>> {
+        ready!(source.poll_read_ready(cx)).map_err(Fault::Source)?;
+        match self.tools.pipes.take() {
+            Some(pipe) => self.flow = Flow::Splice { pipe, held: 0 },
+            None => self.bulk = false,
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Empties the pipe into the sink, then fills it from the source. The source is asked only
+    /// while the pipe is empty, so that "would block" can only mean the source.
+    fn splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
+        last: bool,
+        carried: &mut usize,
+    ) -> Poll<Result<(), Fault>> {
+        let Flow::Splice { pipe, held } = &mut self.flow else {
+            return Poll::Ready(Ok(()));
+        };
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        while *held > 0 {
+            ready!(sink.poll_write_ready(cx)).map_err(Fault::Sink)?;
+            let out = || Ok(splice(&pipe.read, None, &*sink, None, *held, flags)?);
+            match sink.try_io(Interest::WRITABLE, out) {
+                Ok(n) => *held -= n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(Fault::Sink(error))),
+            }
+        }
+        let fill = || {
+            Ok(splice(
+                &*source,
+                None,
+                &pipe.write,
+                None,
+                Pipe::CHUNK,
+                flags,
+            )?)
+        };
+        match source.try_io(Interest::READABLE, fill) {
+            Ok(0) => {
+                self.give_pipe();
+                Poll::Ready(self.end(sink, last))
+            }
+            Ok(n) => {
+                *held = n;
+                *carried += n;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.give_pipe();
+                // Bulk goes on if it was bulk since this direction was last woken.
+                self.bulk = *carried >= SCRATCH;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(Fault::Source(error))),
+        }
+    }
+
+    /// Passes the source's end on; unless closing is about to.
+    fn end(&mut self, sink: &TcpStream, last: bool) -> Result<(), Fault> {
+        self.flow = Flow::Ended;
+        if last {
+            return Ok(());
+        }
+        SockRef::from(sink)
+            .shutdown(Shutdown::Write)
+            .map_err(Fault::Sink)
+    }
+
+    fn give_pipe(&mut self) {
+        if let Flow::Splice { pipe, held } = std::mem::replace(&mut self.flow, Flow::Rest) {
+            if held == 0 {
+                self.tools.pipes.give(pipe);
+            } else {
+                self.tools.pipes.lose(pipe);
+            }
+        }
+    }
+}
+
+impl Drop for Direction<'_> {
+    fn drop(&mut self) {
+        self.give_pipe();
+    }
+}
+
+/// Writes what follows `at`, which it moves on.
+fn flush(
+    cx: &mut Context<'_>,
+    sink: &mut TcpStream,
+    bytes: &[u8],
+    at: &mut usize,
+) -> Poll<Result<(), Fault>> {
+    while *at < bytes.len() {
+        match ready!(Pin::new(&mut *sink).poll_write(cx, &bytes[*at..])) {
+            Ok(n) => *at += n,
+            Err(error) => return Poll::Ready(Err(Fault::Sink(error))),
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Asks the kernel to watch a member's socket of a session that lives on.
+pub(super) fn watch_member(member: &TcpStream, peer_timeout: std::time::Duration) {
+    if let Err(error) = sockets::watch_peer(member, peer_timeout) {
+        tracing::debug!(%error, "cannot have the kernel watch a member's connection");
+    }
+}

@@ -1,0 +1,90 @@
+//! Socket options, each in one place.
+//!
+//! What a client's socket needs is set on the listener and inherited by every accepted socket, so
+//! it costs a connection nothing. What a member's socket needs beside `TCP_NODELAY` is set once
+//! the session has lived for a while (see [`super::relay`]): short sessions never pay for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt::set_socket_linger,
+};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
+
+/// Connections that may wait to be accepted; the kernel cuts it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Fails when another process listens on `address`. Workers share their ports (`SO_REUSEPORT`), and
+/// by that alone a second instance would quietly take a part of the first one's clients.
+pub(super) fn check_free(address: SocketAddr) -> io::Result<()> {
+    unbound(address)?.bind(&address.into())
+}
+
+/// A listener of its own on `address`, beside those of the other workers.
+pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
+    let socket = unbound(address)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    watch_peer(&socket, peer_timeout)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    // A virtual address may arrive later.
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
+    }
+    Ok(socket)
+}
+
+/// Has the kernel notice a peer that is gone without a word: data unacknowledged for
+/// `peer_timeout`, or, on an idle connection, keep-alives unanswered for as long.
+pub(super) fn watch_peer<S: AsFd>(socket: &S, peer_timeout: Duration) -> io::Result<()> {
+    let probe = (peer_timeout / 3).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new()
+        .with_time(peer_timeout.max(Duration::from_secs(1)))
+        .with_interval(probe)
+        .with_retries(3);
+    let socket = SockRef::from(socket);
+    socket.set_tcp_user_timeout(Some(peer_timeout))?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Begins to connect; the stream is writable once that is settled, and `take_error` then tells.
+pub(super) fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    TcpStream::from_std(socket.into())
+}
+
+/// Makes closing this socket a reset: what was cut must not look complete.
+pub(super) fn reset_on_close<S: AsFd>(socket: &S) {
+    // It fails only on a socket that is gone already.
+    if let Err(error) = set_socket_linger(socket, Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot turn a close into a reset");
+    }
+}

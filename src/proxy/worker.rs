@@ -1,0 +1,320 @@
+//! A worker: one thread, one runtime, its own listeners and sessions.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::listen::Listener;
+use super::queue::Queue;
+use super::registry::{Registry, Tick};
+use super::relay::Tools;
+use super::session::{lies_in, serve};
+use super::sockets::reset_on_close;
+use super::{FromWorker, ToWorker};
+use crate::balance::Lane;
+use crate::dispatch::{HedgeBudget, Snapshot};
+use crate::health::{Answer, OwnFault, connect_failure};
+use crate::observe::counters::{ServiceCounters, WorkerCounters};
+use crate::topology::{ConnectRules, PoolId, ServiceId, Topology};
+
+/// From one sweep to the next; idle timeouts are kept to within [`SWEEPS`] of it.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+/// Sweeps that it takes to look at every session once.
+const SWEEPS: usize = 4;
+/// How long a listener rests after an accept that failed for want of something of our own: long
+/// enough not to spin, short enough that nobody notices once there is room again.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Messages from the control thread that may wait; it sends a handful a transition.
+const MESSAGES: usize = 1024;
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its share of the sessions that the instance may hold.
+    pub sessions: usize,
+    /// Its listeners.
+    pub listeners: Vec<Listener>,
+    /// What they stand in front of.
+    pub topology: Arc<Topology>,
+    /// Who may be chosen at first.
+    pub snapshot: Arc<Snapshot>,
+    /// Where it counts.
+    pub counters: Arc<WorkerCounters>,
+    /// Where it reports.
+    pub reports: mpsc::Sender<FromWorker>,
+    /// What its draws follow from.
+    pub seed: u64,
+}
+
+/// The control thread's end of a worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    messages: mpsc::Sender<ToWorker>,
+    thread: JoinHandle<()>,
+}
+
+impl WorkerHandle {
+    /// Tells the worker something, without waiting; false when its inbox is full or it is gone.
+    #[must_use]
+    pub fn tell(&self, message: ToWorker) -> bool {
+        self.messages.try_send(message).is_ok()
+    }
+
+    /// Ends it, with what sessions it has left, and waits for that.
+    pub fn join(self) -> std::thread::Result<()> {
+        drop(self.messages);
+        self.thread.join()
+    }
+}
+
+/// Starts a worker on a thread of its own.
+///
+/// # Errors
+/// When the kernel gives no thread, or no descriptors for its runtime.
+pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
+    let (messages, inbox) = mpsc::channel(MESSAGES);
+    let runtime = tokio::runtime::Builder::new_current_thread;
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let thread = Builder::new()
+        .name(format!("worker-{}", plan.index))
+        .spawn(move || {
+            let runtime = runtime().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    // The starter waits for this message and cannot be gone.
+                    ready.send(Ok(())).expect("the starter waits");
+                    runtime.block_on(Worker::run(plan, inbox));
+                }
+                Err(error) => ready.send(Err(error)).expect("the starter waits"),
+            }
+        })?;
+    started
+        .recv()
+        .map_err(|_| io::Error::other("the worker's thread ended at once"))??;
+    Ok(WorkerHandle { messages, thread })
+}
+
+/// What the sessions of one worker share.
+#[derive(Debug)]
+pub(super) struct Worker {
+    snapshot: RefCell<Arc<Snapshot>>,
+    counters: Arc<WorkerCounters>,
+    reports: mpsc::Sender<FromWorker>,
+    registry: Registry,
+    tools: Tools,
+    /// By pool.
+    queues: Vec<Queue>,
+    tick: Cell<Tick>,
+    /// Clients that are being served, connected to a member or not yet.
+    open: Cell<usize>,
+    most: usize,
+}
+
+/// What a worker knows of a service that it fronts.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) service: ServiceId,
+    pub(super) connect: ConnectRules,
+    pub(super) queue_timeout: Duration,
+    pub(super) idle_ticks: Tick,
+    pub(super) peer_timeout: Duration,
+    pub(super) send_proxy: bool,
+    accept_proxy: Vec<IpNet>,
+    pub(super) lane: Lane,
+    pub(super) hedges: HedgeBudget,
+}
+
+impl Worker {
+    async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
+        let worker = Rc::new(Worker {
+            snapshot: RefCell::new(plan.snapshot),
+            counters: plan.counters,
+            reports: plan.reports,
+            registry: Registry::default(),
+            tools: Tools::default(),
+            queues: plan
+                .topology
+                .pools
+                .iter()
+                .map(|_| Queue::default())
+                .collect(),
+            tick: Cell::new(0),
+            open: Cell::new(0),
+            most: plan.sessions,
+        });
+        let mut listening = JoinSet::new();
+        let mut fronts: Vec<Rc<Front>> = Vec::new();
+        for listener in plan.listeners {
+            let front = match fronts
+                .iter()
+                .find(|front| front.service == listener.service)
+            {
+                Some(front) => front.clone(),
+                None => {
+                    let seed = plan.seed.wrapping_add(fronts.len() as u64);
+                    let front = Rc::new(Front::new(&plan.topology, listener.service, seed));
+                    fronts.push(front.clone());
+                    front
+                }
+            };
+            match TcpListener::from_std(listener.socket.into()) {
+                Ok(socket) => {
+                    listening.spawn_local(worker.clone().accept_all(front, socket));
+                }
+                Err(error) => {
+                    tracing::error!(address = %listener.address, %error, "cannot poll a listener");
+                }
+            }
+        }
+        let mut sweeps = interval(TICK);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    Some(ToWorker::Publish(snapshot)) => {
+                        worker.snapshot.replace(snapshot);
+                    }
+                    Some(ToWorker::End(which)) => {
+                        let ended = worker.registry.end(&which);
+                        tracing::debug!(ended, ?which, "sessions ended");
+                    }
+                    Some(ToWorker::Close) => listening.shutdown().await,
+                    None => break,
+                },
+                _ = sweeps.tick() => {
+                    worker.tick.set(worker.tick.get().wrapping_add(1));
+                    worker.registry.sweep(SWEEPS, worker.tick.get());
+                }
+            }
+        }
+        // What is left is dropped with the runtime, and each session with a reset to both sides.
+        listening.shutdown().await;
+    }
+
+    /// Accepts until told to stop. What the kernel lacks for a moment costs a rest, never the
+    /// listener.
+    async fn accept_all(self: Rc<Self>, front: Rc<Front>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((client, peer)) => {
+                    let counters = front.counters(&self);
+                    counters.accepted.add(1);
+                    if self.open.get() >= self.most {
+                        counters.shed.add(1);
+                        counters.ended.add(1);
+                        reset_on_close(&client);
+                        continue;
+                    }
+                    self.open.set(self.open.get() + 1);
+                    spawn_local(serve(self.clone(), front.clone(), client, peer));
+                }
+                Err(error) => match connect_failure(&error) {
+                    // The client was gone before it was accepted (accept(2), "Error handling").
+                    Answer::Bad(_) | Answer::Good => {}
+                    Answer::OwnFault(fault) => {
+                        if error.kind() != io::ErrorKind::ConnectionAborted {
+                            self.own_fault(fault);
+                            sleep(ACCEPT_REST).await;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Ref<'_, Arc<Snapshot>> {
+        self.snapshot.borrow()
+    }
+
+    pub(super) fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    pub(super) fn tick(&self) -> Tick {
+        self.tick.get()
+    }
+
+    pub(super) fn queue(&self, pool: PoolId) -> &Queue {
+        &self.queues[pool.index()]
+    }
+
+    /// Whether somebody waits for room in this pool on this worker.
+    pub(super) fn is_queueing(&self, pool: PoolId) -> bool {
+        !self.queue(pool).is_empty()
+    }
+
+    /// Reports to the control thread; when its inbox is full the report is counted and lost.
+    pub(super) fn tell(&self, report: FromWorker) {
+        if self.reports.try_send(report).is_err() {
+            self.counters.reports_dropped.add(1);
+        }
+    }
+
+    /// Counts and tells a fault of our own.
+    pub(super) fn own_fault(&self, fault: OwnFault) {
+        let faults = &self.counters.own_faults;
+        match fault {
+            OwnFault::Descriptors => &faults.descriptors,
+            OwnFault::SourcePorts => &faults.source_ports,
+            OwnFault::Memory => &faults.memory,
+            OwnFault::Route => &faults.route,
+            OwnFault::Name | OwnFault::Other => &faults.other,
+        }
+        .add(1);
+        self.tell(FromWorker::OwnFault(fault));
+    }
+
+    /// A client is gone.
+    pub(super) fn closed_one(&self) {
+        self.open.set(self.open.get() - 1);
+    }
+}
+
+impl Front {
+    fn new(topology: &Topology, id: ServiceId, seed: u64) -> Front {
+        let service = topology.service(id);
+        let ticks = service.idle_timeout.as_nanos().div_ceil(TICK.as_nanos());
+        Front {
+            service: id,
+            connect: service.connect.clone(),
+            queue_timeout: topology.pool(id.pool).queue_timeout,
+            idle_ticks: Tick::try_from(ticks).unwrap_or(Tick::MAX),
+            peer_timeout: service.peer_timeout,
+            send_proxy: service.send_proxy,
+            accept_proxy: service.accept_proxy.clone(),
+            lane: Lane::new(seed),
+            hedges: HedgeBudget::default(),
+        }
+    }
+
+    /// This service's counters on this worker.
+    pub(super) fn counters<'a>(&self, worker: &'a Worker) -> &'a ServiceCounters {
+        worker.counters.service(self.service)
+    }
+
+    /// Whether a client at this address must begin with a PROXY header.
+    pub(super) fn expects_header_from(&self, address: IpAddr) -> bool {
+        lies_in(&self.accept_proxy, address)
+    }
+}

@@ -1,0 +1,212 @@
+//! Configuration from outside: what wrong files are told, and that the shipped ones are right.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use twinpool::config::{Config, known_keys, load, parse};
+
+const REFERENCE: &str = include_str!("../config/twinpool.toml");
+const DEMO: &str = include_str!("../config/demo.toml");
+
+fn wrong_files() -> Vec<PathBuf> {
+    let entries = fs::read_dir("tests/config/bad").unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_wrong_file_is_told_what_to_write_instead() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("config/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let files = wrong_files();
+    assert!(files.len() >= 30, "only {} wrong files", files.len());
+    for file in files {
+        let errors = load(&file).expect_err(&format!("{} validated", file.display()));
+        assert!(errors.diagnostics().iter().any(|one| !one.is_warning));
+        for one in errors.diagnostics() {
+            assert!(one.help.is_some(), "no help: {}", one.message);
+        }
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        settings.bind(|| insta::assert_snapshot!(name, errors.to_string()));
+    }
+}
+
+#[test]
+fn what_is_probably_not_meant_is_warned_of_and_runs() {
+    let loaded = load(Path::new("tests/config/warnings.toml")).unwrap();
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("config/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("warnings", loaded.warnings.to_string()));
+}
+
+#[test]
+fn a_missing_file_says_how_to_name_one() {
+    let errors = load(Path::new("tests/config/there-is-none.toml")).unwrap_err();
+    let page = errors.to_string();
+    assert!(page.contains("there-is-none.toml"), "{page}");
+    assert!(page.contains("twinpool run CONFIG"), "{page}");
+}
+
+fn valid(text: &str) -> Config {
+    let loaded = parse(text, "twinpool.toml").unwrap();
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    loaded.config
+}
+
+/// Lines without those that say a default.
+fn without_defaults(text: &str) -> String {
+    let kept = text.lines().filter(|line| !line.ends_with("# default"));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn what_the_reference_calls_a_default_is_one() {
+    let kept = without_defaults(REFERENCE);
+    assert!(REFERENCE.lines().count() - kept.lines().count() > 25);
+    assert_eq!(valid(REFERENCE), valid(&kept));
+    for (at, line) in REFERENCE.lines().enumerate() {
+        if line.ends_with("# default") {
+            let others = REFERENCE.lines().enumerate().filter(|(i, _)| *i != at);
+            let text: String = others.map(|(_, line)| format!("{line}\n")).collect();
+            assert_eq!(valid(REFERENCE), valid(&text), "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_mentions_every_key() {
+    /// Not in this version; asking for them is how they are refused.
+    const LATER: [&str; 3] = ["pairs", "cluster", "listen_at_twin"];
+    let mut mentioned = BTreeSet::new();
+    for line in REFERENCE.lines() {
+        let line = line.trim_start_matches("# ");
+        match line.strip_prefix('[') {
+            Some(header) => {
+                let header = header.split(']').next().unwrap();
+                mentioned.extend(header.split('.').map(str::to_owned));
+            }
+            None => {
+                if let Some((key, _)) = line.split_once(" = ") {
+                    mentioned.insert(key.to_owned());
+                }
+            }
+        }
+    }
+    let keys = known_keys(REFERENCE);
+    assert!(keys.len() > 50, "only {} keys", keys.len());
+    for (kind, key) in keys {
+        let is_said = mentioned.contains(key) || LATER.contains(&key);
+        assert!(is_said, "`{key}` in {kind} is not mentioned");
+    }
+}
+
+#[test]
+fn the_demo_fronts_three_members_on_loopback() {
+    let config = valid(DEMO);
+    let [pool] = config.topology.pools.as_slice() else {
+        panic!("{} pools", config.topology.pools.len());
+    };
+    assert_eq!(pool.members.len(), 3);
+    for member in &pool.members {
+        for endpoint in &member.endpoints {
+            assert_eq!(endpoint.host.to_string(), "127.0.0.1");
+        }
+    }
+}
+
+#[test]
+fn pools_of_other_sites_may_listen_where_ours_do() {
+    let text = |site: &str| {
+        format!(
+            "[instance]\n{site}\n[sites.a]\n[sites.b]\n\
+             [pools.one]\nrole = \"mediation\"\nsite = \"a\"\nmembers.m = \"10.1.0.1\"\n\
+             services.sip.listen = \"0.0.0.0:5070\"\n\
+             [pools.two]\nrole = \"mediation\"\nsite = \"b\"\nmembers.m = \"10.2.0.1\"\n\
+             services.sip.listen = \"0.0.0.0:5070\"\n"
+        )
+    };
+    assert!(parse(&text(""), "f").is_err());
+    assert_eq!(valid(&text("site = \"b\"")).topology.pools.len(), 1);
+}
+
+#[test]
+fn a_requirement_of_the_role_need_not_be_named_as_a_service() {
+    let text = "[pools.fe]\nrole = \"front-end\"\nmembers.fe1 = \"10.1.0.1\"\n\
+                [pools.fe.services.web-internal]\nlisten = \"10.1.0.10:443\"\n\
+                requires = [\"focus\"]\n";
+    let config = valid(text);
+    let pool = &config.topology.pools[0];
+    let names: Vec<&str> = pool.services.iter().map(|s| s.name.as_str()).collect();
+    assert!(
+        names.contains(&"focus") && names.contains(&"sip"),
+        "{names:?}"
+    );
+    // Through focus, which requires it.
+    assert_eq!(pool.services[0].requires.len(), 2);
+}
+
+#[test]
+fn a_shorter_interval_keeps_doubt_at_least_as_eager() {
+    let text = "[pools.fe]\nrole = \"front-end\"\nmembers.fe1 = \"10.1.0.1\"\n\
+                [pools.fe.services.sip]\nlisten = \"10.1.0.10:443\"\n\
+                check = { kind = \"http\", interval = \"100ms\", timeout = \"50ms\" }\n\
+                connect = { budget = \"300ms\" }\n";
+    let service = &valid(text).topology.pools[0].services[0];
+    assert!(service.check.in_doubt <= service.check.interval);
+    assert!(!service.check.tls);
+    assert!(service.connect.hedge < service.connect.budget);
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC*") {
+        if let Err(errors) = parse(&text, "f") {
+            prop_assert!(!errors.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_mutilated_file_panics(
+        demo: bool,
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..12usize, "[ -~é\\n]{0,4}"), 1..5),
+    ) {
+        let mut chars: Vec<char> = if demo { DEMO } else { REFERENCE }.chars().collect();
+        for (at, len, with) in cuts {
+            let at = at.index(chars.len());
+            let end = (at + len).min(chars.len());
+            chars.splice(at..end, with.chars());
+        }
+        let text: String = chars.into_iter().collect();
+        if let Err(errors) = parse(&text, "f") {
+            prop_assert!(!errors.to_string().is_empty());
+            prop_assert!(!errors.render(true).is_empty());
+        }
+    }
+
+    #[test]
+    fn no_value_of_a_wrong_kind_panics(
+        at: prop::sample::Index,
+        value in prop::sample::select(vec![
+            "3", "-1", "99999999999999999999", "1.5", "true", "\"\"", "\"é\"", "[]", "[1, \"a\"]",
+            "[[]]", "{}", "{ a = { b = 1 } }", "1979-05-27", "0x10", "nan",
+        ]),
+    ) {
+        let lines: Vec<&str> = REFERENCE.lines().collect();
+        let keys: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains(" = ")).collect();
+        let changed = keys[at.index(keys.len())];
+        let text: String = lines.iter().enumerate().map(|(i, line)| {
+            let (key, _) = line.split_once(" = ").unwrap_or((line, ""));
+            if i == changed { format!("{key} = {value}\n") } else { format!("{line}\n") }
+        }).collect();
+        if let Err(errors) = parse(&text, "f") {
+            prop_assert!(!errors.to_string().is_empty());
+        }
+    }
+}
