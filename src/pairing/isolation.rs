@@ -39,15 +39,18 @@
 //! Nothing here asks, decides a verdict or ends anything; the decider does, with what is learnt
 //! here.
 
+mod inquiry;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::places::Places;
 use super::words::IsolationCause;
-use crate::health::machine::Machine;
-use crate::health::{Answer, Failure, Verdict};
+use crate::health::{Answer, Failure};
 use crate::time::Time;
 use crate::topology::{MemberId, Topology};
+use inquiry::Inquiry;
+pub(super) use inquiry::Judgement;
 
 /// Witnesses that one inquiry asks at most: enough to have two or three in each of several pools,
 /// few enough to be asked at one moment.
@@ -137,24 +140,6 @@ struct Hearing {
     silent_from: Time,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// It answered when it was last asked, or was never asked.
-    Heard,
-    /// It fell silent, and that has not led to anything yet.
-    Silent,
-    /// It has been silent for long.
-    Gone,
-}
-
-#[derive(Debug)]
-struct Inquiry {
-    /// Witnesses whose answers are awaited.
-    out: BTreeSet<usize>,
-    /// Witnesses that did not answer, by pool.
-    silent: Vec<u16>,
-}
-
 #[derive(Clone, Debug)]
 struct Isolated {
     cause: IsolationCause,
@@ -163,17 +148,6 @@ struct Isolated {
     after: Time,
     /// Only an answer of one of these ends it; of anybody when empty.
     behind: BTreeSet<MemberId>,
-}
-
-/// What an inquiry came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
-    /// Not everyone asked has come back.
-    Open,
-    /// The members are to blame.
-    Theirs,
-    /// We are.
-    Ours(IsolationCause),
 }
 
 impl Isolation {
@@ -338,81 +312,6 @@ impl Isolation {
         self.hearings[self.places.member(member)].answered > Time::ZERO
     }
 
-    /// A few others to ask, because a target fell silent; none when some have been asked just now.
-    pub(super) fn call(&mut self, machines: &[Machine], now: Time) -> Vec<usize> {
-        if now < self.next_call {
-            return Vec::new();
-        }
-        self.next_call = now + CALL_PAUSE;
-        let mut called = self.witnesses(machines, now, CALLED);
-        called.retain(|&place| machines[place].out_since().is_none());
-        called
-    }
-
-    /// Whether an inquiry is under way.
-    pub(super) fn inquires(&self) -> bool {
-        self.inquiry.is_some()
-    }
-
-    /// Begins an inquiry, or goes on with one whose witnesses all came back, while there is anyone
-    /// left to ask. Gives back whom to ask now.
-    pub(super) fn inquire(&mut self, machines: &[Machine], now: Time, pools: usize) -> Vec<usize> {
-        let inquiry = self.inquiry.take().unwrap_or_else(|| Inquiry {
-            out: BTreeSet::new(),
-            silent: vec![0; pools],
-        });
-        let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
-        let room = WITNESSES.saturating_sub(asked + inquiry.out.len());
-        let mut inquiry = inquiry;
-        let mut ask = self.witnesses(machines, now, room);
-        ask.retain(|&place| inquiry.out.insert(place));
-        ask.retain(|&place| machines[place].out_since().is_none());
-        self.inquiry = Some(inquiry);
-        ask
-    }
-
-    /// Ends an inquiry: somebody answered, or it has been judged.
-    pub(super) fn close_inquiry(&mut self) {
-        self.inquiry = None;
-    }
-
-    /// What the inquiry has come to; `late` when it has taken as long as it may.
-    pub(super) fn judge(&self, machines: &[Machine], now: Time, late: bool) -> Judgement {
-        let Some(inquiry) = &self.inquiry else {
-            return Judgement::Theirs;
-        };
-        if !inquiry.out.is_empty() && !late {
-            return Judgement::Open;
-        }
-        let pools = inquiry.silent.len();
-        let mut silent = vec![0u16; pools];
-        let mut alive = vec![0u16; pools];
-        for &member in &self.members {
-            match self.standing(member, machines, now) {
-                Standing::Heard => alive[member.pool.index()] += 1,
-                Standing::Silent => {
-                    alive[member.pool.index()] += 1;
-                    silent[member.pool.index()] += 1;
-                }
-                Standing::Gone => {}
-            }
-        }
-        let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
-        let in_vain = asked >= WITNESSES;
-        let fell = |pool: &usize| {
-            let most = silent[*pool] > alive[*pool] / 2;
-            most || (in_vain && inquiry.silent[*pool] > 0)
-        };
-        let fallen: Vec<usize> = (0..pools).filter(fell).collect();
-        if fallen.len() < 2 {
-            return Judgement::Theirs;
-        }
-        Judgement::Ours(IsolationCause::ManySilent {
-            pools: fallen.len() as u16,
-            members: fallen.iter().map(|&pool| silent[pool]).sum(),
-        })
-    }
-
     /// Holds from now on. `behind` are the members whose path vanished.
     pub(super) fn begin(&mut self, cause: IsolationCause, behind: BTreeSet<MemberId>, now: Time) {
         let since = self
@@ -489,58 +388,6 @@ impl Isolation {
         let silence = self.silences[place].get_or_insert(Silence::new(last));
         silence.last = Some(last);
         silence.vouched = silence.vouched_out;
-    }
-
-    /// One target each of up to `most` members that were heard when last asked, drawn from all
-    /// pools in turn, beginning where the last draw ended.
-    fn witnesses(&mut self, machines: &[Machine], now: Time, most: usize) -> Vec<usize> {
-        let mut by_pool: Vec<Vec<MemberId>> = Vec::new();
-        for &member in &self.members {
-            if self.standing(member, machines, now) == Standing::Heard {
-                match by_pool.last_mut() {
-                    Some(same) if same[0].pool == member.pool => same.push(member),
-                    _ => by_pool.push(vec![member]),
-                }
-            }
-        }
-        self.turn = self.turn.wrapping_add(1);
-        let rounds = by_pool.iter().map(Vec::len).max().unwrap_or(0);
-        let mut chosen = Vec::new();
-        for round in 0..rounds {
-            for pool in 0..by_pool.len() {
-                let members = &by_pool[(pool + self.turn) % by_pool.len()];
-                if round < members.len() && chosen.len() < most {
-                    let member = members[(round + self.turn) % members.len()];
-                    chosen.extend(self.best_target(member, machines));
-                }
-            }
-        }
-        chosen
-    }
-
-    /// Where a member is most likely to answer.
-    fn best_target(&self, id: MemberId, machines: &[Machine]) -> Option<usize> {
-        self.places.targets_of(id).min_by_key(|&place| {
-            let machine = &machines[place];
-            let down = machine.verdict().0 == Verdict::Down;
-            (self.is_silent(place), down, machine.out_since().is_some())
-        })
-    }
-
-    fn standing(&self, id: MemberId, machines: &[Machine], now: Time) -> Standing {
-        let hearing = &self.hearings[self.places.member(id)];
-        if hearing.silent <= hearing.answered {
-            return Standing::Heard;
-        }
-        let undecided =
-            |place: usize| self.is_silent(place) && machines[place].verdict().0 != Verdict::Down;
-        let recent = now.since(hearing.silent_from) < self.window;
-        let never_decided = self.places.targets_of(id).any(undecided);
-        if recent || never_decided {
-            Standing::Silent
-        } else {
-            Standing::Gone
-        }
     }
 }
 

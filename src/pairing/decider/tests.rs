@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::health::Failure;
+use crate::health::readiness::Takes;
 use crate::pairing::isolation::{INQUIRY_MARGIN, LEAD};
 use crate::topology::{
-    BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Quorum, QuorumNeed, Service,
-    Verify,
+    BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Policy, Quorum, QuorumNeed,
+    Service, Verify,
 };
 
 fn ms(millis: u64) -> Duration {
@@ -27,16 +28,16 @@ enum Truth {
 }
 
 /// A pool: its size, and its services with what they require and how they are balanced.
-type Plan<'a> = (u16, &'a [(&'a [u16], Policy)]);
+pub(in crate::pairing) type Plan<'a> = (u16, &'a [(&'a [u16], Policy)]);
 
-const PLAIN: &[(&[u16], Policy)] = &[(&[], Policy::LeastConnections)];
+pub(in crate::pairing) const PLAIN: &[(&[u16], Policy)] = &[(&[], Policy::LeastConnections)];
 const WITH_WEB: &[(&[u16], Policy)] = &[
     (&[], Policy::LeastConnections),
     (&[0], Policy::LeastConnections),
 ];
 const FIRST: &[(&[u16], Policy)] = &[(&[], Policy::First)];
 
-fn topology(plans: &[Plan<'_>]) -> Topology {
+pub(in crate::pairing) fn topology(plans: &[Plan<'_>]) -> Topology {
     let count = |n| NonZeroU32::new(n).expect("not zero");
     let pools = plans.iter().enumerate().map(|(nth, &(size, services))| {
         let id = PoolId(nth as u16);
@@ -114,7 +115,7 @@ fn topology(plans: &[Plan<'_>]) -> Topology {
     }
 }
 
-fn member(pool: u16, n: u16) -> MemberId {
+pub(in crate::pairing) fn member(pool: u16, n: u16) -> MemberId {
     PoolId(pool).member(n)
 }
 
