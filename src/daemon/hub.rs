@@ -40,9 +40,7 @@ use crate::observe::stamp::Clock;
 use crate::observe::view::RunState;
 use crate::pairing::{Decider, Event, Order, Output, Refusal};
 use crate::proxy::listen::Listener;
-use crate::proxy::{
-    FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, raise_descriptor_limit, start,
-};
+use crate::proxy::{FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, start};
 use crate::time::Time;
 use crate::topology::{TargetId, Topology};
 
@@ -110,13 +108,14 @@ impl Hub {
     /// Starts everything; what it returns serves once [`Hub::run`] is polled.
     pub(super) async fn start(
         config: Config,
+        descriptors: u64,
         listeners: Vec<Vec<Listener>>,
         control: ControlSocket,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
         let now = clock::now();
         let topology = Arc::new(config.topology.clone());
         let limits = Limits::new(
-            raise_descriptor_limit(),
+            descriptors,
             listeners.len(),
             listeners.first().map_or(0, Vec::len),
             runner::MAX_AT_ONCE,
@@ -409,14 +408,17 @@ impl Hub {
         }
     }
 
-    /// A worker that missed a message gets what stands now: routes, and endings of all who are
-    /// down.
+    /// A worker that missed a message gets what stands now: routes, endings of all who are down,
+    /// and that the instance stops.
     fn bring_up_to_date(&self) {
         if self.workers.borrow().iter().all(|worker| !worker.behind) {
             return;
         }
         for worker in self.workers.borrow_mut().iter_mut() {
             worker.behind = false;
+        }
+        if self.state.get() == RunState::Draining {
+            self.tell_workers(&ToWorker::Close);
         }
         self.publish();
         let decider = self.decider.borrow();

@@ -6,11 +6,12 @@
 //!
 //! # Phases of a run
 //!
-//! 1. limits: descriptors raised, workers and sessions counted
-//! 2. memory: what operators decided before a restart
-//! 3. bind: the control socket, then every listener, and every problem with one told at once
+//! 1. bind: the control socket, then, with descriptors raised, every listener, and every problem
+//!    with one told at once
+//! 2. limits: sessions counted by what descriptors leave
+//! 3. memory: what operators decided before a restart
 //! 4. serve: workers with a first snapshot, then the control loop
-//! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset
+//! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset, the last state written
 
 mod desk;
 mod hub;
@@ -26,18 +27,26 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
 use crate::pairing::store::StoreError;
 use crate::proxy::listen::{self, BindError, Listener};
+use crate::proxy::raise_descriptor_limit;
 use crate::topology::Topology;
 
 use hub::Hub;
+
+/// How long a stopping instance waits for look-ups that hang.
+const LET_GO: Duration = Duration::from_millis(500);
+/// How long a stopping instance waits for its last state to be on disk.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Why an instance did not start.
 #[derive(Debug)]
@@ -107,11 +116,14 @@ pub fn run(
     stop: impl Stop,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
-        .map_err(StartError::Runtime)?
-        .block_on(serve(config, stop, started))
+        .map_err(StartError::Runtime)?;
+    let served = runtime.block_on(serve(config, stop, started));
+    // Dropping it would wait for a look-up that hangs in `getaddrinfo`, for as long as that likes.
+    runtime.shutdown_timeout(LET_GO);
+    served
 }
 
 /// When to stop.
@@ -165,9 +177,11 @@ async fn serve(
         .instance
         .workers
         .map_or_else(usable_cores, NonZeroUsize::get);
+    // Before the listeners: there may be more of them than the soft limit allows.
+    let descriptors = raise_descriptor_limit();
     let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
     take_bound_addresses(&mut config.topology, &listeners);
-    let (hub, mut inputs) = Hub::start(config, listeners, control).await?;
+    let (hub, mut inputs) = Hub::start(config, descriptors, listeners, control).await?;
     started(Started {
         topology: hub.topology().clone(),
         observe: hub.observe_address(),
@@ -184,6 +198,10 @@ async fn serve(
         () = stop.told() => tracing::info!("told again: not waiting for sessions"),
     }
     hub.end();
+    // A failure has been told where it occurred; a write that hangs has not.
+    if timeout(LAST_WRITE, hub.kept()).await.is_err() {
+        tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
+    }
     Ok(())
 }
 

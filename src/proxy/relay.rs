@@ -172,14 +172,22 @@ impl<'a> Direction<'a> {
                 Flow::Ended => break Poll::Ready(Ok(())),
                 Flow::Rest if self.bulk => self.begin_splice(cx, source),
                 Flow::Rest => self.copy(cx, source, sink, last, &mut carried),
-                Flow::Full { rest, at } => match flush(cx, sink, rest, at) {
-                    Poll::Ready(Ok(())) => {
+                Flow::Full { rest, at } => {
+                    let before = *at;
+                    let flushed = flush(cx, sink, rest, at);
+                    // What a slow sink takes is movement too: it is not idle.
+                    *moved |= *at > before;
+                    if matches!(flushed, Poll::Ready(Ok(()))) {
                         self.flow = Flow::Rest;
-                        Poll::Ready(Ok(()))
                     }
-                    other => other,
-                },
-                Flow::Splice { .. } => self.splice(cx, source, sink, last, &mut carried),
+                    flushed
+                }
+                Flow::Splice { held, .. } => {
+                    let held = *held;
+                    let step = self.splice(cx, source, sink, last, &mut carried);
+                    *moved |= matches!(self.flow, Flow::Splice { held: left, .. } if left < held);
+                    step
+                }
             };
             match step {
                 Poll::Ready(Ok(())) => {}
@@ -341,5 +349,62 @@ fn flush(
 pub(super) fn watch_member(member: &TcpStream, peer_timeout: std::time::Duration) {
     if let Err(error) = sockets::watch_peer(member, peer_timeout) {
         tracing::debug!(%error, "cannot have the kernel watch a member's connection");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_sink_takes_counts_as_movement() {
+        let (mut feeder, mut source) = pair().await;
+        let (mut sink, mut reader) = pair().await;
+        SockRef::from(&sink).set_send_buffer_size(4096).unwrap();
+        SockRef::from(&reader).set_recv_buffer_size(4096).unwrap();
+        let (tools, carried) = (Tools::default(), Counter::default());
+        let mut direction = Direction::new(&tools, &carried);
+        while !matches!(direction.flow, Flow::Full { .. }) {
+            feeder.write_all(&[7; 1024]).await.unwrap();
+            let mut moved = false;
+            poll_fn(|cx| {
+                let step = direction.poll(cx, &mut source, &mut sink, false, &mut moved);
+                assert!(step.is_pending());
+                if moved {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+        }
+        let before = carried.get();
+        let mut moved = false;
+        poll_fn(|cx| {
+            let mut bytes = [0; 8192];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            while let Poll::Ready(read) = Pin::new(&mut reader).poll_read(cx, &mut buffer) {
+                read.unwrap();
+                buffer.clear();
+            }
+            let step = direction.poll(cx, &mut source, &mut sink, false, &mut moved);
+            assert!(step.is_pending());
+            match direction.flow {
+                Flow::Full { .. } => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+        assert_eq!(carried.get(), before, "the source was silent");
+        assert!(moved);
     }
 }
