@@ -208,8 +208,7 @@ impl World {
             }
             self.checks.see(&output, &self.decider, self.now);
         }
-        let (truth, uplink) = (&self.truth, self.uplink);
-        self.checks.moment(&self.decider, truth, uplink, self.now);
+        self.checks.moment(&self.decider, self.uplink, self.now);
     }
 
     fn truth(&self, target: TargetId) -> Truth {
@@ -382,7 +381,9 @@ impl World {
         let only = self.rng.chance(25);
         self.note(|| format!("{member:?} is {truth:?}, one service alone: {only}"));
         for service in &self.topology.pool(member.pool).services {
-            self.truth.insert(member.target(service.id), truth);
+            let target = member.target(service.id);
+            self.truth.insert(target, truth);
+            self.checks.changes(target, truth, self.now);
             if only {
                 break;
             }
@@ -400,7 +401,9 @@ impl World {
     fn recover(&mut self, member: MemberId) {
         self.note(|| format!("{member:?} is well"));
         for service in &self.topology.pool(member.pool).services {
-            self.truth.insert(member.target(service.id), Truth::Well);
+            let target = member.target(service.id);
+            self.truth.insert(target, Truth::Well);
+            self.checks.changes(target, Truth::Well, self.now);
         }
     }
 
