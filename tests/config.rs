@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use twinpool::config::{Config, known_keys, load, parse};
+use twinpool::topology::CheckKind;
 
 const REFERENCE: &str = include_str!("../config/twinpool.toml");
 const DEMO: &str = include_str!("../config/demo.toml");
@@ -162,6 +164,101 @@ fn a_shorter_interval_keeps_doubt_at_least_as_eager() {
     assert!(service.check.in_doubt <= service.check.interval);
     assert!(!service.check.tls);
     assert!(service.connect.hedge < service.connect.budget);
+}
+
+#[test]
+fn a_check_of_the_same_kind_keeps_what_the_role_says_of_it() {
+    let role = "[roles.web]\nprimary = \"http\"\nservices.http = { port = 80, check = { kind = \"http\", \
+                path = \"/health\", tls = true, interval = \"3s\" } }\n[pools.p]\nrole = \"web\"\n\
+                members.a = \"192.0.2.1\"\n[pools.p.services.http]\nlisten = \"127.0.0.1:0\"\n";
+    let check = |line: &str| {
+        let config = valid(&format!("{role}{line}"));
+        config.topology.pools[0].services[0].check.clone()
+    };
+    let same = check("check = { kind = \"http\", fall = 5 }");
+    assert!(matches!(&same.kind, CheckKind::Http(http) if http.path == "/health"));
+    assert!(same.tls);
+    assert_eq!(
+        (same.interval, same.fall.get()),
+        (Duration::from_secs(3), 5)
+    );
+    let other = check("check = { kind = \"tcp\" }");
+    assert_eq!(other.kind, CheckKind::Tcp);
+    assert!(!other.tls, "another kind is not over TLS unless it says so");
+    assert_eq!(other.interval, Duration::from_secs(3));
+}
+
+#[test]
+fn bounds_are_kept_and_told() {
+    let members = |n: usize| {
+        let lines = (0..n).map(|i| format!("m{i} = \"10.{}.{}.1\"\n", i / 250, i % 250));
+        let lines: String = lines.collect();
+        format!(
+            "[pools.p]\nrole = \"back-end\"\nservices.sql.listen = \"127.0.0.1:0\"\n\
+             [pools.p.members]\n{lines}"
+        )
+    };
+    assert_eq!(
+        valid(&members(4_096)).topology.pools[0].members.len(),
+        4_096
+    );
+    assert!(refused(&members(4_097)).contains("at most 4096"));
+    let pools = |n: usize| {
+        let pool = |i| {
+            format!(
+                "[pools.p{i}]\nrole = \"back-end\"\nservices.sql.listen = \"127.0.0.1:0\"\n\
+                 members.a = \"192.0.2.1\"\n"
+            )
+        };
+        (0..n).map(pool).collect::<String>()
+    };
+    assert_eq!(valid(&pools(1_000)).topology.pools.len(), 1_000);
+    assert!(refused(&pools(1_001)).contains("at most 1000"));
+    let services = |n: usize| {
+        let lines = (0..n).map(|i| format!("s{i} = {{ port = 1, listen = \"127.0.0.1:0\" }}\n"));
+        let lines: String = lines.collect();
+        format!(
+            "[pools.p]\nrole = \"back-end\"\nmembers.a = \"192.0.2.1\"\n[pools.p.services]\n{lines}"
+        )
+    };
+    assert_eq!(valid(&services(255)).topology.pools[0].services.len(), 256);
+    assert!(refused(&services(257)).contains("at most 256"));
+}
+
+#[test]
+fn text_that_never_ends_its_brackets_is_refused() {
+    for open in ["[", "{a=", "a.", "[[", "a=[", "a={a="] {
+        let deep = open.repeat(100_000);
+        assert!(parse(&deep, "twinpool.toml").is_err());
+        assert!(parse(&format!("a = {deep}"), "twinpool.toml").is_err());
+    }
+}
+
+#[test]
+fn a_pool_without_a_site_is_not_dropped_silently() {
+    let text = "instance.site = \"a\"\n[sites.a]\n\
+                [pools.one]\nrole = \"mediation\"\nsite = \"a\"\nmembers.m = \"10.1.0.1\"\n\
+                services.sip.listen = \"10.1.0.30:5070\"\n\
+                [pools.two]\nrole = \"mediation\"\nmembers.m = \"10.2.0.1\"\n\
+                services.sip.listen = \"10.1.0.30:5071\"\n";
+    let loaded = parse(text, "f").unwrap();
+    assert_eq!(loaded.config.topology.pools.len(), 1);
+    assert!(
+        loaded
+            .warnings
+            .to_string()
+            .contains("pool `two` has no site")
+    );
+}
+
+#[test]
+fn a_file_without_end_is_not_read_for_ever() {
+    let errors = load(Path::new("/dev/zero")).unwrap_err();
+    assert!(errors.to_string().contains("/dev/zero"), "{errors}");
+}
+
+fn refused(text: &str) -> String {
+    parse(text, "f").unwrap_err().to_string()
 }
 
 proptest! {

@@ -1,12 +1,20 @@
 //! What `twinpool validate` prints of a configuration that validated.
+//!
+//! Names are harmless to a terminal (the configuration's reader allows no others); anything else
+//! is written by us. Nothing is decided here.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::config::Loaded;
 use crate::config::duration::write as span;
-use crate::config::worst_case::until_out;
-use crate::topology::{CheckKind, Policy, Pool, Service, Topology};
+use crate::config::worst_case::{notices_hang, of_pool};
+use crate::topology::{
+    BelowQuorum, CheckKind, Member, Policy, Pool, QuorumNeed, Service, Topology,
+};
+
+/// Members that are listed by name; a longer list is cut and says so.
+const LISTED_MEMBERS: usize = 32;
 
 /// The configuration as twinpool understands it, pool by pool.
 pub fn report(loaded: &Loaded) -> String {
@@ -14,13 +22,17 @@ pub fn report(loaded: &Loaded) -> String {
     let mut page = String::new();
     for pool in &topology.pools {
         describe(&mut page, pool, topology);
+        page.push('\n');
     }
     page.push_str(&loaded.warnings.render(false));
     let members = topology.pools.iter().map(|pool| pool.members.len()).sum();
-    let pools = counted(topology.pools.len(), "pool");
     line(
         &mut page,
-        &format!("valid: {pools}, {}", counted(members, "member")),
+        &format!(
+            "valid: {}, {}",
+            count(topology.pools.len(), "pool"),
+            count(members, "member")
+        ),
     );
     page
 }
@@ -29,102 +41,173 @@ fn describe(page: &mut String, pool: &Pool, topology: &Topology) {
     let site = pool.site.map_or(String::new(), |site| {
         format!(" in {}", topology.sites[site.index()].name)
     });
-    let need = pool.quorum.to_stay;
-    let of = if usize::from(need.of_first) == pool.members.len() {
-        format!("{} of {}", need.members, pool.members.len())
-    } else {
-        format!("{} of the first {}", need.members, need.of_first)
+    line(page, &format!("pool {} ({}){site}", pool.name, pool.role));
+    line(page, &format!("  members: {}", members(pool)));
+    line(page, &format!("  quorum: {}", quorum(pool)));
+    for service in &pool.services {
+        describe_service(page, pool, service);
+    }
+    let worst = of_pool(pool);
+    let hang = match worst.hang {
+        Some(hang) => format!("{} if it hangs", seconds(hang)),
+        None => format!("a hang is not noticed by {}", blind(pool)),
     };
     line(
         page,
         &format!(
-            "pool {} ({}){site}: needs {of} members",
-            pool.name, pool.role
+            "  a dead member is out after at most {} if its host refuses, {} if its host is \
+             silent; {hang}",
+            seconds(worst.refused),
+            seconds(worst.silent)
         ),
     );
-    for service in &pool.services {
-        describe_service(page, pool, service);
-    }
-    let worst = pool
-        .services
+}
+
+fn members(pool: &Pool) -> String {
+    let mut listed: Vec<String> = pool
+        .members
         .iter()
-        .map(|service| until_out(&service.check));
-    let refused = worst.clone().map(|w| w.refused).max().unwrap_or_default();
-    let silent = worst.map(|w| w.silent).max().unwrap_or_default();
-    line(
-        page,
-        &format!(
-            "  a dead member is out after at most {} if its host refuses, {} if it is silent",
-            seconds(refused),
-            seconds(silent)
-        ),
-    );
-    page.push('\n');
+        .take(LISTED_MEMBERS)
+        .map(|one| member(one, pool))
+        .collect();
+    if pool.members.len() > LISTED_MEMBERS {
+        listed.push(format!("and {} more", pool.members.len() - LISTED_MEMBERS));
+    }
+    listed.join(", ")
+}
+
+fn member(member: &Member, pool: &Pool) -> String {
+    let host = &member.endpoints[pool.primary.index()].host;
+    let mut more = Vec::new();
+    if member.weight.get() != 1 {
+        more.push(format!("weight {}", member.weight));
+    }
+    if let Some(most) = member.max_connections {
+        more.push(format!("at most {most} sessions"));
+    }
+    if member.backup {
+        more.push("backup".to_owned());
+    }
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!(" [{}]", more.join(", "))
+    };
+    format!("{} {host}{more}", member.name)
+}
+
+fn quorum(pool: &Pool) -> String {
+    let of = |need: QuorumNeed| {
+        if usize::from(need.of_first) == pool.members.len() {
+            format!("{} of {}", need.members, pool.members.len())
+        } else {
+            format!("{} of the first {}", need.members, need.of_first)
+        }
+    };
+    let below = match pool.below_quorum {
+        BelowQuorum::Serve => "below it those that answer go on serving",
+        BelowQuorum::Refuse => "below it new connections are refused",
+    };
+    let (start, stay) = (pool.quorum.to_start, pool.quorum.to_stay);
+    let start = if start == stay {
+        String::new()
+    } else {
+        format!(", {} to start", of(start))
+    };
+    format!("{} to stay{start}; {below}", of(stay))
 }
 
 fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
     let listen: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
     let front = if listen.is_empty() {
-        "checked, not fronted".to_owned()
+        "not fronted, only checked".to_owned()
     } else {
-        format!("listens on {}", listen.join(", "))
+        format!(
+            "listens on {}, {}",
+            listen.join(", "),
+            policy(service.balance)
+        )
     };
     let primary = if service.id == pool.primary {
         " (primary)"
     } else {
         ""
     };
-    let requires: Vec<&str> = service
-        .requires
-        .iter()
-        .map(|id| pool.services[id.index()].name.as_str())
-        .collect();
-    let requires = if requires.is_empty() {
+    let requires = if service.requires.is_empty() {
         String::new()
     } else {
-        format!(", requires {}", requires.join(", "))
+        format!(
+            "; requires {}",
+            names(pool, service.requires.iter().map(|id| id.index()))
+        )
     };
     line(
         page,
         &format!(
-            "  {}{primary}: {front}; {}; {} every {}{requires}",
+            "  {}{primary}: {front}; {}{requires}",
             service.name,
-            policy(service.balance),
             check(service),
-            span(service.check.interval),
         ),
     );
 }
 
 fn check(service: &Service) -> String {
-    let kind = match &service.check.kind {
+    let check = &service.check;
+    let kind = match &check.kind {
         CheckKind::Tcp => "tcp".to_owned(),
         CheckKind::Tls => "tls".to_owned(),
         CheckKind::Sip => "sip".to_owned(),
         CheckKind::Http(http) => format!("http {} {}", http.method, http.path),
     };
-    let over = if service.check.tls { " over tls" } else { "" };
-    format!("check {kind}{over}")
+    let over = if check.tls { " over tls" } else { "" };
+    let port = check
+        .port
+        .map_or(String::new(), |port| format!(" on port {port}"));
+    format!(
+        "{kind} check{over}{port} every {}, {} to answer, out after {} failed",
+        span(check.interval),
+        span(check.timeout),
+        check.fall
+    )
+}
+
+/// The services that do not notice a hang, themselves or by what they require.
+fn blind(pool: &Pool) -> String {
+    let sees = |index: usize| notices_hang(&pool.services[index].check);
+    let blind = pool.services.iter().filter(|service| {
+        let mut all = service.requires.iter().map(|id| id.index());
+        !sees(service.id.index()) && !all.any(sees)
+    });
+    let names = names(pool, blind.map(|service| service.id.index()));
+    format!("the tcp checks of {names}")
+}
+
+fn names(pool: &Pool, services: impl Iterator<Item = usize>) -> String {
+    let names: Vec<&str> = services
+        .map(|index| pool.services[index].name.as_str())
+        .collect();
+    names.join(", ")
 }
 
 fn policy(policy: Policy) -> &'static str {
     match policy {
-        Policy::LeastConnections => "least connections",
+        Policy::LeastConnections => "to the least loaded",
         Policy::RoundRobin => "round robin",
-        Policy::Random => "random",
-        Policy::Source => "by source",
-        Policy::First => "first alone",
+        Policy::Random => "at random",
+        Policy::Source => "by the client's address",
+        Policy::First => "to the first alone",
     }
 }
 
+/// Rounded up: a worst case must not look better than it is.
 fn seconds(duration: Duration) -> String {
-    // Rounded up: it is told as a most.
-    let tenths = duration.as_millis().div_ceil(100);
-    format!("{}.{} s", tenths / 10, tenths % 10)
+    let hundredths = duration.as_nanos().div_ceil(10_000_000);
+    format!("{}.{:02} s", hundredths / 100, hundredths % 100)
 }
 
-fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn line(page: &mut String, text: &str) {

@@ -25,15 +25,12 @@ pub(super) fn read<'a>(parent: &Table<'a>, value: &Value<'a>, base: &Check) -> C
     if let Some(kind) = table.get("kind") {
         let named = table.as_string(&kind);
         match named.and_then(|name| kind_named(&table, &name, &kind)) {
-            Some(kind) => check.kind = kind,
+            Some(kind) => change_kind(&mut check, kind),
             None => {
                 table.ignore();
                 return check;
             }
         }
-    }
-    if matches!(check.kind, CheckKind::Tls) {
-        check.tls = false;
     }
     read_tls(&table, &mut check);
     read_http(&table, &mut check);
@@ -46,6 +43,16 @@ pub(super) fn read<'a>(parent: &Table<'a>, value: &Value<'a>, base: &Check) -> C
     check.rise = count("rise").unwrap_or(check.rise);
     check.flap = count("flap").unwrap_or(check.flap);
     check
+}
+
+/// The same kind keeps what the role says of it; another knows nothing of that.
+fn change_kind(check: &mut Check, kind: CheckKind) {
+    if std::mem::discriminant(&kind) != std::mem::discriminant(&check.kind) {
+        check.kind = kind;
+        check.tls = false;
+        check.verify = Verify::No;
+        check.server_name = None;
+    }
 }
 
 /// How often, and how long. What is slower than it looks is allowed, with a warning.

@@ -20,6 +20,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
             .find(|c: char| !c.is_ascii_digit())
             .unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
+        let tail = tail.trim_start();
         let letters = tail
             .find(|c: char| !c.is_alphabetic())
             .unwrap_or(tail.len());
@@ -38,7 +39,14 @@ pub fn parse(text: &str) -> Result<Duration, String> {
                     "a duration carries a unit; write \"{number}s\" for seconds, or \"{number}ms\", \"{number}m\", \"{number}h\""
                 ));
             }
-            _ => return Err("the units are ms, s, m, h and d; write it like \"5s\"".to_owned()),
+            _ => {
+                return Err(match short_unit(unit) {
+                    Some(short) => {
+                        format!("the units are ms, s, m, h and d; write \"{number}{short}\"")
+                    }
+                    None => "the units are ms, s, m, h and d; write it like \"5s\"".to_owned(),
+                });
+            }
         };
         total = one
             .checked_mul(number)
@@ -48,6 +56,18 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         rest = tail.trim_start();
     }
     Ok(total)
+}
+
+/// The unit that a longer word means.
+fn short_unit(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "msec" | "millis" | "millisecond" | "milliseconds" => "ms",
+        "sec" | "secs" | "second" | "seconds" => "s",
+        "mins" | "minute" | "minutes" => "m",
+        "hr" | "hrs" | "hour" | "hours" => "h",
+        "day" | "days" => "d",
+        _ => return None,
+    })
 }
 
 /// The same, written.
@@ -89,6 +109,13 @@ mod tests {
     #[test]
     fn a_bare_number_is_told_which_units_there_are() {
         assert!(parse("5").unwrap_err().contains("\"5s\""));
+    }
+
+    #[test]
+    fn a_unit_written_out_is_told_its_short_form_and_not_another() {
+        assert!(parse("10 minutes").unwrap_err().contains("\"10m\""));
+        assert!(parse("250millis").unwrap_err().contains("\"250ms\""));
+        assert_eq!(parse("10 m"), parse("10m"));
     }
 
     #[test]

@@ -172,7 +172,7 @@ pub(super) fn resolve(
     drafts: Vec<Draft>,
     services: &[(Service, u16)],
 ) -> Vec<Member> {
-    let mut taken: HashMap<(usize, Endpoint), Range<usize>> = HashMap::new();
+    let mut taken: HashMap<(usize, String, u16), Range<usize>> = HashMap::new();
     let mut members = Vec::new();
     for (index, draft) in drafts.into_iter().enumerate() {
         let endpoints = services.iter().map(|(service, port)| Endpoint {
@@ -186,7 +186,10 @@ pub(super) fn resolve(
         let endpoints: Vec<Endpoint> = endpoints.collect();
         for (at, endpoint) in endpoints.iter().enumerate() {
             let place = draft.place.clone();
-            if let Some(other) = taken.insert((at, endpoint.clone()), place.clone()) {
+            // A name is the same in either case, with or without the root's dot.
+            let host = endpoint.host.to_string().to_ascii_lowercase();
+            let host = host.trim_end_matches('.').to_owned();
+            if let Some(other) = taken.insert((at, host, endpoint.port), place.clone()) {
                 let message = format!(
                     "two members answer at {}:{} for `{}`",
                     endpoint.host, endpoint.port, services[at].0.name

@@ -22,12 +22,17 @@ pub mod worst_case;
 pub use diagnostic::{Diagnostic, Errors};
 pub use reader::known_keys;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::topology::{SiteId, Topology};
+
+/// A thousand pools with a thousand members each take less; a device that never ends stops here.
+const LARGEST_FILE: u64 = 64 << 20;
 
 /// Everything one file says, resolved: defaults filled in, names turned into ids.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,10 +93,20 @@ pub struct Loaded {
 /// Every mistake in it, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Loaded, Errors> {
     let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
+    match read_bounded(path) {
         Ok(text) => parse(&text, &name),
         Err(error) => Err(Errors::unreadable(&name, &error)),
     }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST_FILE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
 }
 
 /// Resolves a file's text; `file` names it in errors.

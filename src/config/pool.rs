@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::diagnostic::Diagnostic;
 use super::presets::{RoleDef, ServiceDef};
-use super::reader::{Table, unknown};
+use super::reader::{Table, nearest, unknown};
 use super::resolve::{check_name, unknown_site};
 use super::{check, members};
 use crate::pairing::quorum;
@@ -18,6 +18,8 @@ use crate::topology::{
     BelowQuorum, ConnectRules, Policy, Pool, PoolId, Quorum, Service, ServiceId, SiteId,
 };
 
+/// A name of one's own that is shorter is near to anything.
+const SHORTEST_MISSPELT: usize = 6;
 /// Services of one pool; a role has fewer than twenty.
 const MOST_SERVICES: usize = 256;
 const MOST_ATTEMPTS: u32 = crate::balance::Tried::MOST as u32;
@@ -103,10 +105,12 @@ pub(super) fn read(
     let members = members::resolve(&members_table, id, drafts, &services);
     if listeners.is_empty() && !wrote_listen {
         let message = format!("pool `{name}` listens nowhere");
+        // The first that the file names, else the primary.
+        let first = services.first();
         let help = format!(
-            "write `listen = \"10.1.0.10:{port}\"` in `[pools.{name}.services.{primary}]`",
-            port = services.first().map_or(443, |(_, port)| *port),
-            primary = role.primary,
+            "write `listen = \"10.1.0.10:{port}\"` in `[pools.{name}.services.{service}]`",
+            port = first.map_or(443, |(_, port)| *port),
+            service = first.map_or(&role.primary, |(service, _)| &service.name),
         );
         table.note(Diagnostic::new(message, table.span()).help(help));
     }
@@ -145,10 +149,13 @@ fn role<'r>(table: &Table<'_>, roles: &'r [RoleDef]) -> Option<&'r RoleDef> {
         }
         return None;
     };
+    let known = || roles.iter().map(|role| role.name.as_str());
     let found = roles.iter().find(|role| role.name == name);
     if found.is_none() {
-        let known = roles.iter().map(|role| role.name.as_str());
-        table.note(unknown("role", &name, place, known));
+        table.note(unknown("role", &name, place, known()));
+        // The rest is read as that which was probably meant, so that its mistakes are told too.
+        let near = nearest(&name, known())?;
+        return roles.iter().find(|role| role.name == near);
     }
     found
 }
@@ -227,10 +234,7 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
         let table = services.as_table(&value, "service");
         let def = match role.services.iter().find(|def| def.name == name) {
             Some(def) if def.is_udp => {
-                let message =
-                    format!("`{name}` is served over UDP, which is not in this version yet");
-                let help = format!("leave `{name}` out; it comes with a later version");
-                services.note(Diagnostic::new(message, place).help(help));
+                services.note(udp_later(&name, place));
                 table.ignore();
                 continue;
             }
@@ -244,7 +248,10 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
                     .note(diagnostic.help(format!("{help}; a service of your own needs `port`")));
                 ServiceDef::unknown(&name)
             }
-            None => ServiceDef::unknown(&name),
+            None => {
+                tell_almost_of_role(services, role, &name, place);
+                ServiceDef::unknown(&name)
+            }
         };
         let mut needs: Vec<_> = def
             .requires
@@ -252,6 +259,16 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
             .map(|name| (name.clone(), table.span()))
             .collect();
         needs = table.names("requires").unwrap_or(needs);
+        needs.retain(|(name, place)| {
+            let is_udp = role
+                .services
+                .iter()
+                .any(|def| def.is_udp && def.name == *name);
+            if is_udp {
+                services.note(udp_later(name, place.clone()));
+            }
+            !is_udp
+        });
         defs.push(Entry {
             def,
             table: Some(table),
@@ -274,6 +291,26 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
         }
     }
     defs
+}
+
+fn udp_later(name: &str, place: Range<usize>) -> Diagnostic {
+    let message = format!("`{name}` is served over UDP, which is not in this version yet");
+    let help = format!("leave `{name}` out; it comes with a later version");
+    Diagnostic::new(message, place).help(help)
+}
+
+/// A service of one's own whose name is almost one of the role's was probably meant to be that.
+fn tell_almost_of_role(table: &Table<'_>, role: &RoleDef, name: &str, place: Range<usize>) {
+    let known = role.services.iter().map(|def| def.name.as_str());
+    let near = nearest(name, known).filter(|_| name.len() >= SHORTEST_MISSPELT);
+    if let Some(near) = near {
+        let message = format!("`{name}` is not `{near}` of role `{}`", role.name);
+        let help = format!(
+            "write `{near}` if that is meant; `{name}` is a service of your own, with a tcp check \
+             and no requirement unless you write them"
+        );
+        table.note(Diagnostic::new(message, place).help(help).warning());
+    }
 }
 
 /// A service without what it requires, and its port on members.

@@ -303,18 +303,22 @@ pub(super) fn unknown<'k>(
     let mut known: Vec<&str> = known.collect();
     known.sort_unstable();
     known.dedup();
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(k, name), *k))
-        .min()
-        .filter(|(distance, k)| *distance <= 1 + k.len() / 4);
-    let help = match near {
-        Some((_, near)) => format!("write `{near}`"),
+    let help = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("write `{near}`"),
         None if known.is_empty() => "leave it out".to_owned(),
         None => format!("there are: {}", known.join(", ")),
     };
     let shown: String = name.chars().take(64).collect();
     Diagnostic::new(format!("unknown {what}: `{}`", shown.escape_debug()), place).help(help)
+}
+
+/// What was probably meant.
+pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .map(|known| (strsim::damerau_levenshtein(known, name), known))
+        .min()
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .map(|(_, known)| known)
 }
 
 /// Every key that reading `text` asked for, with the kind of its table: what the reference has to

@@ -1,5 +1,6 @@
 //! A whole file: its sections, and what only shows when they are seen together.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -20,6 +21,8 @@ const MOST_POOLS: usize = 1_000;
 const MOST_WORKERS: u32 = 256;
 const MOST_SITES: usize = 1_000;
 const LONGEST_NAME: usize = 64;
+/// The place of what the file does not say.
+const UNWRITTEN: Range<usize> = usize::MAX..usize::MAX;
 /// The kernel allows 107 bytes; some are left for the name that it is bound under at first.
 const LONGEST_SOCKET: usize = 100;
 const OBSERVE: &str = "127.0.0.1:9600";
@@ -76,10 +79,18 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
     let (instance, site_place) = instance(&root.table("instance", "[instance]"), &names);
     let (observe, observe_place) = observe(&root.table("observe", "[observe]"));
     let control = control(&root.table("control", "[control]"));
-    let (pools, listeners) = pools(&root.table("pools", "pools"), &roles, &names, notes);
+    let (pools, listeners) = pools(
+        &root.table("pools", "pools"),
+        &roles,
+        &names,
+        instance.site,
+        notes,
+    );
     // Pools of other sites are bound by other instances, and may have the same addresses.
     let is_here = |pool: &Pool| instance.site.is_none_or(|site| pool.site == Some(site));
-    let own = observe.listen.zip(observe_place);
+    // The page listens first. Where its address is a default there is no place to point at.
+    let place = observe_place.unwrap_or(UNWRITTEN);
+    let own = observe.listen.map(|address| (address, place));
     let bound = pools.iter().zip(listeners).filter(|(p, _)| is_here(p));
     let bound: Vec<_> = own.into_iter().chain(bound.flat_map(|(_, l)| l)).collect();
     tell_shared_listeners(&bound, notes);
@@ -138,9 +149,14 @@ fn own_roles(table: &Table<'_>, roles: &mut Vec<RoleDef>) {
         let services_table = role.table("services", "services of a role");
         let services = role_services(&services_table);
         let names = services.iter().map(|service| service.name.as_str());
+        if services.is_empty() && !role.is_misread() && !services_table.is_misread() {
+            let message = format!("role `{name}` has no services");
+            let help = "write `services.http = { port = 8080 }` in it";
+            table.note(Diagnostic::new(message, role.span()).help(help));
+        }
         let primary = match role.string("primary") {
             Some((primary, place)) => {
-                if !services.iter().any(|service| service.name == primary) {
+                if !services.is_empty() && !services.iter().any(|service| service.name == primary) {
                     table.note(unknown("primary service", &primary, place, names));
                 }
                 primary
@@ -307,6 +323,7 @@ fn pools(
     table: &Table<'_>,
     roles: &[RoleDef],
     sites: &[String],
+    own_site: Option<SiteId>,
     notes: &Notes,
 ) -> (Vec<Pool>, Vec<Vec<Listener>>) {
     let named = table.named();
@@ -322,9 +339,17 @@ fn pools(
     let mut pools = Vec::new();
     let mut listeners = Vec::new();
     for (name, place, value) in named.into_iter().take(MOST_POOLS) {
-        check_name(table, "pool", &name, place);
+        check_name(table, "pool", &name, place.clone());
         let id = PoolId(pools.len() as u16);
         let section = table.as_table(&value, "pool");
+        if let Some(site) =
+            own_site.filter(|_| section.get("site").is_none() && !section.is_misread())
+        {
+            let own = &sites[site.index()];
+            let message = format!("pool `{name}` has no site, and is not fronted for that");
+            let help = format!("write the site where it stands, `site = \"{own}\"` for this one's");
+            notes.note(Diagnostic::new(message, place.clone()).help(help).warning());
+        }
         if let Some(read) = pool::read(&section, name, id, roles, sites) {
             listeners.push(read.listeners);
             pools.push(read.pool);
@@ -335,30 +360,51 @@ fn pools(
 
 /// Two listeners may not share an address; one on every address has all of them.
 fn tell_shared_listeners(listeners: &[Listener], notes: &Notes) {
-    let meet = |a: &SocketAddr, b: &SocketAddr| {
-        let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-        a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same_ip
-    };
-    for (index, (address, place)) in listeners.iter().enumerate() {
-        let earlier = listeners[..index]
-            .iter()
-            .find(|(other, _)| meet(address, other));
+    let mut exact: HashMap<SocketAddr, &Listener> = HashMap::new();
+    // By port and family: the first on every address, and the first on any.
+    let mut on_every: HashMap<(u16, bool), &Listener> = HashMap::new();
+    let mut on_any: HashMap<(u16, bool), &Listener> = HashMap::new();
+    for listener in listeners {
+        let (address, place) = listener;
+        if address.port() == 0 {
+            continue;
+        }
+        let key = (address.port(), address.is_ipv4());
+        let is_every = address.ip().is_unspecified();
+        let on_this = exact.get(address).or_else(|| on_every.get(&key));
+        let earlier = on_this.or_else(|| on_any.get(&key).filter(|_| is_every));
         if let Some((other, other_place)) = earlier {
-            let message = format!("{address} is listened on twice");
-            let label = if other == address {
-                "here too".to_owned()
-            } else {
-                format!("{other} takes it")
-            };
-            let help = "give each listener an address or a port of its own";
-            notes.note(
-                Diagnostic::new(message, place.clone())
-                    .label("here")
-                    .also(other_place.clone(), label)
-                    .help(help),
-            );
+            notes.note(listened_on_twice(*address, place, *other, other_place));
+        }
+        exact.entry(*address).or_insert(listener);
+        on_any.entry(key).or_insert(listener);
+        if is_every {
+            on_every.entry(key).or_insert(listener);
         }
     }
+}
+
+fn listened_on_twice(
+    address: SocketAddr,
+    place: &Range<usize>,
+    other: SocketAddr,
+    other_place: &Range<usize>,
+) -> Diagnostic {
+    let twice = |message| Diagnostic::new(message, place.clone()).label("here");
+    if *other_place == UNWRITTEN {
+        return twice(format!("{address} is listened on twice")).help(format!(
+            "[observe] listens on {other} unless told otherwise; give this service another port, \
+             or write another `listen` in [observe]"
+        ));
+    }
+    let label = if other == address {
+        "here too".to_owned()
+    } else {
+        format!("{other} takes it")
+    };
+    twice(format!("{address} is listened on twice"))
+        .also(other_place.clone(), label)
+        .help("give each listener an address or a port of its own")
 }
 
 /// The pools that this instance fronts, numbered anew.
