@@ -14,6 +14,8 @@ mod world;
 
 use std::panic::catch_unwind;
 
+use world::Telling;
+
 /// Seeds of one shard unless `TWINPOOL_SEEDS` says otherwise; shards run beside each other.
 const SHARD: u64 = 125;
 
@@ -36,7 +38,7 @@ fn shard(nth: u64) {
     let seeds = number("TWINPOOL_SEEDS").unwrap_or(SHARD);
     let mut counts = checks::Counts::default();
     for seed in nth * seeds..(nth + 1) * seeds {
-        let Ok(world) = catch_unwind(|| world::run(seed, false)) else {
+        let Ok(world) = catch_unwind(|| world::run(seed, Telling::Nothing)) else {
             panic!("seed {seed} fails; TWINPOOL_SEED={seed} cargo test --test simulation");
         };
         counts.add(&world.checks.counts);
@@ -50,7 +52,7 @@ fn shard(nth: u64) {
 
 fn replay(seed: u64) {
     println!("seed {seed}");
-    world::run(seed, true);
+    world::run(seed, Telling::Aloud);
 }
 
 #[test]
@@ -76,7 +78,10 @@ fn invariants_hold_in_the_last_quarter_of_seeds() {
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in [1, 2, 3, 17, 99] {
-        let (one, two) = (world::run(seed, false), world::run(seed, false));
+        let (one, two) = (
+            world::run(seed, Telling::Kept),
+            world::run(seed, Telling::Kept),
+        );
         assert!(!one.log.is_empty());
         assert_eq!(one.log, two.log, "seed {seed}");
     }

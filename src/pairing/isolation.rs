@@ -19,8 +19,10 @@
 //!    ends, cannot explain both.
 //! 2. Somebody answered a probe that started after the accused's last one: the network works now.
 //!
-//! In a living fleet both come by themselves. Where they do not, a few others are asked
-//! ([`Isolation::call`]) before the accused is asked again.
+//! In a living fleet both come by themselves. Where they do not, a few others are asked before the
+//! accused is asked again. A hang is doubted like silence, from the moment it came back: the answer
+//! may have been lost at any moment until then. What clients say begins a run, because a witness
+//! asked after it was asked after the silence began, but condemns nobody by itself.
 //!
 //! # When the instance is isolated
 //!
@@ -29,12 +31,14 @@
 //! of at least two pools are silent that were not given up before (or all witnesses were asked in
 //! vain, which is as good for pools too large to ask everyone), then the instance is isolated until
 //! somebody answers. If the silence does not reach so far, the members are to blame after all.
-//! The rule for pairs, that a twin must be among the silent pools, narrows [`Isolation::judge`]
-//! where pools have twins; a pool without one counts as it is.
+//! The rule for pairs, that a twin must be among the silent pools, narrows the judgement where
+//! pools have twins; a pool without one counts as it is.
 //!
 //! The other cause is a local link or route that vanished from under members that had answered:
 //! isolated at once, until one of those members answers, or an operator takes them all into
 //! maintenance.
+//!
+//! What was asked before an isolation ended, and came back silent after it, proves nothing.
 //!
 //! Nothing here asks, decides a verdict or ends anything; the decider does, with what is learnt
 //! here.

@@ -131,6 +131,18 @@ impl Checks {
         self.targets.get_mut(&target).unwrap().last_flood = Some(now);
     }
 
+    /// A target is something else from now on.
+    pub(crate) fn changes(&mut self, target: TargetId, truth: Truth, now: Time) {
+        let seen = self.targets.get_mut(&target).unwrap();
+        if is_hard(seen.truth) {
+            seen.last_hard = Some(now);
+        }
+        if truth != seen.truth {
+            seen.truth = truth;
+            seen.truth_since = now;
+        }
+    }
+
     /// One output, before the next.
     pub(crate) fn see(&mut self, output: &Output, decider: &Decider, now: Time) {
         self.quiet &= matches!(output, Output::Probe(_));
@@ -260,25 +272,9 @@ impl Checks {
     }
 
     /// A moment, once its outputs are drained.
-    pub(crate) fn moment(
-        &mut self,
-        decider: &Decider,
-        truth: &BTreeMap<TargetId, Truth>,
-        uplink: Uplink,
-        now: Time,
-    ) {
+    pub(crate) fn moment(&mut self, decider: &Decider, uplink: Uplink, now: Time) {
         if self.uplink.0 != uplink {
             self.uplink = (uplink, now);
-        }
-        for (target, seen) in &mut self.targets {
-            let truth = truth[target];
-            if is_hard(seen.truth) {
-                seen.last_hard = Some(now);
-            }
-            if truth != seen.truth {
-                seen.truth = truth;
-                seen.truth_since = now;
-            }
         }
         // What is derived changes with what is told, and otherwise not; still look now and then.
         self.moments += 1;

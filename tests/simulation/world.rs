@@ -80,8 +80,15 @@ pub(crate) struct World {
     outages: bool,
     floods: bool,
     seed: u64,
-    /// Whether it tells what happens as it happens.
-    loud: bool,
+    telling: Telling,
+}
+
+/// What becomes of the story of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Telling {
+    Nothing,
+    Kept,
+    Aloud,
 }
 
 /// How long a run lasts.
@@ -89,8 +96,8 @@ const LENGTH: Duration = Duration::from_secs(45);
 /// Nothing new happens in the last part, so that the end can be judged.
 const CALM: Duration = Duration::from_secs(15);
 
-pub(crate) fn run(seed: u64, loud: bool) -> World {
-    let mut world = World::new(seed, loud);
+pub(crate) fn run(seed: u64, telling: Telling) -> World {
+    let mut world = World::new(seed, telling);
     world.drain();
     let end = world.now + LENGTH;
     loop {
@@ -120,7 +127,7 @@ pub(crate) fn run(seed: u64, loud: bool) -> World {
 }
 
 impl World {
-    fn new(seed: u64, loud: bool) -> World {
+    fn new(seed: u64, telling: Telling) -> World {
         let mut rng = Rng(seed);
         let topology = std::sync::Arc::new(fleet(&mut rng));
         let now = Time::from_millis(5000);
@@ -141,7 +148,7 @@ impl World {
             decider,
             topology,
             seed,
-            loud,
+            telling,
         };
         if world.rng.chance(10) {
             world.uplink = Uplink::Drops;
@@ -170,19 +177,21 @@ impl World {
             .push(Reverse((self.now + span, self.counter, step)));
     }
 
-    fn note(&mut self, what: String) {
-        let line = format!("{:?} {what}", self.now);
-        if self.loud {
-            println!("{line}");
+    fn note(&mut self, what: impl Fn() -> String) {
+        if self.telling != Telling::Nothing {
+            let line = format!("{:?} {}", self.now, what());
+            if self.telling == Telling::Aloud {
+                println!("{line}");
+            }
+            self.log.push(line);
         }
-        self.log.push(line);
     }
 
     /// Takes every output and lets the checks see the moment.
     fn drain(&mut self) {
         while let Some(output) = self.decider.poll_output() {
             if !matches!(output, Output::Probe(_)) {
-                self.note(format!("{output:?}"));
+                self.note(|| format!("{output:?}"));
             }
             if let Output::Probe(target) = output {
                 self.counter += 1;
@@ -199,8 +208,7 @@ impl World {
             }
             self.checks.see(&output, &self.decider, self.now);
         }
-        let (truth, uplink) = (&self.truth, self.uplink);
-        self.checks.moment(&self.decider, truth, uplink, self.now);
+        self.checks.moment(&self.decider, self.uplink, self.now);
     }
 
     fn truth(&self, target: TargetId) -> Truth {
@@ -229,7 +237,7 @@ impl World {
             Step::Recover(member) => self.recover(member),
             Step::UplinkFails => self.uplink_fails(),
             Step::UplinkReturns => {
-                self.note("uplink returns".to_owned());
+                self.note(|| "uplink returns".to_owned());
                 self.uplink = Uplink::Works;
                 self.after(Duration::from_millis(20), Step::PathsNoticed);
             }
@@ -315,7 +323,7 @@ impl World {
             return;
         };
         if answer != Answer::Good {
-            self.note(format!("{target:?} asked {started:?}: {answer:?}"));
+            self.note(|| format!("{target:?} asked {started:?}: {answer:?}"));
         }
         let outcome = ProbeOutcome {
             answer,
@@ -371,11 +379,11 @@ impl World {
             Truth::Flaky,
         ]);
         let only = self.rng.chance(25);
-        self.note(format!(
-            "{member:?} is {truth:?}, one service alone: {only}"
-        ));
+        self.note(|| format!("{member:?} is {truth:?}, one service alone: {only}"));
         for service in &self.topology.pool(member.pool).services {
-            self.truth.insert(member.target(service.id), truth);
+            let target = member.target(service.id);
+            self.truth.insert(target, truth);
+            self.checks.changes(target, truth, self.now);
             if only {
                 break;
             }
@@ -391,9 +399,11 @@ impl World {
     }
 
     fn recover(&mut self, member: MemberId) {
-        self.note(format!("{member:?} is well"));
+        self.note(|| format!("{member:?} is well"));
         for service in &self.topology.pool(member.pool).services {
-            self.truth.insert(member.target(service.id), Truth::Well);
+            let target = member.target(service.id);
+            self.truth.insert(target, Truth::Well);
+            self.checks.changes(target, Truth::Well, self.now);
         }
     }
 
@@ -410,7 +420,8 @@ impl World {
         self.uplink = self
             .rng
             .pick(&[Uplink::Drops, Uplink::Drops, Uplink::Unplugged]);
-        self.note(format!("uplink: {:?}", self.uplink));
+        let uplink = self.uplink;
+        self.note(|| format!("uplink: {uplink:?}"));
         self.after(lasts, Step::UplinkReturns);
         if self.uplink == Uplink::Unplugged {
             let noticed = self.rng.millis(0, 100);
@@ -459,7 +470,7 @@ impl World {
             force,
         };
         let done = self.decider.handle_order(order.clone(), self.now);
-        self.note(format!("{mode:?} {member:?}, force {force}: {done:?}"));
+        self.note(|| format!("{mode:?} {member:?}, force {force}: {done:?}"));
         self.checks.ordered(&self.decider, &order, &done);
     }
 
@@ -467,7 +478,7 @@ impl World {
         if self.calm() || self.rng.chance(50) {
             return;
         }
-        self.note("restart".to_owned());
+        self.note(|| "restart".to_owned());
         self.out.clear();
         let standing = self.checks.stored.clone();
         self.counter += 1;
