@@ -130,7 +130,7 @@ impl Hub {
         let decider = Decider::new(topology.clone(), standing, seed, now);
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
-        let snapshot = Arc::new(Snapshot::new(&decider, &handles, |target| {
+        let snapshot = Arc::new(Snapshot::new(&decider, &handles, now, |target| {
             book.current(target)
         }));
 
@@ -318,7 +318,11 @@ impl Hub {
                 }
                 Output::End {
                     member, service, ..
-                } => endings.push(Which::Member { member, service }),
+                } => {
+                    // Who is ended must not be given another by a connect that is under way.
+                    publish = true;
+                    endings.push(Which::Member { member, service });
+                }
                 Output::Tell(event) => self.tell(&event, now),
                 Output::Publish => publish = true,
                 Output::Remember => self.keeper.keep(self.remembered(now)),
@@ -395,7 +399,8 @@ impl Hub {
     fn publish(&self) {
         let decider = self.decider.borrow();
         let book = self.book.borrow();
-        let snapshot = Snapshot::new(&decider, &self.handles, |target| book.current(target));
+        let now = clock::now();
+        let snapshot = Snapshot::new(&decider, &self.handles, now, |t| book.current(t));
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
     }
 

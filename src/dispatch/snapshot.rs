@@ -84,15 +84,16 @@ impl fmt::Display for NoMember {
 
 impl Snapshot {
     /// What the decider's verdicts mean for every service. `address` gives where a target is
-    /// found, if that is known.
+    /// found, if that is known; `now` tells which operators' deadlines have passed.
     pub fn new(
         decider: &Decider,
         handles: &Handles,
+        now: Time,
         address: impl Fn(TargetId) -> Option<SocketAddr>,
     ) -> Snapshot {
         let topology = decider.topology();
         let routes = topology.pools.iter().map(|pool| {
-            let route = |service| Route::new(decider, handles, service, &address);
+            let route = |service| Route::new(decider, handles, service, now, &address);
             pool.services.iter().map(route).collect()
         });
         Snapshot {
@@ -135,11 +136,18 @@ impl Route {
         decider: &Decider,
         handles: &Handles,
         service: &Service,
+        now: Time,
         address: &impl Fn(TargetId) -> Option<SocketAddr>,
     ) -> Route {
         let topology = decider.topology();
         let pool = topology.pool(service.id.pool);
-        let keeps = |member: MemberId| decider.readiness(member.target(service.id)).keeps;
+        let met_deadline = |member: MemberId| {
+            let deadline = decider.operator(member).and_then(|state| state.deadline);
+            deadline.is_some_and(|deadline| deadline <= now)
+        };
+        let keeps = |member: MemberId| {
+            decider.readiness(member.target(service.id)).keeps && !met_deadline(member)
+        };
         let down = pool
             .members
             .iter()
