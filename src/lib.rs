@@ -22,7 +22,7 @@
 //! | [`health`] | verdict machine (pure); probes and the runner that asks them | topology |
 //! | [`pairing`] | quorum, condition, isolation, and the decider that holds every machine (pure) | health |
 //! | [`balance`] | choosing a member (pure), load accounting | topology |
-//! | [`dispatch`] | the snapshot, and the one way to get a member from it | balance, health |
+//! | [`dispatch`] | the snapshot, and the one way to get a member from it | balance, pairing |
 //! | [`proxy`] | workers, listeners, relay, session registry | dispatch |
 //! | [`observe`] | HTTP endpoints, metrics, status, events | pairing |
 //! | [`control`] | the control socket and its commands | observe |

@@ -206,11 +206,6 @@ impl Route {
         }
     }
 
-    /// How many members may be chosen, in whichever tier.
-    pub fn usable(&self) -> usize {
-        self.places.len()
-    }
-
     fn pick(
         &self,
         client: IpAddr,
@@ -267,11 +262,6 @@ impl Handles {
     pub fn member(&self, id: MemberId) -> &Arc<MemberHandle> {
         &self.members[id.pool.index()][id.index()]
     }
-
-    /// A pool's handle.
-    pub fn pool(&self, id: PoolId) -> &Arc<PoolHandle> {
-        &self.pools[id.index()]
-    }
 }
 
 impl MemberHandle {
@@ -299,10 +289,5 @@ impl PoolHandle {
     /// Leaves the queue.
     pub fn leave(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many wait, on all workers.
-    pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
     }
 }
