@@ -65,6 +65,7 @@ fn topology(check: Check, host: Host) -> Topology {
         id: POOL.service(0),
         name: "web".to_owned(),
         listen: Vec::new(),
+        listen_at_twin: Vec::new(),
         check,
         requires: Vec::new(),
         balance: Policy::LeastConnections,
@@ -93,6 +94,7 @@ fn topology(check: Check, host: Host) -> Topology {
     };
     Topology {
         sites: Vec::new(),
+        pairs: Vec::new(),
         pools: vec![Pool {
             id: POOL,
             name: "p".to_owned(),
@@ -109,6 +111,7 @@ fn topology(check: Check, host: Host) -> Topology {
             members: vec![member],
             services: vec![service],
             primary: POOL.service(0),
+            after_pools: Vec::new(),
         }],
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn read(
         members,
         services: services.into_iter().map(|(service, _)| service).collect(),
         primary: id.service(primary as u16),
+        after_pools: Vec::new(),
     };
     Some(Read { pool, listeners })
 }
@@ -324,6 +325,7 @@ fn service<'a>(
         id,
         name: def.name.clone(),
         listen: Vec::new(),
+        listen_at_twin: Vec::new(),
         check: def.check.clone(),
         requires: Vec::new(),
         balance: def.balance,

@@ -99,7 +99,11 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
         instance,
         observe,
         control,
-        topology: Topology { sites, pools },
+        topology: Topology {
+            sites,
+            pools,
+            pairs: Vec::new(),
+        },
     })
 }
 

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::control::order;
 use crate::health::Answer;
 use crate::health::runner::{self, Runner};
-use crate::observe::desk::{Command, Desk, LocalFuture, Refused};
+use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use crate::observe::events::Event;
 use crate::observe::names::NoSuch;
 use crate::observe::status::{self, PoolHealth, Status};
@@ -43,6 +43,9 @@ impl HubDesk {
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
+            to_move: &|_| 0,
+            spilling: &|_| false,
+            record_problem: &|_| None,
             events: &events,
             servers: &[
                 ("observe", &*hub.observe_counters),
@@ -73,6 +76,11 @@ impl Desk for HubDesk {
 
     fn events(&self, since: u64) -> Vec<Event> {
         self.0.events.borrow().since(since)
+    }
+
+    fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
+        let told = format!("{:?} is not wired yet", redirection.what);
+        Box::pin(async move { Err(Refused::Failed(told)) })
     }
 
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>> {

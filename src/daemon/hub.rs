@@ -127,7 +127,7 @@ impl Hub {
             Keeper::open(config.instance.state_dir.as_deref()).map_err(StartError::Store)?;
         let standing = remembered.standing(&topology, clock_at(now));
         let seed: u64 = rand::random();
-        let decider = Decider::new(topology.clone(), standing, seed, now);
+        let decider = Decider::new(topology.clone(), standing, Vec::new(), seed, now);
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
         let snapshot = Arc::new(Snapshot::new(&decider, &handles, now, |target| {
@@ -326,6 +326,7 @@ impl Hub {
                 Output::Tell(event) => self.tell(&event, now),
                 Output::Publish => publish = true,
                 Output::Remember => self.keeper.keep(self.remembered(now)),
+                Output::Store(..) | Output::Clear { .. } => {}
             }
         }
         if publish {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::readiness::{Mode, OperatorState};
 use crate::observe::stamp::{Clock, Stamp};
-use crate::pairing::Standing;
+use crate::pairing::{Pause, Standing};
 use crate::time::Time;
 use crate::topology::Topology;
 
@@ -16,6 +16,15 @@ pub(super) const NAME: &str = "standing";
 pub(super) struct Remembered {
     members: Vec<MemberMemory>,
     first: Vec<FirstMemory>,
+    #[serde(default)]
+    pause: Option<PauseMemory>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PauseMemory {
+    by: String,
+    reason: Option<String>,
+    since: Stamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +64,15 @@ impl Remembered {
             service: topology.service(*service).name.clone(),
             member: topology.member(*member).name.clone(),
         });
+        let pause = standing.pause.as_ref().map(|pause| PauseMemory {
+            by: pause.by.clone(),
+            reason: pause.reason.clone(),
+            since: clock.stamp(pause.since),
+        });
         Remembered {
             members: members.collect(),
             first: first.collect(),
+            pause,
         }
     }
 
@@ -87,9 +102,15 @@ impl Remembered {
             let service = pool.service_named(&memory.service)?;
             Some((service.id, pool.member_named(&memory.member)?.id))
         });
+        let pause = self.pause.as_ref().map(|memory| Pause {
+            by: memory.by.clone(),
+            reason: memory.reason.clone(),
+            since: time(clock, memory.since),
+        });
         Standing {
             operators: operators.collect(),
             first: first.collect(),
+            pause,
         }
     }
 }

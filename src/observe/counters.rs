@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::topology::{MemberId, ServiceId, Topology};
+use crate::topology::{MemberId, PoolId, ServiceId, Topology};
 
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub struct WorkerCounters {
     services: Vec<Vec<ServiceCounters>>,
     /// By pool, then by member.
     members: Vec<Vec<MemberCounters>>,
+    /// By home pool.
+    homes: Vec<HomeCounters>,
     /// Faults of our own side, by kind.
     pub own_faults: OwnFaultCounters,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
@@ -98,6 +100,39 @@ pub struct MemberCounters {
     pub connect_timeout: Counter,
 }
 
+/// What one worker counts for the users of one home pool, where it has a twin.
+#[derive(Debug, Default)]
+pub struct HomeCounters {
+    /// Sessions that members of the home pool were given.
+    pub at_home: Counter,
+    /// Of those, sessions that are over.
+    pub at_home_ended: Counter,
+    /// Sessions that members of the twin were given.
+    pub at_twin: Counter,
+    /// Of those, sessions that are over.
+    pub at_twin_ended: Counter,
+    /// Connections that no home member accepted and that went to the twin.
+    pub spilled: Counter,
+    /// Sessions ended because their users moved.
+    pub moved: Counter,
+    /// Times that a member was passed over because it had taken all the arrivals of a moving pool
+    /// that it may.
+    pub arrivals_held: Counter,
+}
+
+impl HomeCounters {
+    /// Sessions of these users on members of the home pool, and of the twin.
+    pub fn open(&self) -> (u64, u64) {
+        let left = |ended: &Counter, given: &Counter| {
+            // Read in this order, a session that ends meanwhile cannot make it negative.
+            let ended = ended.get();
+            given.get().saturating_sub(ended)
+        };
+        let at_home = left(&self.at_home_ended, &self.at_home);
+        (at_home, left(&self.at_twin_ended, &self.at_twin))
+    }
+}
+
 /// Faults of our own side, each counted once an occurrence.
 #[derive(Debug, Default)]
 pub struct OwnFaultCounters {
@@ -130,6 +165,7 @@ impl WorkerCounters {
                 .iter()
                 .map(|p| zeroes(p.members.len()))
                 .collect(),
+            homes: zeroes(topology.pools.len()),
             ..WorkerCounters::default()
         }
     }
@@ -147,6 +183,11 @@ impl WorkerCounters {
     /// A service's counters.
     pub fn service(&self, id: ServiceId) -> &ServiceCounters {
         &self.services[id.pool.index()][id.index()]
+    }
+
+    /// The counters of a home pool's users.
+    pub fn home(&self, id: PoolId) -> &HomeCounters {
+        &self.homes[id.index()]
     }
 
     /// A member's counters.

@@ -42,6 +42,9 @@ pub trait Desk {
     /// [`order`](crate::control::order::order) and the decider.
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>>;
 
+    /// The same for an order about pairs; of several steps each is told, and the first that failed
+    /// ends them.
+    fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>>;
     /// The status as OpenMetrics text.
     fn metrics(&self) -> String {
         metrics::text(self.status().into())
@@ -63,6 +66,40 @@ pub struct Command {
     pub lasting: Option<Duration>,
     /// Even where it loses the pool.
     pub force: bool,
+}
+
+/// What a person orders of pairs over the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirection {
+    /// What is wanted.
+    pub what: Redirect,
+    /// Who orders, by the credentials of the connection.
+    pub by: String,
+    /// Why, in their words, bounded.
+    pub reason: Option<String>,
+    /// Without drain or ramp.
+    pub now: bool,
+    /// Even against what is worth a refusal.
+    pub force: bool,
+    /// Only tell what would happen.
+    pub dry_run: bool,
+}
+
+/// What can be ordered of pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// Send this pool's users to its twin.
+    Failover(String),
+    /// Send them home.
+    Failback(String),
+    /// Failover of every pool of this site, in order.
+    Evacuate(String),
+    /// Failback of every pool of this site, in order.
+    Restore(String),
+    /// Stop all automation.
+    Pause,
+    /// Let it go on; ends alarms too.
+    Resume,
 }
 
 /// Why a command was not carried out, in words for the person who gave it.

@@ -12,6 +12,7 @@ use super::status::cause_text;
 use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Reason, Verdict};
 use crate::pairing;
+use crate::pairing::record::{By, Cause};
 use crate::time::Time;
 use crate::topology::{TargetId, Topology};
 
@@ -55,6 +56,18 @@ pub enum Kind {
     First,
     /// The instance thinks that the fault is its own, or no longer.
     Isolation,
+    /// Where a pool's users are sent.
+    Redirect,
+    /// Automation ended for a pair, or a person ended the alarm.
+    Alarm,
+    /// A pair's record could not be written, or can be again.
+    Store,
+    /// Automation of pairs was paused, or goes on.
+    Pause,
+    /// Every pool of a site is lost, or no longer.
+    Site,
+    /// Connections go to the twin one by one, or no longer.
+    Spill,
     /// The instance itself: started, draining, a fault of its own.
     Instance,
 }
@@ -182,6 +195,71 @@ pub fn sentence(topology: &Topology, event: &pairing::Event, now: Time) -> Strin
             format!("isolated: {}; verdicts are held", cause_text(*cause))
         }
         E::Isolation { cause: None } => "no longer isolated: something answered again".to_owned(),
+        E::Redirect {
+            pool,
+            from,
+            to,
+            cause,
+            by,
+            reason,
+            generation,
+        } => {
+            let pool = &topology.pool(*pool).name;
+            let by = match by {
+                By::Twinpool => String::new(),
+                By::Operator(name) => format!(" by {name}"),
+            };
+            let reason = reason.as_ref().map(|reason| format!(" ({reason})"));
+            let reason = reason.unwrap_or_default();
+            let cause = redirect_cause_text(*cause);
+            format!("{pool}: {from} → {to}{by}: {cause}{reason}; generation {generation}")
+        }
+        E::Alarm { pair, on: true } => format!(
+            "{}: automation ended: it failed over and back too often; a person has to `resume`",
+            topology.pair(*pair).name
+        ),
+        E::Alarm { pair, on: false } => {
+            format!("{}: the alarm is over", topology.pair(*pair).name)
+        }
+        E::Unwritten {
+            pair,
+            error: Some(error),
+        } => format!(
+            "{}: the record cannot be written, and what it wanted is not in force: {error}",
+            topology.pair(*pair).name
+        ),
+        E::Unwritten { pair, error: None } => {
+            format!(
+                "{}: the record can be written again",
+                topology.pair(*pair).name
+            )
+        }
+        E::Pause {
+            pause: Some(pause), ..
+        } => {
+            let reason = pause.reason.as_ref().map(|reason| format!(" ({reason})"));
+            let reason = reason.unwrap_or_default();
+            format!("all automation of pairs is paused by {}{reason}", pause.by)
+        }
+        E::Pause { pause: None, by } => {
+            let by = by.as_deref().unwrap_or("twinpool");
+            format!("automation of pairs goes on: resumed by {by}")
+        }
+        E::Site { site, lost: true } => {
+            let site = &topology.sites[site.index()].name;
+            format!("site {site}: lost: every pool in it is lost")
+        }
+        E::Site { site, lost: false } => {
+            let site = &topology.sites[site.index()].name;
+            format!("site {site}: no longer lost")
+        }
+        E::Spill { pool, on: true } => format!(
+            "{}: spilling: connections that no member accepted go to the twin",
+            topology.pool(*pool).name
+        ),
+        E::Spill { pool, on: false } => {
+            format!("{}: no longer spilling", topology.pool(*pool).name)
+        }
     }
 }
 
@@ -193,6 +271,20 @@ pub fn reason_text(topology: &Topology, reason: Reason) -> String {
         Reason::Failed(failure) => format!("{failure} ({})", failure.layer()),
         Reason::Flapping => "flapping: failures come back before it has been well".to_owned(),
         Reason::Requires(service) => format!("requires {}", topology.service(service).name),
+    }
+}
+
+/// Why users are sent where they are sent, in words.
+pub fn redirect_cause_text(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Start => "it always was",
+        Cause::Ordered => "ordered",
+        Cause::Lost => "the home pool was lost",
+        Cause::LeftLost => "the pool that served them was lost",
+        Cause::FirstToReturn => "both pools were lost, and this one was the first to return",
+        Cause::Relapsed => "the home pool was lost again",
+        Cause::Held => "the home pool has been well for long enough",
+        Cause::Returned => "all are home again",
     }
 }
 
@@ -249,6 +341,13 @@ struct Names {
 fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
     use pairing::Event as E;
     let pool_name = |id| Some(topology.pool(id).name.clone());
+    let of_pool = |kind, id| {
+        let names = Names {
+            pool: pool_name(id),
+            ..Names::default()
+        };
+        (kind, names)
+    };
     let of_member = |kind, id: crate::topology::MemberId| {
         let names = Names {
             pool: pool_name(id.pool),
@@ -271,18 +370,18 @@ fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
             names.service = Some(topology.service(target.service()).name.clone());
             (kind, names)
         }
-        E::Condition { pool, .. } => {
-            let names = Names {
-                pool: pool_name(*pool),
-                ..Names::default()
-            };
-            (Kind::Condition, names)
-        }
+        E::Condition { pool, .. } => of_pool(Kind::Condition, *pool),
         E::Service { service, .. } => of_service(Kind::Service, *service),
         E::Operator { member, .. } => of_member(Kind::Operator, *member),
         E::Deadline { member } => of_member(Kind::Deadline, *member),
         E::First { service, .. } => of_service(Kind::First, *service),
         E::Isolation { .. } => (Kind::Isolation, Names::default()),
+        E::Redirect { pool, .. } => of_pool(Kind::Redirect, *pool),
+        E::Spill { pool, .. } => of_pool(Kind::Spill, *pool),
+        E::Alarm { .. } => (Kind::Alarm, Names::default()),
+        E::Unwritten { .. } => (Kind::Store, Names::default()),
+        E::Pause { .. } => (Kind::Pause, Names::default()),
+        E::Site { .. } => (Kind::Site, Names::default()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
-use super::desk::{Command, Desk, LocalFuture, Refused};
+use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use super::events::{Event, Events};
 use super::names::{self, NoSuch};
 use super::stamp::{Clock, Stamp};
@@ -40,6 +40,7 @@ pub(crate) fn ahead(millis: u64) -> Stamp {
 /// m1 for `sip`.
 pub(crate) fn topology() -> Topology {
     Topology {
+        pairs: Vec::new(),
         sites: vec![Site {
             name: "seoul".to_owned(),
             region: None,
@@ -99,6 +100,7 @@ fn pool(id: u16, name: &str, role: &str, members: &[&str], services: &[&str]) ->
                 id: id.service(i),
                 name: (*name).to_owned(),
                 listen: vec![([10, 1, 0, 10], 5061 + i).into()],
+                listen_at_twin: Vec::new(),
                 check: check(),
                 requires: match i {
                     0 => vec![],
@@ -118,6 +120,7 @@ fn pool(id: u16, name: &str, role: &str, members: &[&str], services: &[&str]) ->
             })
             .collect(),
         primary: id.service(0),
+        after_pools: Vec::new(),
     }
 }
 
@@ -488,6 +491,7 @@ pub(crate) struct FakeDesk {
     pub(crate) status: RefCell<Status>,
     pub(crate) asked: Cell<u32>,
     pub(crate) commands: RefCell<Vec<Command>>,
+    pub(crate) redirections: RefCell<Vec<Redirection>>,
 }
 
 impl FakeDesk {
@@ -496,6 +500,7 @@ impl FakeDesk {
             status: RefCell::new(status),
             asked: Cell::new(0),
             commands: RefCell::new(vec![]),
+            redirections: RefCell::new(vec![]),
         }
     }
 }
@@ -523,6 +528,11 @@ impl Desk for FakeDesk {
         let mut events = happened();
         events.retain(|event| event.seq > since);
         events
+    }
+
+    fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
+        self.redirections.borrow_mut().push(redirection);
+        Box::pin(async { Ok("done".to_owned()) })
     }
 
     /// Maintenance of fe1 without force is refused; everything else is done.

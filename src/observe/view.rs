@@ -15,7 +15,7 @@ use super::serve::ServerCounters;
 use super::stamp::Clock;
 use crate::pairing::Decider;
 use crate::time::Time;
-use crate::topology::{MemberId, SiteId, TargetId, Topology};
+use crate::topology::{MemberId, PairId, PoolId, SiteId, TargetId, Topology};
 
 /// What the daemon lends to those who describe it.
 #[derive(Clone, Copy)]
@@ -46,6 +46,12 @@ pub struct View<'a> {
     pub checks: &'a dyn Fn(TargetId) -> CheckTotals,
     /// The last probes of a target, oldest first.
     pub exchanges: &'a dyn Fn(TargetId) -> Vec<Exchange>,
+    /// Sessions of a home pool's users that are still to be ended because they move.
+    pub to_move: &'a dyn Fn(PoolId) -> u64,
+    /// Whether connections of a home pool's users went to the twin one by one lately.
+    pub spilling: &'a dyn Fn(PoolId) -> bool,
+    /// What was wrong with a pair's record when it was read, until a person resumes it.
+    pub record_problem: &'a dyn Fn(PairId) -> Option<String>,
     /// What happened lately.
     pub events: &'a Events,
     /// The HTTP servers by name (`observe`, `control`) and what they counted.

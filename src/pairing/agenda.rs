@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::words::Wake;
 use crate::time::Time;
-use crate::topology::MemberId;
+use crate::topology::{MemberId, PairId};
 
 /// Something to be done at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,8 @@ pub(super) enum Item {
     Deadline(MemberId),
     /// Close the inquiry.
     Inquiry,
+    /// Take a pair's next step.
+    Pair(PairId),
 }
 
 /// In order of time; everything costs the logarithm of its length.
@@ -63,6 +65,7 @@ impl Agenda {
                 Item::Lapse(_) => Wake::Lapse,
                 Item::Deadline(_) => Wake::Deadline,
                 Item::Inquiry => Wake::Isolation,
+                Item::Pair(_) => Wake::Pair,
             };
             (at, wake)
         })

@@ -13,6 +13,7 @@
 mod deriving;
 mod holding;
 mod orders;
+mod pairs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -23,9 +24,11 @@ use super::agenda::{Agenda, Item};
 use super::dice::Dice;
 use super::isolation::{EVIDENCE_LAG, Heard, Isolation};
 use super::operators::Operators;
+use super::pair::PairMachine;
 use super::places::Places;
+use super::record::Record;
 pub use super::words::{
-    Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake,
+    Event, Explanation, IsolationCause, Order, Output, Pause, Refusal, Standing, Wake,
 };
 use crate::health::machine::{Machine, Rules};
 use crate::health::readiness::{Mode, OperatorState, Readiness, readiness};
@@ -59,6 +62,13 @@ pub struct Decider {
     agenda: Agenda,
     dice: Dice,
     outputs: VecDeque<Output>,
+    /// By pair.
+    pairs: Vec<PairMachine>,
+    /// By pair: why its last record could not be written.
+    unwritten: Vec<Option<String>>,
+    pause: Option<Pause>,
+    /// By site: whether every pool in it is lost.
+    sites_lost: Vec<bool>,
     publish: bool,
     remember: bool,
     /// Targets whose first probe has not come back.
@@ -94,8 +104,21 @@ struct ServiceState {
 
 impl Decider {
     /// Starts with every verdict `unknown`, everything remembered in force, first probes spread
-    /// over one interval, or [`FIRST_SPREAD`] if that is shorter.
-    pub fn new(topology: Arc<Topology>, remembered: Standing, seed: u64, now: Time) -> Decider {
+    /// over one interval, or [`FIRST_SPREAD`] if that is shorter. `records` are the pairs' own, in
+    /// their order, each with whether it was damaged; a pair without one begins at home.
+    pub fn new(
+        topology: Arc<Topology>,
+        remembered: Standing,
+        records: Vec<(Record, bool)>,
+        seed: u64,
+        now: Time,
+    ) -> Decider {
+        let mut records = records.into_iter();
+        let pairs = topology.pairs.iter().map(|pair| {
+            let (record, damaged) = records.next().unwrap_or((Record::home(0, now), false));
+            PairMachine::new(pair.rules.clone(), record, damaged, now)
+        });
+        let pairs: Vec<PairMachine> = pairs.collect();
         let places = Places::new(&topology);
         let mut dice = Dice::new(seed);
         let machines = topology.targets().map(|target| {
@@ -129,6 +152,10 @@ impl Decider {
             agenda: Agenda::default(),
             dice,
             outputs: VecDeque::new(),
+            unwritten: vec![None; pairs.len()],
+            pairs,
+            pause: None,
+            sites_lost: vec![false; topology.sites.len()],
             publish: false,
             remember: false,
             unsettled: places.targets(),
@@ -316,6 +343,7 @@ impl Decider {
         Standing {
             operators: self.operators.all(),
             first: first.collect(),
+            pause: self.pause.clone(),
         }
     }
 
@@ -375,6 +403,7 @@ impl Decider {
                 Item::Lapse(member) => self.lapse(member, now),
                 Item::Deadline(member) => self.meet_deadline(member, now),
                 Item::Inquiry => self.advance_inquiry(now, true),
+                Item::Pair(pair) => self.step_pair(pair, now),
             }
         }
     }

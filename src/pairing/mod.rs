@@ -13,11 +13,17 @@ pub mod decider;
 mod dice;
 pub mod isolation;
 mod operators;
+pub mod pair;
 mod places;
 pub mod quorum;
+pub mod record;
 pub mod store;
 mod words;
 
 pub use condition::Condition;
 pub use decider::Decider;
-pub use words::{Event, Explanation, IsolationCause, Order, Output, Refusal, Standing, Wake};
+pub use pair::PairMachine;
+pub use record::Record;
+pub use words::{
+    Event, Explanation, IsolationCause, Order, Output, Pause, Refusal, Standing, Wake,
+};

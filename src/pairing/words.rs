@@ -1,10 +1,11 @@
 //! What goes into a [`Decider`](super::Decider) and what comes out of it.
 
 use super::Condition;
+use super::record::{By, Cause, Phase, Record};
 use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Failure, OwnFault, Reason, Verdict};
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, ServiceId, TargetId};
+use crate::topology::{MemberId, PairId, PoolId, ServiceId, SiteId, TargetId};
 
 /// What an operator orders of a member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +45,19 @@ pub struct Standing {
     pub operators: Vec<(MemberId, OperatorState)>,
     /// The chosen member of each service balanced by `first`.
     pub first: Vec<(ServiceId, MemberId)>,
+    /// Whether all automation of pairs is paused.
+    pub pause: Option<Pause>,
+}
+
+/// Who paused all automation of pairs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pause {
+    /// Who.
+    pub by: String,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: Time,
 }
 
 /// What the driver is to do.
@@ -67,6 +81,20 @@ pub enum Output {
     Publish,
     /// [`Decider::standing`](super::Decider::standing) has changed: store it.
     Remember,
+    /// Write this record of a pair; answered by exactly one
+    /// [`Decider::handle_stored`](super::Decider::handle_stored). It is in force after that, and
+    /// not before.
+    Store(PairId, Record),
+    /// End the sessions of a pool's users that stand on a pool's members, at the pair's bounded
+    /// rate, however long that takes. Replaces what was said of the same users before.
+    Clear {
+        /// The home pool.
+        home: PoolId,
+        /// Off whose members; none to let them all be.
+        off: Option<PoolId>,
+        /// From when on.
+        from: Time,
+    },
 }
 
 /// A transition, with its reason.
@@ -129,6 +157,59 @@ pub enum Event {
         /// Why, while it is.
         cause: Option<IsolationCause>,
     },
+    /// The users of a home pool are sent elsewhere. Steps of a return are not told one by one.
+    Redirect {
+        /// Whose.
+        pool: PoolId,
+        /// From where.
+        from: Phase,
+        /// Where to.
+        to: Phase,
+        /// Why.
+        cause: Cause,
+        /// Who decided.
+        by: By,
+        /// Why, in their words.
+        reason: Option<String>,
+        /// The generation that it came with.
+        generation: u64,
+    },
+    /// Automation ended for a pair, or a person ended the alarm.
+    Alarm {
+        /// Which.
+        pair: PairId,
+        /// Whether it is on.
+        on: bool,
+    },
+    /// A record could not be written, and what it wanted is not in force; or the first that could
+    /// be again.
+    Unwritten {
+        /// Whose.
+        pair: PairId,
+        /// Why; none when it could be written again.
+        error: Option<String>,
+    },
+    /// All automation of pairs was paused, or goes on.
+    Pause {
+        /// By whom, while it is.
+        pause: Option<Pause>,
+        /// Who ended it, when it is not.
+        by: Option<String>,
+    },
+    /// Every pool of a site is lost, or no longer.
+    Site {
+        /// Which.
+        site: SiteId,
+        /// Whether they are.
+        lost: bool,
+    },
+    /// Connections that no home member accepted go to the twin, or no longer.
+    Spill {
+        /// Whose.
+        pool: PoolId,
+        /// Whether they do.
+        on: bool,
+    },
 }
 
 /// Why an instance thinks the fault is its own.
@@ -156,6 +237,8 @@ pub enum Wake {
     Deadline,
     /// To judge isolation with what has come in.
     Isolation,
+    /// To take a pair's next step.
+    Pair,
 }
 
 /// Everything behind one verdict, for `why`.

@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use crate::dispatch::Snapshot;
 use crate::health::{Failure, OwnFault};
-use crate::topology::{MemberId, ServiceId, TargetId};
+use crate::topology::{MemberId, PoolId, ServiceId, TargetId};
 
 /// What the control thread tells a worker.
 #[derive(Clone, Debug)]
@@ -65,6 +65,17 @@ pub enum Which {
         target: TargetId,
         /// The addresses that are.
         keep: Arc<[IpAddr]>,
+    },
+    /// Those of a home pool's users that stand on another's members, or on its own.
+    Moved {
+        /// The home pool.
+        home: PoolId,
+        /// On whose members.
+        off: PoolId,
+        /// Which move it is: only sessions from before its first mention are ended.
+        job: u64,
+        /// How many at most.
+        most: u64,
     },
     /// All of them.
     All,

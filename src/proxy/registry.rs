@@ -108,6 +108,7 @@ impl Registry {
             Which::Strays { target, keep } => {
                 entry.target == *target && !keep.contains(&entry.address)
             }
+            Which::Moved { .. } => false,
             Which::All => true,
         };
         entries

@@ -1,4 +1,4 @@
-//! What there is: sites, pools, members, services and their ids. Immutable, look-up only.
+//! What there is: sites, pools, members, services, pairs and their ids. Immutable, look-up only.
 //!
 //! A [`Topology`] is resolved once from a configuration that validated. Everything that decides or
 //! forwards names things by the small `Copy` ids defined here and looks the rest up. Nothing here
@@ -7,9 +7,11 @@
 //! Members are listed in file order, because quorum rules count them in that order.
 
 mod ids;
+mod pair;
 mod settings;
 
 pub use ids::{MemberId, PoolId, ServiceId, SiteId, TargetId};
+pub use pair::{Automation, Pair, PairId, PairRules, Side};
 pub use settings::{
     BelowQuorum, Check, CheckKind, ConnectRules, Host, HttpCheck, Policy, Quorum, QuorumNeed,
     Verify,
@@ -21,13 +23,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// Every site, pool, member and service of one configuration.
+/// Every site, pool, member, service and pair of one configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Topology {
     /// Indexed by [`SiteId`].
     pub sites: Vec<Site>,
     /// Indexed by [`PoolId`].
     pub pools: Vec<Pool>,
+    /// Indexed by [`PairId`].
+    pub pairs: Vec<Pair>,
 }
 
 /// A data centre and the area it stands in.
@@ -66,6 +70,8 @@ pub struct Pool {
     pub services: Vec<Service>,
     /// The service that decides quorum and condition.
     pub primary: ServiceId,
+    /// Pools that move before this one when a site is evacuated or restored (`after_pool`).
+    pub after_pools: Vec<PoolId>,
 }
 
 /// One server of a pool.
@@ -103,6 +109,8 @@ pub struct Service {
     pub name: String,
     /// Where clients connect. Empty: checked, and required by others, but not fronted.
     pub listen: Vec<SocketAddr>,
+    /// Where the twin's site serves these users while they are away.
+    pub listen_at_twin: Vec<SocketAddr>,
     /// How its members are asked whether they live.
     pub check: Check,
     /// Services of the same pool whose verdict a member needs too, direct and indirect, without

@@ -156,6 +156,7 @@ impl Checks {
             Output::Tell(event) => self.tells(event, now),
             Output::Publish => self.published = self.current(decider),
             Output::Remember => self.stored = decider.standing(),
+            Output::Store(..) | Output::Clear { .. } => {}
         }
     }
 
@@ -250,6 +251,7 @@ impl Checks {
             }
             Event::Deadline { .. } => self.counts.deadlines += 1,
             Event::Service { .. } | Event::Operator { .. } | Event::First { .. } => {}
+            _ => {}
         }
     }
 

@@ -47,6 +47,7 @@ pub(crate) fn fleet(rng: &mut Rng) -> Topology {
     let pools = rng.within(1, 4);
     Topology {
         sites: Vec::new(),
+        pairs: Vec::new(),
         pools: (0..pools).map(|n| pool(PoolId(n as u16), rng)).collect(),
     }
 }
@@ -89,6 +90,7 @@ fn pool(id: PoolId, rng: &mut Rng) -> Pool {
         members,
         services: (0..services).map(|n| service(id, n, rng)).collect(),
         primary: id.service(0),
+        after_pools: Vec::new(),
     }
 }
 
@@ -98,6 +100,7 @@ fn service(pool: PoolId, n: u16, rng: &mut Rng) -> Service {
         id: pool.service(n),
         name: format!("s{n}"),
         listen: Vec::new(),
+        listen_at_twin: Vec::new(),
         check: Check {
             kind: CheckKind::Tcp,
             tls: false,

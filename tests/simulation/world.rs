@@ -131,7 +131,7 @@ impl World {
         let mut rng = Rng(seed);
         let topology = std::sync::Arc::new(fleet(&mut rng));
         let now = Time::from_millis(5000);
-        let decider = Decider::new(topology.clone(), Default::default(), seed, now);
+        let decider = Decider::new(topology.clone(), Default::default(), Vec::new(), seed, now);
         let truth = topology.targets().map(|target| (target, Truth::Well));
         let mut world = World {
             now,
@@ -483,7 +483,7 @@ impl World {
         let standing = self.checks.stored.clone();
         self.counter += 1;
         let seed = self.seed ^ self.counter;
-        self.decider = Decider::new(self.topology.clone(), standing, seed, self.now);
+        self.decider = Decider::new(self.topology.clone(), standing, Vec::new(), seed, self.now);
         self.checks.restarted(self.now);
         let again = self.rng.millis(5000, 20_000);
         self.after(again, Step::Restart);

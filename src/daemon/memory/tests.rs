@@ -39,6 +39,7 @@ fn drained(topology: &Topology, until: Option<u64>) -> Standing {
     Standing {
         operators: vec![(pool.members[1].id, state)],
         first: vec![(pool.primary, pool.members[0].id)],
+        pause: None,
     }
 }
 

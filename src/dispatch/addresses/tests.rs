@@ -32,6 +32,7 @@ fn topology(hosts: &[Host]) -> Topology {
         id: POOL.service(index),
         name: format!("s{index}"),
         listen: Vec::new(),
+        listen_at_twin: Vec::new(),
         check: Check {
             kind: CheckKind::Tcp,
             tls: false,
@@ -78,6 +79,7 @@ fn topology(hosts: &[Host]) -> Topology {
     };
     Topology {
         sites: Vec::new(),
+        pairs: Vec::new(),
         pools: vec![Pool {
             id: POOL,
             name: "p".to_owned(),
@@ -94,6 +96,7 @@ fn topology(hosts: &[Host]) -> Topology {
             members: hosts.iter().enumerate().map(member).collect(),
             services: vec![service(0), service(1)],
             primary: POOL.service(0),
+            after_pools: Vec::new(),
         }],
     }
 }

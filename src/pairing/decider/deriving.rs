@@ -127,6 +127,7 @@ impl Decider {
         let state = &mut self.pools[pool.id.index()];
         state.present = present;
         if to == state.condition {
+            self.refresh_fitness(pool, now);
             return;
         }
         let from = std::mem::replace(&mut state.condition, to);
@@ -139,6 +140,8 @@ impl Decider {
             present,
             need: need.members,
         });
+        self.refresh_site(pool);
+        self.refresh_fitness(pool, now);
     }
 
     /// The first probe of a target came back: its service may be known for the first time.

@@ -141,6 +141,7 @@ impl Decider {
         if before != Some(cause) {
             self.tell(Event::Isolation { cause: Some(cause) });
         }
+        self.refresh_isolated(now);
     }
 
     /// Starts afresh: failures that silence left behind are forgotten, those in doubt are asked
@@ -157,6 +158,7 @@ impl Decider {
         self.held.clear();
         self.waiting.clear();
         self.tell(Event::Isolation { cause: None });
+        self.refresh_isolated(now);
         for place in 0..self.machines.len() {
             self.weigh(place, now);
             self.schedule(place);

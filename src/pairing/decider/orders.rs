@@ -22,6 +22,12 @@ impl Decider {
                 self.set_alarms(member);
             }
         }
+        if let Some(pause) = remembered.pause {
+            self.pause = Some(pause);
+            for machine in &mut self.pairs {
+                machine.handle_paused(true, now);
+            }
+        }
         for (service, member) in remembered.first {
             let pool = topology.pools.get(service.pool.index());
             if pool.is_some_and(|pool| service.index() < pool.services.len())

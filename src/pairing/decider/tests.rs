@@ -78,6 +78,7 @@ pub(in crate::pairing) fn topology(plans: &[Plan<'_>]) -> Topology {
                     id: id.service(n),
                     name: format!("s{n}"),
                     listen: Vec::new(),
+                    listen_at_twin: Vec::new(),
                     check: Check {
                         kind: CheckKind::Tcp,
                         tls: false,
@@ -107,10 +108,12 @@ pub(in crate::pairing) fn topology(plans: &[Plan<'_>]) -> Topology {
                 })
                 .collect(),
             primary: id.service(0),
+            after_pools: Vec::new(),
         }
     });
     Topology {
         sites: Vec::new(),
+        pairs: Vec::new(),
         pools: pools.collect(),
     }
 }
@@ -155,7 +158,7 @@ impl Rig {
         let truth = topology.targets().map(|target| (target, Truth::Well));
         Rig {
             truth: truth.collect(),
-            decider: Decider::new(topology, standing, 7, now),
+            decider: Decider::new(topology, standing, Vec::new(), 7, now),
             now,
             uplink: true,
             out: BTreeMap::new(),
@@ -262,6 +265,12 @@ impl Rig {
                 Output::Tell(event) => self.events.push((self.now, event)),
                 Output::Remember => self.remembered += 1,
                 Output::Publish => {}
+                Output::Store(pair, record) => {
+                    let generation = record.generation;
+                    self.decider
+                        .handle_stored(pair, generation, Ok(()), self.now);
+                }
+                Output::Clear { .. } => {}
             }
         }
     }
@@ -792,6 +801,7 @@ fn a_pool_is_not_called_lost_before_its_first_probes_are_in() {
     let standing = Standing {
         operators: vec![(member(0, 0), drained.clone()), (member(0, 1), drained)],
         first: Vec::new(),
+        pause: None,
     };
     let mut rig = Rig::starting(&[(2, PLAIN)], standing);
     assert_eq!(rig.condition(0), Condition::Degraded);
@@ -838,6 +848,7 @@ fn what_names_nobody_any_more_or_has_lapsed_is_not_taken_back() {
             (member(0, 1), state(Some(Time::from_millis(2)))),
             (member(0, 0), state(None)),
         ],
+        pause: None,
         first: vec![
             (PoolId(0).service(9), member(0, 0)),
             (PoolId(0).service(0), member(0, 9)),
