@@ -7,6 +7,7 @@
 mod pair;
 mod survey;
 
+pub(super) use pair::pair_status;
 pub use pair::{HomePhase, HomeStatus, NextMove, PairStatus, PauseStatus, RedirectRow, SiteStatus};
 pub use survey::{cause_text, pool_health, status};
 pub(super) use survey::{isolated, pool_status, target_status};
