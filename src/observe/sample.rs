@@ -514,8 +514,15 @@ impl Desk for FakeDesk {
         self.status.borrow().state
     }
 
-    fn pool_health(&self, pool: &str) -> Option<PoolHealth> {
-        Some(self.status.borrow().pool(pool)?.health.clone())
+    fn pool_health(&self, pool: &str, scope: Scope) -> Option<PoolHealth> {
+        let health = self.status.borrow().pool(pool)?.health.clone();
+        Some(match scope {
+            Scope::HomeOrTwin => health,
+            Scope::Home => PoolHealth {
+                why: format!("at home: {}", health.why),
+                ..health
+            },
+        })
     }
 
     fn status(&self) -> Status {
