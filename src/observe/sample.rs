@@ -170,6 +170,9 @@ pub(crate) fn well() -> Status {
             accept_errors: 0,
         }],
         pools: topology.pools.iter().map(pool_well).collect(),
+        pairs: vec![],
+        pause: None,
+        sites: vec![],
         recent: vec![],
     }
 }

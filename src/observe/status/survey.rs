@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolHealth, PoolStatus,
     Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status,
-    TargetStatus,
+    TargetStatus, pair,
 };
 use crate::health::Reason;
 use crate::health::readiness::{Mode, OperatorState, Takes};
@@ -53,6 +53,9 @@ pub fn status(view: &View<'_>) -> Status {
             .map(|(name, counters)| ServerStatus::of(name, counters))
             .collect(),
         pools,
+        pairs: pair::pairs(view),
+        pause: pair::pause(view),
+        sites: pair::sites(view),
         recent: view.events.last(RECENT_EVENTS),
     }
 }
