@@ -9,6 +9,7 @@ pub mod explain;
 pub mod moves;
 pub mod page;
 pub mod paint;
+pub mod redirects;
 pub mod validate;
 
 use std::io::{self, Write};
@@ -111,6 +112,12 @@ pub enum Ask {
     Maintenance(Order),
     /// Put a member back into service
     Ready(Back),
+    /// Where the users of each pool that has a twin are sent, since when, who decided and why
+    Redirects {
+        /// The table, as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Send a pool's users to its twin; one that serves is drained, to its deadline
     Failover(MovePool),
     /// Bring a pool's users home, share by share over the pair's ramp
@@ -232,6 +239,14 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
                 force: false,
             };
             command(client, Mode::Ready, order, out).await?;
+        }
+        Ask::Redirects { json: true } => {
+            let status = client.status().await?;
+            let rows: Vec<_> = status.pairs.iter().flat_map(|pair| pair.rows()).collect();
+            print_json(out, &rows)?;
+        }
+        Ask::Redirects { .. } => {
+            write!(out, "{}", redirects::page(&client.status().await?, look))?;
         }
         Ask::Failover(order) => give(client, moves::Order::Failover(order), out).await?,
         Ask::Failback(order) => give(client, moves::Order::Failback(order), out).await?,
