@@ -25,7 +25,6 @@ pub(crate) struct Plan {
     kinds: Vec<Kind>,
     members: u16,
     check: &'static str,
-    service: String,
     member: &'static str,
     observe: Option<SocketAddr>,
     workers: usize,
@@ -63,7 +62,6 @@ impl Plan {
             kinds: Vec::new(),
             members: 2,
             check: FAST,
-            service: String::new(),
             member: "",
             observe: None,
             workers: 1,
@@ -104,13 +102,6 @@ impl Plan {
         let keys = &mut self.kinds[0].of_seoul;
         *keys += line;
         keys.push('\n');
-        self
-    }
-
-    /// A line of every service.
-    pub(crate) fn service(mut self, line: &str) -> Plan {
-        self.service += line;
-        self.service.push('\n');
         self
     }
 
@@ -164,8 +155,7 @@ impl Plan {
                     .named(&name)
                     .check(self.check)
                     .key(&format!("site = \"{site}\""))
-                    .key(&kind.keys)
-                    .service(&self.service);
+                    .key(&kind.keys);
                 if site == "seoul" {
                     pool = pool.key(&kind.of_seoul);
                 }
