@@ -19,6 +19,7 @@ pub mod condition;
 pub mod decider;
 mod dice;
 pub mod isolation;
+pub mod moving;
 mod operators;
 pub mod pair;
 mod places;
