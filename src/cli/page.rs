@@ -10,7 +10,7 @@ use super::paint::{Ink, Look, Table, cut, harmless, wrap};
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
 use crate::observe::events::{condition_word, mode_word};
-use crate::observe::problems::{Problem, Severity, number, problems};
+use crate::observe::problems::{Grade, Problem, Severity, number, problems};
 use crate::observe::stamp::span;
 use crate::observe::status::{MemberStatus, PoolStatus, Status, TargetStatus};
 use crate::observe::view::RunState;
@@ -45,17 +45,10 @@ fn headline(status: &Status, problems: &[Problem], look: Look) -> String {
             format!("draining: {} sessions left", number(status.sessions.open)),
         ),
         RunState::Starting => (Ink::Warn, starting(status)),
-        RunState::Serving if faults => (Ink::Bad, what_is_wrong(problems)),
+        RunState::Serving if faults => (Ink::Bad, counted(problems)),
         RunState::Serving => match problems.len() {
             0 => (Ink::Good, "all is well".to_owned()),
-            1 => (
-                Ink::Good,
-                "all is well; one member is out by order".to_owned(),
-            ),
-            n => (
-                Ink::Good,
-                format!("all is well; {n} members are out by order"),
-            ),
+            _ => (Ink::Good, format!("all is well; {}", counted(problems))),
         },
     };
     let left = format!("twinpool {}: {verdict}", status.instance);
@@ -84,41 +77,29 @@ fn starting(status: &Status) -> String {
     format!("starting: {asked} of {all} first probes are back")
 }
 
-fn what_is_wrong(problems: &[Problem]) -> String {
+/// How many there are of each kind, worst first; where there are faults, of those alone.
+fn counted(problems: &[Problem]) -> String {
+    let faults = problems.iter().any(|problem| problem.severity.is_fault());
     let count = |severity| {
         let of = || {
             problems
                 .iter()
                 .filter(|problem| problem.severity == severity)
         };
-        let members: BTreeSet<&String> = of().flat_map(|problem| &problem.members).collect();
-        match members.len() {
+        let named: BTreeSet<&String> = of().flat_map(|problem| &problem.about).collect();
+        match named.len() {
             0 => of().count(),
-            members => members,
+            named => named,
         }
     };
-    let mut parts = Vec::new();
-    let mut say = |severity, one: &str, many: &str| match count(severity) {
-        0 => {}
-        1 => parts.push(one.to_owned()),
-        n => parts.push(format!("{n} {many}")),
-    };
-    say(Severity::Isolated, "isolated, verdicts are held", "");
-    say(Severity::PoolLost, "1 pool lost", "pools lost");
-    say(Severity::ServiceLost, "1 service lost", "services lost");
-    say(Severity::MemberDown, "1 member down", "members down");
-    say(
-        Severity::Own,
-        "this instance needs help",
-        "things this instance needs",
-    );
-    say(Severity::MemberBusy, "1 member busy", "members busy");
-    say(
-        Severity::NotAsked,
-        "1 member cannot be asked",
-        "members cannot be asked",
-    );
-    say(Severity::Degraded, "1 pool degraded", "pools degraded");
+    let parts: Vec<String> = Severity::ALL
+        .into_iter()
+        .filter(|severity| severity.is_fault() == faults)
+        .filter_map(|severity| match count(severity) {
+            0 => None,
+            n => Some(severity.counted(n)),
+        })
+        .collect();
     parts.join(", ")
 }
 
@@ -159,12 +140,10 @@ fn summary(status: &Status, look: Look) -> String {
 
 /// What, since when, whom, next.
 fn told(status: &Status, problem: &Problem, look: Look) -> String {
-    let ink = match problem.severity {
-        Severity::Isolated | Severity::PoolLost | Severity::ServiceLost | Severity::MemberDown => {
-            Ink::Bad
-        }
-        Severity::Own | Severity::MemberBusy | Severity::NotAsked | Severity::Degraded => Ink::Warn,
-        Severity::Operator => Ink::Wanted,
+    let ink = match problem.severity.grade() {
+        Grade::Bad => Ink::Bad,
+        Grade::Doubtful => Ink::Warn,
+        Grade::Wanted => Ink::Wanted,
     };
     let mut lines = vec![harmless(&problem.what)];
     if let Some(since) = problem.since {

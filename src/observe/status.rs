@@ -4,11 +4,14 @@
 //! computed once, here, from a [`View`](super::view::View). Nothing here decides, and nothing here knows how it looks
 //! on a page.
 
+mod health;
 mod pair;
 mod survey;
 
+pub use health::{Scope, pool_health};
+pub(super) use pair::pair_status;
 pub use pair::{HomePhase, HomeStatus, NextMove, PairStatus, PauseStatus, RedirectRow, SiteStatus};
-pub use survey::{cause_text, pool_health, status};
+pub use survey::{cause_text, status};
 pub(super) use survey::{isolated, pool_status, target_status};
 
 use std::net::SocketAddr;
