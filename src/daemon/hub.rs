@@ -130,9 +130,9 @@ impl Hub {
         let decider = Decider::new(topology.clone(), standing, Vec::new(), seed, now);
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
-        let snapshot = Arc::new(Snapshot::new(&decider, &handles, now, |target| {
-            book.current(target)
-        }));
+        let address = |target| book.current(target);
+        let snapshot = Snapshot::new(&decider, &handles, now, |_| false, address);
+        let snapshot = Arc::new(snapshot);
 
         let observe = match config.observe.listen {
             Some(address) => {
@@ -401,7 +401,8 @@ impl Hub {
         let decider = self.decider.borrow();
         let book = self.book.borrow();
         let now = clock::now();
-        let snapshot = Snapshot::new(&decider, &self.handles, now, |t| book.current(t));
+        let address = |target| book.current(target);
+        let snapshot = Snapshot::new(&decider, &self.handles, now, |_| false, address);
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
     }
 
