@@ -9,16 +9,22 @@
 //! 1. bind: the control socket, then, with descriptors raised, every listener, and every problem
 //!    with one told at once
 //! 2. limits: sessions counted by what descriptors leave
-//! 3. memory: what operators decided before a restart
+//! 3. memory: what operators decided before a restart, and where the users of pairs were sent;
+//!    whatever state the disk is in, it serves
 //! 4. serve: workers with a first snapshot, then the control loop
 //! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset, the last state written
 
 mod desk;
+mod disk;
 mod hub;
 mod keeper;
 mod memory;
+mod pairs;
 pub mod paths;
+mod records;
+
 pub mod resolver;
+mod spill;
 
 use std::fmt;
 use std::future::Future;
@@ -36,7 +42,6 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
-use crate::pairing::store::StoreError;
 use crate::proxy::listen::{self, BindError, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::Topology;
@@ -61,8 +66,8 @@ pub enum StartError {
     Control(socket::BindError),
     /// The checks cannot be asked.
     Probes(ProberError),
-    /// What operators decided cannot be read, and must not be overwritten.
-    Store(StoreError),
+    /// There is a pair, of this name, and nowhere to keep where its users are sent.
+    NoStateDir(String),
     /// A worker could not be started.
     Worker(io::Error),
 }
@@ -87,7 +92,11 @@ impl fmt::Display for StartError {
             ),
             StartError::Control(error) => error.fmt(f),
             StartError::Probes(error) => error.fmt(f),
-            StartError::Store(error) => error.fmt(f),
+            StartError::NoStateDir(pair) => write!(
+                f,
+                "pair {pair} needs a directory where twinpool keeps to which pool users are sent; \
+                 write `state_dir = \"/var/lib/twinpool\"` in [instance]"
+            ),
             StartError::Worker(error) => write!(f, "cannot start a worker: {error}"),
         }
     }

@@ -7,8 +7,8 @@ use crate::health::Failure;
 use crate::health::readiness::Takes;
 use crate::pairing::isolation::{INQUIRY_MARGIN, LEAD};
 use crate::topology::{
-    BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Policy, Quorum, QuorumNeed,
-    Service, Verify,
+    Automation, BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Pair, PairId,
+    PairRules, Policy, Quorum, QuorumNeed, Service, Site, SiteId, Verify,
 };
 
 fn ms(millis: u64) -> Duration {
@@ -115,6 +115,44 @@ pub(in crate::pairing) fn topology(plans: &[Plan<'_>]) -> Topology {
         sites: Vec::new(),
         pairs: Vec::new(),
         pools: pools.collect(),
+    }
+}
+
+/// Makes each pool with an even id and the next one a pair: the first stands in one site, the
+/// second in another.
+pub(in crate::pairing) fn pair_up(topology: &mut Topology, rules: &PairRules) {
+    topology.sites = ["here", "there"]
+        .map(|name| Site {
+            name: name.to_owned(),
+            region: None,
+        })
+        .to_vec();
+    for pool in &mut topology.pools {
+        pool.site = Some(SiteId(pool.id.0 % 2));
+    }
+    let rate = NonZeroU32::new(100).expect("not zero");
+    let pairs = (0..topology.pools.len() as u16 / 2).map(|n| Pair {
+        id: PairId(n),
+        name: format!("pair{n}"),
+        pools: [PoolId(n * 2), PoolId(n * 2 + 1)],
+        rules: rules.clone(),
+        spill: false,
+        exclusive: false,
+        move_rate: rate,
+        arrivals: rate,
+    });
+    topology.pairs = pairs.collect();
+}
+
+/// Everything by itself, by the defaults.
+pub(in crate::pairing) fn automatic() -> PairRules {
+    PairRules {
+        failover: Automation::Automatic,
+        after: Duration::from_secs(10),
+        failback: Automation::Automatic,
+        hold: Duration::from_secs(300),
+        longest_hold: Duration::from_secs(3600),
+        ramp: Duration::from_secs(60),
     }
 }
 
