@@ -15,6 +15,7 @@ pub mod isolation;
 mod operators;
 pub mod pair;
 mod places;
+pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod store;
