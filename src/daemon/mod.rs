@@ -22,6 +22,7 @@ mod memory;
 mod pairs;
 pub mod paths;
 mod records;
+mod redirecting;
 
 pub mod resolver;
 mod spill;
