@@ -25,6 +25,8 @@ mod records;
 mod redirecting;
 
 pub mod resolver;
+#[cfg(test)]
+mod rig;
 mod spill;
 
 use std::fmt;
