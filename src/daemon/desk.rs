@@ -11,7 +11,7 @@ use crate::health::runner::{self, Runner};
 use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use crate::observe::events::Event;
 use crate::observe::names::NoSuch;
-use crate::observe::status::{self, PoolHealth, Status};
+use crate::observe::status::{self, PoolHealth, Scope, Status};
 use crate::observe::view::{CheckTotals, Exchange, RunState, View};
 use crate::observe::why::{self, Why};
 use crate::topology::TargetId;
@@ -64,8 +64,8 @@ impl Desk for HubDesk {
         self.0.state.get()
     }
 
-    fn pool_health(&self, pool: &str) -> Option<PoolHealth> {
-        self.view(|view| status::pool_health(view, pool))
+    fn pool_health(&self, pool: &str, scope: Scope) -> Option<PoolHealth> {
+        self.view(|view| status::pool_health(view, pool, scope))
     }
 
     fn status(&self) -> Status {

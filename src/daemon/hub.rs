@@ -147,9 +147,9 @@ impl Hub {
         let decider = Decider::new(topology.clone(), standing, begin, seed, now);
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
-        let snapshot = Arc::new(Snapshot::new(&decider, &handles, now, |target| {
-            book.current(target)
-        }));
+        let address = |target| book.current(target);
+        let snapshot = Snapshot::new(&decider, &handles, now, |_| false, address);
+        let snapshot = Arc::new(snapshot);
 
         let observe = match config.observe.listen {
             Some(address) => {
@@ -434,7 +434,9 @@ impl Hub {
         let decider = self.decider.borrow();
         let book = self.book.borrow();
         let now = clock::now();
-        let snapshot = Snapshot::new(&decider, &self.handles, now, |t| book.current(t));
+        let address = |target| book.current(target);
+        let moving = |pool| self.is_moving(pool, now);
+        let snapshot = Snapshot::new(&decider, &self.handles, now, moving, address);
         self.note_moving(now);
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
     }

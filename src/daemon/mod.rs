@@ -229,11 +229,15 @@ fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
         .iter_mut()
         .flat_map(|pool| &mut pool.services)
     {
+        // As they were bound, worker by worker; the first has them all.
         let bound = listeners
             .iter()
             .flatten()
             .filter(|l| l.service == service.id);
-        let count = service.listen.len();
-        service.listen = bound.map(|l| l.address).take(count).collect();
+        let mut bound = bound.map(|listener| listener.address);
+        for list in [&mut service.listen, &mut service.listen_at_twin] {
+            let count = list.len();
+            *list = bound.by_ref().take(count).collect();
+        }
     }
 }

@@ -23,7 +23,7 @@ use super::metrics;
 use super::names::NoSuch;
 use super::problems::problems;
 use super::serve::{Request, Response, ServerCounters, serve};
-use super::status::Status;
+use super::status::{PairStatus, RedirectRow, Scope, Status};
 use super::view::RunState;
 
 /// How old a status, or a page made of one, may be on the read-only listener.
@@ -93,11 +93,12 @@ impl Pages {
             "/metrics" => self.metrics(),
             "/v1/status" => self.status_json(),
             "/v1/pools" => json(StatusCode::OK, &self.status().pools),
-            "/v1/pairs" | "/v1/redirects" => json::<[(); 0]>(StatusCode::OK, &[]),
+            "/v1/pairs" => json(StatusCode::OK, &self.status().pairs),
+            "/v1/redirects" => self.redirects(),
             "/v1/events" => self.events(query),
             _ => {
                 if let Some(pool) = named("/health/") {
-                    self.health(&unescaped(pool))
+                    self.health(&unescaped(pool), query)
                 } else if let Some(pool) = named("/v1/pools/") {
                     self.pool(&unescaped(pool))
                 } else {
@@ -120,12 +121,29 @@ impl Pages {
         text(code, body)
     }
 
-    fn health(&self, pool: &str) -> Response {
-        match self.desk.pool_health(pool) {
+    fn health(&self, pool: &str, query: &str) -> Response {
+        let scope = match value_of(query, "scope") {
+            None => Scope::HomeOrTwin,
+            Some("home") => Scope::Home,
+            Some(_) => {
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    "scope can be home: write /health/POOL?scope=home for the home pool alone, or \
+                     /health/POOL for whoever may serve its users\n",
+                );
+            }
+        };
+        match self.desk.pool_health(pool, scope) {
             Some(health) if health.ok => json(StatusCode::OK, &health),
             Some(health) => json(StatusCode::SERVICE_UNAVAILABLE, &health),
             None => self.no_pool(pool),
         }
+    }
+
+    fn redirects(&self) -> Response {
+        let status = self.status();
+        let rows: Vec<RedirectRow> = status.pairs.iter().flat_map(PairStatus::rows).collect();
+        json(StatusCode::OK, &rows)
     }
 
     fn pool(&self, name: &str) -> Response {
@@ -136,11 +154,7 @@ impl Pages {
     }
 
     fn events(&self, query: &str) -> Response {
-        let since = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("since="))
-            .unwrap_or("0");
-        match since.parse() {
+        match value_of(query, "since").unwrap_or("0").parse() {
             Ok(since) => json(StatusCode::OK, &self.desk.events(since)),
             Err(_) => text(
                 StatusCode::BAD_REQUEST,
@@ -196,6 +210,14 @@ fn kept<T: Clone>(
     let page = make();
     shelf.replace(Some((now, page.clone())));
     page
+}
+
+/// What a query gives for a key; nothing where it names the key alone.
+fn value_of<'a>(query: &'a str, key: &str) -> Option<&'a str> {
+    query.split('&').find_map(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        (name == key).then_some(value)
+    })
 }
 
 /// A path's part with `%XX` undone; what is not UTF-8 then names nothing anyway.

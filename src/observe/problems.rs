@@ -18,8 +18,9 @@ pub struct Problem {
     pub severity: Severity,
     /// One word in capitals: `LOST`, `DOWN`, `DRAIN`.
     pub label: &'static str,
-    /// The members it is about, `POOL/MEMBER`.
-    pub members: Vec<String>,
+    /// What it is about, each once: members as `POOL/MEMBER`, pools, pairs or sites by name. Empty
+    /// where it is about one thing that `what` names.
+    pub about: Vec<String>,
     /// What is wrong.
     pub what: String,
     /// Since when.
@@ -33,30 +34,130 @@ pub struct Problem {
 /// How bad a problem is, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// Both pools of a pair are lost: nobody can serve the users of either.
+    PairLost,
     /// The instance does not know what is true any more.
     Isolated,
+    /// Every pool of a site is lost.
+    SiteLost,
     /// Users of a pool are not served.
     PoolLost,
     /// Users of one service are not served.
     ServiceLost,
+    /// Automation does not protect a pair until a person has looked.
+    Halted,
+    /// Automation sent a pool's users to its twin, and nobody backs that one up.
+    Away,
     /// A member does not answer.
     MemberDown,
     /// The instance itself lacks something.
     Own,
+    /// Connections go to the twin one by one.
+    Spilling,
     /// A member answers badly.
     MemberBusy,
     /// A member cannot be asked.
     NotAsked,
     /// Fewer members than there should be.
     Degraded,
+    /// A pool's users come home.
+    Returning,
+    /// Somebody paused all automation of pairs.
+    Paused,
+    /// Somebody sent a pool's users to its twin.
+    Sent,
     /// Somebody wants it so.
     Operator,
 }
 
+/// How a problem is to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// Users are not served, or nearly so.
+    Bad,
+    /// Somebody should look.
+    Doubtful,
+    /// Somebody wants it so, or it mends itself.
+    Wanted,
+}
+
 impl Severity {
-    /// Whether it is a fault, and not what somebody ordered.
+    /// All of them, worst first.
+    pub const ALL: [Severity; 17] = [
+        Severity::PairLost,
+        Severity::Isolated,
+        Severity::SiteLost,
+        Severity::PoolLost,
+        Severity::ServiceLost,
+        Severity::Halted,
+        Severity::Away,
+        Severity::MemberDown,
+        Severity::Own,
+        Severity::Spilling,
+        Severity::MemberBusy,
+        Severity::NotAsked,
+        Severity::Degraded,
+        Severity::Returning,
+        Severity::Paused,
+        Severity::Sent,
+        Severity::Operator,
+    ];
+
+    /// Whether it is a fault, and not what somebody ordered or what mends itself.
     pub fn is_fault(self) -> bool {
-        self != Severity::Operator
+        self.grade() != Grade::Wanted
+    }
+
+    /// How it is to look.
+    pub fn grade(self) -> Grade {
+        match self {
+            Severity::PairLost
+            | Severity::Isolated
+            | Severity::SiteLost
+            | Severity::PoolLost
+            | Severity::ServiceLost
+            | Severity::MemberDown => Grade::Bad,
+            Severity::Halted
+            | Severity::Away
+            | Severity::Own
+            | Severity::Spilling
+            | Severity::MemberBusy
+            | Severity::NotAsked
+            | Severity::Degraded => Grade::Doubtful,
+            Severity::Returning | Severity::Paused | Severity::Sent | Severity::Operator => {
+                Grade::Wanted
+            }
+        }
+    }
+
+    /// So many of them in a few words: `3 members down`.
+    pub fn counted(self, n: usize) -> String {
+        let (one, many) = match self {
+            Severity::PairLost => ("1 pair lost", "pairs lost"),
+            Severity::Isolated => return "isolated, verdicts are held".to_owned(),
+            Severity::SiteLost => ("1 site lost", "sites lost"),
+            Severity::PoolLost => ("1 pool lost", "pools lost"),
+            Severity::ServiceLost => ("1 service lost", "services lost"),
+            Severity::Halted => ("1 pair without automation", "pairs without automation"),
+            Severity::Away => ("1 pool's users away", "pools' users away"),
+            Severity::MemberDown => ("1 member down", "members down"),
+            Severity::Own => ("this instance needs help", "things this instance needs"),
+            Severity::Spilling => ("1 pool spilling", "pools spilling"),
+            Severity::MemberBusy => ("1 member busy", "members busy"),
+            Severity::NotAsked => ("1 member cannot be asked", "members cannot be asked"),
+            Severity::Degraded => ("1 pool degraded", "pools degraded"),
+            Severity::Returning => ("1 pool's users come home", "pools' users come home"),
+            Severity::Paused => return "automation is paused".to_owned(),
+            Severity::Sent => (
+                "1 pool's users are away by order",
+                "pools' users are away by order",
+            ),
+            Severity::Operator => ("one member is out by order", "members are out by order"),
+        };
+        match n {
+            1 => one.to_owned(),
+            n => format!("{n} {many}"),
+        }
     }
 }
 
@@ -76,7 +177,7 @@ fn isolation(status: &Status) -> Option<Problem> {
     Some(Problem {
         severity: Severity::Isolated,
         label: "ISOLATED",
-        members: vec![],
+        about: vec![],
         what: format!(
             "this instance thinks that the fault is its own: {}",
             isolated.cause
@@ -97,7 +198,7 @@ fn own_side(status: &Status) -> Vec<Problem> {
     let own = |label, what, whom: &str, next: &str| Problem {
         severity: Severity::Own,
         label,
-        members: vec![],
+        about: vec![],
         what,
         since: None,
         whom: Some(whom.to_owned()),
@@ -145,7 +246,7 @@ fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
         found.push(Problem {
             severity: Severity::ServiceLost,
             label: "LOST",
-            members: vec![],
+            about: vec![],
             what: format!("{}/{}: no member is usable", pool.name, service.name),
             since: None,
             whom: Some(format!(
@@ -174,7 +275,7 @@ fn pool_lost(pool: &PoolStatus) -> Problem {
     Problem {
         severity: Severity::PoolLost,
         label: "LOST",
-        members: vec![],
+        about: vec![],
         what: format!(
             "pool {}: {} of {} members present, {} needed",
             pool.name, pool.present, pool.of_first, pool.need
@@ -200,7 +301,7 @@ fn degraded(pool: &PoolStatus) -> Problem {
     Problem {
         severity: Severity::Degraded,
         label: "DEGRADED",
-        members: vec![],
+        about: vec![],
         what: format!(
             "pool {}: {} of {} members present, {} needed",
             pool.name, pool.present, pool.of_first, pool.need
@@ -308,7 +409,7 @@ fn told(status: &Status, pool: &PoolStatus, outage: &Outage<'_>) -> Problem {
             false => Severity::MemberBusy,
         },
         label: if down { "DOWN" } else { "BUSY" },
-        members: outage
+        about: outage
             .members
             .iter()
             .map(|member| path(pool, member))
@@ -361,7 +462,7 @@ fn unaskable(pool: &PoolStatus, member: &MemberStatus) -> Option<Problem> {
     Some(Problem {
         severity: Severity::NotAsked,
         label: "NOT ASKED",
-        members: vec![path(pool, member)],
+        about: vec![path(pool, member)],
         what: format!(
             "{}/{} {}: {fault} ({})",
             pool.name, member.name, target.service, target.endpoint
@@ -395,7 +496,7 @@ fn ordered(
             Mode::Maintenance => "MAINTENANCE",
             Mode::Ready => "READY",
         },
-        members: vec![path(pool, member)],
+        about: vec![path(pool, member)],
         what: format!("{}/{} by {}{reason}", pool.name, member.name, operator.by),
         since: Some(operator.since),
         whom: Some(left),

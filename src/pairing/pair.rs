@@ -38,7 +38,10 @@ use crate::topology::{Automation, PairRules, Side};
 pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Whether a pool can be sent users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fitness {
     /// Its first probes are not in.
     Unknown,
@@ -121,7 +124,10 @@ pub struct Prospect {
 }
 
 /// What automation can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Act {
     /// Send those who were coming home away again.
     Relapse,
@@ -138,7 +144,10 @@ pub enum Act {
 }
 
 /// Why automation decides nothing for a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Halt {
     /// Its record was damaged; a person has to look, and resume.
     Damaged,
