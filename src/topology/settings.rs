@@ -145,3 +145,12 @@ pub struct ConnectRules {
     /// How many attempts there may be, hedges included.
     pub attempts: NonZeroU32,
 }
+
+impl ConnectRules {
+    /// How much of the budget the members at home get where the twin takes what none of them
+    /// accepts: enough for a hedge by the defaults, and little enough that the rest is plenty for
+    /// another site.
+    pub fn at_home(&self) -> Duration {
+        self.budget / 4
+    }
+}

@@ -214,6 +214,10 @@ impl Daemon {
         self.dir.path().join("control.sock")
     }
 
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("twinpool.toml")
     }
