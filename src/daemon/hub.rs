@@ -434,8 +434,8 @@ impl Hub {
         let decider = self.decider.borrow();
         let book = self.book.borrow();
         let now = clock::now();
-        let address = |target| book.current(target);
         let moving = |pool| self.is_moving(pool, now);
+        let address = |target| book.current(target);
         let snapshot = Snapshot::new(&decider, &self.handles, now, moving, address);
         self.note_moving(now);
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
