@@ -97,3 +97,6 @@ impl Redirect {
         self.twins[service.index()]
     }
 }
+
+#[cfg(test)]
+mod tests;
