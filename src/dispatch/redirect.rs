@@ -62,6 +62,11 @@ impl Redirect {
         })
     }
 
+    /// Where these users are sent.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// The service that serves this client. While clients come home each moves once, and all in
     /// the same order.
     pub(super) fn serving(&self, service: ServiceId, client: IpAddr) -> ServiceId {

@@ -156,6 +156,15 @@ impl Snapshot {
         }
     }
 
+    /// Home pools whose users are sent elsewhere than `before` sent them.
+    pub fn redirected_since(&self, before: &Snapshot) -> impl Iterator<Item = PoolId> {
+        let phase = |redirect: &Option<Redirect>| redirect.as_ref().map(Redirect::phase);
+        let both = self.redirects.iter().zip(&before.redirects);
+        let both = (0..).map(PoolId).zip(both);
+        both.filter(move |(_, (now, then))| phase(now) != phase(then))
+            .map(|(pool, _)| pool)
+    }
+
     /// The other pool's service, where a client may go that `serving` accepted nowhere; none where
     /// it may not.
     pub fn spill(&self, service: ServiceId, serving: ServiceId) -> Option<ServiceId> {

@@ -2,7 +2,8 @@
 //! there at once, instead of running into the same silence with every connection.
 //!
 //! A client is remembered once and for [`STAYS`], however often it comes meanwhile: then its own
-//! pool is tried again.
+//! pool is tried again. What the redirect table says anew of a pool's users ends it too: they go
+//! where they are sent then.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -62,6 +63,13 @@ impl Spills {
     pub(super) fn forget(&self, home: PoolId, client: IpAddr) {
         self.0.borrow_mut().clients.remove(&(home, client));
     }
+
+    /// Forgets all users of a pool: they are sent elsewhere now.
+    pub(super) fn forget_all(&self, home: PoolId) {
+        let mut table = self.0.borrow_mut();
+        table.clients.retain(|(of, _), _| *of != home);
+        table.line.retain(|((of, _), _)| *of != home);
+    }
 }
 
 impl Table {
@@ -118,6 +126,18 @@ mod tests {
         spills.remember(HOME, client(1), TWIN, at(120));
         assert_eq!(spills.find(HOME, client(1), at(149)), Some(TWIN));
         assert_eq!(spills.find(HOME, client(1), at(150)), None);
+    }
+
+    #[test]
+    fn users_who_are_sent_elsewhere_are_forgotten_and_no_others() {
+        let spills = Spills::default();
+        spills.remember(HOME, client(1), TWIN, at(100));
+        spills.remember(TWIN, client(1), HOME, at(100));
+        spills.forget_all(HOME);
+        assert_eq!(spills.find(HOME, client(1), at(101)), None);
+        assert_eq!(spills.find(TWIN, client(1), at(101)), Some(HOME));
+        spills.remember(HOME, client(1), TWIN, at(120));
+        assert_eq!(spills.find(HOME, client(1), at(149)), Some(TWIN));
     }
 
     #[test]

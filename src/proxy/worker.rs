@@ -204,7 +204,10 @@ impl Worker {
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(ToWorker::Publish(snapshot)) => {
-                        worker.snapshot.replace(snapshot);
+                        let before = worker.snapshot.replace(snapshot);
+                        for home in worker.snapshot().redirected_since(&before) {
+                            worker.spills.forget_all(home);
+                        }
                     }
                     Some(ToWorker::End(which)) => {
                         worker.end(&which);

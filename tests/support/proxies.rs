@@ -130,7 +130,7 @@ pub(crate) fn twinpool(dir: &Path, fronts: &[Front], settings: Settings) -> Resu
         writeln!(
             text,
             "[sites.there]\nregion = \"two\"\n\n[pairs.both]\npools = [\"{}\", \"{}\"]\nfailover = \"automatic\"\n\
-             after = \"1s\"\nhold = \"3s\"\nramp = \"2s\"\n",
+             after = \"1s\"\nfailback = \"automatic\"\nhold = \"3s\"\nramp = \"2s\"\n",
             fronts[0].pool, fronts[1].pool
         )?;
     }
