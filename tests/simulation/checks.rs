@@ -498,7 +498,13 @@ impl Checks {
             .map(|&r| self.seen(target.member().target(r)));
         let involved = required.chain([seen]);
         if matches!(seen.truth, Truth::Dead | Truth::Cut | Truth::Hung) {
-            let since = seen.truth_since.max(clean).max(seen.last_own_fault);
+            // False evidence of silence that its own answers refute keeps its counts from rising.
+            let flooded = seen.last_flood.unwrap_or(Time::ZERO);
+            let since = seen
+                .truth_since
+                .max(clean)
+                .max(seen.last_own_fault)
+                .max(flooded);
             let bound = seen.detection;
             if now.since(since) > bound && self.had_witness(target, since) {
                 let verdict = decider.explain(target).own;
