@@ -76,6 +76,15 @@ struct Seen {
     recovery: Duration,
 }
 
+impl Seen {
+    /// Since when it is what it is, and nothing false was said of it: what clients say keeps its
+    /// counts from rising.
+    fn clear_since(&self) -> Time {
+        let flooded = self.last_flood.unwrap_or(Time::ZERO);
+        self.truth_since.max(self.last_own_fault).max(flooded)
+    }
+}
+
 fn is_hard(truth: Truth) -> bool {
     matches!(truth, Truth::Dead | Truth::Cut | Truth::Hung | Truth::Flaky)
 }
@@ -498,13 +507,7 @@ impl Checks {
             .map(|&r| self.seen(target.member().target(r)));
         let involved = required.chain([seen]);
         if matches!(seen.truth, Truth::Dead | Truth::Cut | Truth::Hung) {
-            // False evidence of silence that its own answers refute keeps its counts from rising.
-            let flooded = seen.last_flood.unwrap_or(Time::ZERO);
-            let since = seen
-                .truth_since
-                .max(clean)
-                .max(seen.last_own_fault)
-                .max(flooded);
+            let since = seen.clear_since().max(clean);
             let bound = seen.detection;
             if now.since(since) > bound && self.had_witness(target, since) {
                 let verdict = decider.explain(target).own;
@@ -516,7 +519,7 @@ impl Checks {
                 );
             }
         } else if involved.clone().all(|seen| seen.truth == Truth::Well) {
-            let since = involved.map(|s| s.truth_since.max(s.last_own_fault)).max();
+            let since = involved.map(Seen::clear_since).max();
             let since = since.unwrap().max(clean);
             let bound = seen.recovery;
             if now.since(since) > bound {
