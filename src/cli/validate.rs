@@ -249,30 +249,34 @@ fn failback(pair: &Pair) -> String {
 /// How long the users of one pool wait for the other, and what that consists of.
 fn describe_loss(page: &mut String, pair: &Pair, side: Side, topology: &Topology) {
     let [home, twin] = [side, side.other()].map(|side| topology.pool(pair.pool(side)));
-    let (home_name, twin_name, primary) = (&home.name, &twin.name, home.primary());
+    let (home_name, twin_name) = (&home.name, &twin.name);
+    let primary = home.primary();
     let worst = of_loss(home, &pair.rules);
     let (known, published) = (seconds(worst.known), seconds(worst.published));
-    let sent = match (worst.total(), worst.after) {
+    let told = match (worst.total(), worst.after) {
         (Some(total), Some(after)) => format!(
-            "are on {twin_name} at most {} after all of its members fall silent: {known} until \
-             the {} check says so, {} `after`, {published} to write it down and publish it",
+            "its users are on {twin_name} at most {} later: {known} until the {} check tells, {} \
+             `after`, {published} to write it down and publish it",
             seconds(total),
             primary.name,
             seconds(after)
         ),
         _ => format!(
-            "are on {twin_name} at most {published} after someone orders `twinpool failover \
-             {home_name}`: to write it down and publish it; that all of its members fell silent \
-             is told at most {known} after they did, by the {} check",
+            "the {} check tells at most {known} later; its users are on {twin_name} when someone \
+             orders `twinpool failover {home_name}`, at most {published} later, to write it down \
+             and publish it",
             primary.name
         ),
     };
-    line(page, &format!("  users of {home_name} {sent}"));
+    line(
+        page,
+        &format!("  if the members of {home_name} fall silent, {told}"),
+    );
     if !notices_hang(&primary.check) {
         line(
             page,
             &format!(
-                "    a hang of all of its members is not noticed by the tcp check of {}",
+                "    that they hang is not noticed by the tcp check of {}",
                 primary.name
             ),
         );
@@ -281,7 +285,7 @@ fn describe_loss(page: &mut String, pair: &Pair, side: Side, topology: &Topology
         let fronted = home.services.iter();
         let fronted =
             fronted.filter(|one| !(one.listen.is_empty() && one.listen_at_twin.is_empty()));
-        let longest = fronted.map(|one| one.connect.at_home()).max();
+        let longest = fronted.map(|one| one.connect.first_share()).max();
         line(
             page,
             &format!(
@@ -368,6 +372,8 @@ mod tests {
         insta::assert_snapshot!("validate_reference", report(&parse(text, "f").unwrap()));
         let text = include_str!("../../tests/config/warnings.toml");
         insta::assert_snapshot!("validate_warnings", report(&parse(text, "f").unwrap()));
+        let text = include_str!("../../tests/config/pair-warnings.toml");
+        insta::assert_snapshot!("validate_pairs", report(&parse(text, "f").unwrap()));
         let mut text = "[pools.big]\nrole = \"front-end\"\n".to_owned();
         for number in 1..=8 {
             text.push_str(&format!("members.fe{number} = \"10.1.0.{number}\"\n"));

@@ -232,11 +232,16 @@ impl<'a> Table<'a> {
 
     /// One of a few words.
     pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
-        let (text, span) = self.string(key)?;
+        let value = self.get(key)?;
+        let Some(text) = value.raw.as_str() else {
+            let example = words.first().map_or("…", |(word, _)| word);
+            self.wrong_type(&value, "a word", &format!("\"{example}\""));
+            return None;
+        };
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let known = words.iter().map(|(word, _)| *word);
-            self.note(unknown(&format!("`{key}`"), &text, span, known));
+            self.note(unknown(&format!("`{key}`"), text, value.span, known));
         }
         found.map(|(_, meaning)| *meaning)
     }

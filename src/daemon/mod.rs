@@ -238,3 +238,37 @@ fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn free_ports_are_known_once_they_are_bound_at_both_sites() {
+        let pool = |name: &str, listen: &str| {
+            format!(
+                "[sites.{name}]\nregion = \"{name}\"\n[pools.{name}]\nrole = \"mediation\"\n\
+                 site = \"{name}\"\nmembers.m = \"192.0.2.1\"\nservices.sip = {{ {listen} }}\n"
+            )
+        };
+        let free = "[\"127.0.0.1:0\", \"127.0.0.1:0\"]";
+        let text = format!(
+            "{}{}[pairs.both]\npools = [\"one\", \"two\"]\n",
+            pool("one", &format!("listen = {free}, listen_at_twin = {free}")),
+            pool("two", &format!("listen = {free}"))
+        );
+        let mut topology = config::parse(&text, "f").unwrap().config.topology;
+        let listeners = listen::bind(&topology, 2).unwrap();
+        take_bound_addresses(&mut topology, &listeners);
+        let service = |pool: usize| &topology.pools[pool].services[0];
+        let at = |from: usize, to: usize| -> Vec<SocketAddr> {
+            listeners[0][from..to].iter().map(|l| l.address).collect()
+        };
+        assert_eq!(service(0).listen, at(0, 2));
+        assert_eq!(service(0).listen_at_twin, at(2, 4));
+        assert_eq!(service(1).listen, at(4, 6));
+        assert!(service(1).listen_at_twin.is_empty());
+        assert!(at(0, 6).iter().all(|address| address.port() != 0));
+    }
+}

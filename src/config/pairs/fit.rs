@@ -83,7 +83,7 @@ impl<'a, 't> Fit<'a, 't> {
             let site = names[0];
             both(
                 format!("both pools of pair `{pair}` stand in site `{site}`"),
-                "write pools of two sites: whoever loses the site loses both".to_owned(),
+                "write pools of two sites: what loses the site loses both".to_owned(),
             );
             return;
         }
@@ -91,8 +91,12 @@ impl<'a, 't> Fit<'a, 't> {
         if let [Some(one), Some(two)] = regions
             && one.eq_ignore_ascii_case(two)
         {
+            let also = match one == two {
+                true => String::new(),
+                false => format!(", also written `{two}`"),
+            };
             both(
-                format!("both pools of pair `{pair}` stand in region `{one}`"),
+                format!("both pools of pair `{pair}` stand in region `{one}`{also}"),
                 format!(
                     "write pools of two regions, or the `region` where [sites.{}] and [sites.{}] \
                      really are",
@@ -107,7 +111,8 @@ impl<'a, 't> Fit<'a, 't> {
                 let message = format!(
                     "site `{site}` has no region, and the pools of a pair stand in two of them"
                 );
-                let help = format!("write `region = \"…\"` in [sites.{site}]: where it stands");
+                let help =
+                    format!("write the area that it stands in, `region = \"…\"` in [sites.{site}]");
                 self.table.note(
                     Diagnostic::new(message, mention.place.clone())
                         .also(named.place.clone(), "this site")
