@@ -17,6 +17,8 @@
 
 pub mod addresses;
 mod attempt;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hedge;
 mod redirect;
 mod snapshot;

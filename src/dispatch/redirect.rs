@@ -102,3 +102,6 @@ impl Redirect {
         self.twins[service.index()]
     }
 }
+
+#[cfg(test)]
+mod tests;

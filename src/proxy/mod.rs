@@ -94,3 +94,6 @@ pub enum FromWorker {
     /// It failed through a fault of our own.
     OwnFault(OwnFault),
 }
+
+#[cfg(test)]
+mod tests;

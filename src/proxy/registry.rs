@@ -255,3 +255,104 @@ impl Entry {
 fn is_after(tick: Tick, other: Tick) -> bool {
     tick != other && tick.wrapping_sub(other) < Tick::MAX / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const HOME: PoolId = PoolId(0);
+    const TWIN: PoolId = PoolId(1);
+
+    fn enter(registry: &Registry, home: PoolId, on: PoolId, now: Tick) -> Key {
+        let target = on.member(0).target(on.service(0));
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let waker = Waker::noop().clone();
+        registry.enter(home, target, address, Tick::MAX, now, waker)
+    }
+
+    fn end(registry: &Registry, job: u64, most: u64, now: Tick) -> usize {
+        let (home, off) = (HOME, TWIN);
+        let which = Which::Moved {
+            home,
+            off,
+            job,
+            most,
+        };
+        registry.end(&which, now)
+    }
+
+    fn ended(registry: &Registry, keys: &[Key]) -> usize {
+        let is = |&&key: &&Key| registry.fate(key) == Fate::End;
+        keys.iter().filter(is).count()
+    }
+
+    #[test]
+    fn users_who_move_are_ended_a_few_at_a_time_and_no_others() {
+        let registry = Registry::default();
+        let mut moving = Vec::new();
+        let mut others = Vec::new();
+        for _ in 0..50 {
+            moving.push(enter(&registry, HOME, TWIN, 5));
+            others.push(enter(&registry, HOME, HOME, 5));
+            others.push(enter(&registry, TWIN, TWIN, 5));
+            others.push(enter(&registry, TWIN, HOME, 5));
+        }
+        for round in 1..=7 {
+            assert_eq!(end(&registry, 1, 7, 9), 7);
+            assert_eq!(ended(&registry, &moving), round * 7);
+        }
+        assert_eq!(end(&registry, 1, 7, 9), 1);
+        assert_eq!(end(&registry, 1, 7, 9), 0);
+        assert_eq!(ended(&registry, &moving), 50);
+        assert_eq!(ended(&registry, &others), 0);
+    }
+
+    #[test]
+    fn who_came_after_a_move_began_stays_until_the_next_one() {
+        let registry = Registry::default();
+        let before = enter(&registry, HOME, TWIN, 9);
+        assert_eq!(end(&registry, 1, 0, 9), 0);
+        let after = enter(&registry, HOME, TWIN, 10);
+        assert_eq!(end(&registry, 1, 100, 10), 1);
+        assert_eq!(ended(&registry, &[before]), 1);
+        assert_eq!(end(&registry, 1, 100, 20), 0);
+        assert_eq!(ended(&registry, &[after]), 0);
+        assert_eq!(end(&registry, 2, 100, 20), 1);
+        assert_eq!(ended(&registry, &[after]), 1);
+    }
+
+    #[test]
+    fn a_late_word_about_a_move_that_was_replaced_ends_nobody() {
+        let registry = Registry::default();
+        assert_eq!(end(&registry, 2, 100, 3), 0);
+        let key = enter(&registry, HOME, TWIN, 3);
+        assert_eq!(end(&registry, 1, 100, 5), 0);
+        assert_eq!(ended(&registry, &[key]), 0);
+    }
+
+    #[test]
+    fn the_search_goes_on_where_it_ended_and_ends_when_nobody_is_left() {
+        let registry = Registry::default();
+        for _ in 0..2 * SCAN {
+            enter(&registry, HOME, HOME, 0);
+        }
+        let last = enter(&registry, HOME, TWIN, 0);
+        assert_eq!(end(&registry, 1, 10, 1), 0);
+        assert_eq!(end(&registry, 1, 10, 1), 0);
+        assert_eq!(end(&registry, 1, 10, 2), 1);
+        assert_eq!(ended(&registry, &[last]), 1);
+        while !registry.moves.borrow()[0].done {
+            assert_eq!(end(&registry, 1, 10, 2), 0);
+        }
+    }
+
+    #[test]
+    fn ticks_may_begin_anew() {
+        assert!(is_after(1, 0));
+        assert!(!is_after(0, 0));
+        assert!(!is_after(0, 1));
+        assert!(is_after(2, Tick::MAX));
+        assert!(!is_after(Tick::MAX, 2));
+    }
+}
