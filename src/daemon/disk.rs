@@ -85,7 +85,10 @@ impl Place {
         let place = self.clone();
         let save = move || {
             // It guards files, and a save that panicked left them as a crash would.
-            let _alone = place.one_save.lock().unwrap_or_else(PoisonError::into_inner);
+            let _alone = place
+                .one_save
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let store = Store::open(&place.dir, &place.name)?;
             match aside {
                 true => store.save_aside(&record),

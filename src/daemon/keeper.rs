@@ -115,10 +115,9 @@ impl Keeper {
     pub(super) fn problem(&self) -> Option<String> {
         let under_way = self.0.writing.get().map(|since| since.elapsed());
         match under_way {
-            Some(for_long) if for_long > SLOW_WRITE => Some(format!(
-                "the disk has not answered for {}",
-                span(for_long)
-            )),
+            Some(for_long) if for_long > SLOW_WRITE => {
+                Some(format!("the disk has not answered for {}", span(for_long)))
+            }
             _ => self.0.written.borrow().1.clone().err(),
         }
     }

@@ -22,8 +22,11 @@ mod memory;
 mod pairs;
 pub mod paths;
 mod records;
+mod redirecting;
 
 pub mod resolver;
+#[cfg(test)]
+mod rig;
 mod spill;
 
 use std::fmt;

@@ -37,7 +37,8 @@ pub(super) struct Pairs {
     looked: Cell<Time>,
 }
 
-/// Somebody who waits for a record to be written. Bounded by the commands that may be under way.
+/// Somebody who waits for a record to be written: no more than there are commands under way, each
+/// for one record a pair.
 struct Waiting {
     pair: PairId,
     generation: u64,
@@ -121,10 +122,14 @@ impl Hub {
         self.decider
             .borrow_mut()
             .handle_stored(pair, generation, result, now);
-        let is_it = |waiting: &mut Waiting| {
-            (waiting.pair, waiting.generation) == (pair, generation) || waiting.tell.is_closed()
-        };
-        let over: Vec<Waiting> = self.pairs.waiting.borrow_mut().extract_if(.., is_it).collect();
+        let is_it =
+            |waiting: &mut Waiting| (waiting.pair, waiting.generation) == (pair, generation);
+        let over: Vec<Waiting> = self
+            .pairs
+            .waiting
+            .borrow_mut()
+            .extract_if(.., is_it)
+            .collect();
         for waiting in over {
             if waiting.tell.send(told.clone()).is_err() {
                 tracing::debug!(generation, "nobody waits for the record any more");
@@ -159,7 +164,11 @@ impl Hub {
 
     /// Notes which pools a snapshot takes for moving.
     pub(super) fn note_moving(&self, now: Time) {
-        let moving = self.topology.pools.iter().map(|pool| self.is_moving(pool.id, now));
+        let moving = self
+            .topology
+            .pools
+            .iter()
+            .map(|pool| self.is_moving(pool.id, now));
         let moving = moving.collect();
         self.pairs.limited.replace(moving);
     }
@@ -183,7 +192,10 @@ impl Hub {
         }
         self.pairs.looked.set(now);
         for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
-            let counts = self.counters.iter().map(|worker| worker.home(pool).spilled.get());
+            let counts = self
+                .counters
+                .iter()
+                .map(|worker| worker.home(pool).spilled.get());
             let count = counts.sum();
             let turned = self.pairs.spilling.borrow_mut()[pool.index()].handle_count(count, now);
             if let Some(on) = turned {
@@ -228,24 +240,24 @@ impl Hub {
         Ok(written)
     }
 
-    /// Waits until a record that is being written is in force, or could not be written.
-    pub(super) async fn written(&self, pair: PairId, generation: u64) -> Result<(), String> {
-        let being_written = {
-            let decider = self.decider.borrow();
-            let wanted = decider.pair(pair).wanted();
-            wanted.is_some_and(|record| record.generation == generation)
-        };
-        if !being_written {
-            return Ok(());
-        }
+    /// Resolves once a record is in force, or could not be written. Listens from now on.
+    pub(super) fn written(
+        &self,
+        pair: PairId,
+        generation: u64,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
         let (tell, told) = oneshot::channel();
-        self.pairs.waiting.borrow_mut().push(Waiting {
+        let mut waiting = self.pairs.waiting.borrow_mut();
+        waiting.retain(|waiting| !waiting.tell.is_closed());
+        waiting.push(Waiting {
             pair,
             generation,
             tell,
         });
-        told.await
-            .unwrap_or_else(|_| Err("the instance stops".to_owned()))
+        async move {
+            let told = told.await;
+            told.unwrap_or_else(|_| Err("the instance stops".to_owned()))
+        }
     }
 
     /// The record that is being written, or else the one in force.
@@ -259,6 +271,8 @@ impl Hub {
     fn left(&self, home: PoolId, off: PoolId) -> Vec<u64> {
         let stand = |(at_home, at_twin)| if off == home { at_home } else { at_twin };
         let workers = self.counters.iter();
-        workers.map(|worker| stand(worker.home(home).open())).collect()
+        workers
+            .map(|worker| stand(worker.home(home).open()))
+            .collect()
     }
 }

@@ -122,7 +122,10 @@ impl Records {
                 state.found.replace(None);
             }
             if stored.send((pair, generation, result)).await.is_err() {
-                tracing::debug!(generation, "a record was written when nobody listened any more");
+                tracing::debug!(
+                    generation,
+                    "a record was written when nobody listened any more"
+                );
             }
         });
     }
@@ -277,7 +280,8 @@ enum Word {
 
 impl Written {
     fn new(record: &Record, pools: &[String; 2], clock: Clock) -> Written {
-        let homes = Side::BOTH.map(|side| Home::new(record.entry(side), &pools[side.index()], clock));
+        let homes =
+            Side::BOTH.map(|side| Home::new(record.entry(side), &pools[side.index()], clock));
         Written {
             generation: record.generation,
             rounds: record.rounds,
@@ -296,7 +300,9 @@ impl Written {
             (a, b) if [b, a] == [&pools[0], &pools[1]] => [other, one],
             (a, b) => {
                 let [x, y] = pools;
-                return Err(format!("is about {a} and {b}, and the pair is of {x} and {y} now"));
+                return Err(format!(
+                    "is about {a} and {b}, and the pair is of {x} and {y} now"
+                ));
             }
         };
         let [first, second] = homes.map(|home| home.entry(clock));

@@ -31,8 +31,10 @@
 //! of at least two pools are silent that were not given up before (or all witnesses were asked in
 //! vain, which is as good for pools too large to ask everyone), then the instance is isolated until
 //! somebody answers. If the silence does not reach so far, the members are to blame after all.
-//! The rule for pairs, that a twin must be among the silent pools, narrows the judgement where
-//! pools have twins; a pool without one counts as it is.
+//!
+//! Where pools have twins, a twin's must be among the silent ones: a site that dies takes several
+//! pools with it, our own fault takes both of a pair. Twins of silent pools are asked first. A twin
+//! that was given up before says nothing either way: its pool counts as one without.
 //!
 //! The other cause is a local link or route that vanished from under members that had answered:
 //! isolated at once, until one of those members answers, or an operator takes them all into
@@ -52,7 +54,7 @@ use super::places::Places;
 use super::words::IsolationCause;
 use crate::health::{Answer, Failure};
 use crate::time::Time;
-use crate::topology::{MemberId, Topology};
+use crate::topology::{MemberId, PoolId, Topology};
 use inquiry::Inquiry;
 pub(super) use inquiry::Judgement;
 
@@ -119,6 +121,8 @@ pub(super) struct Isolation {
     turn: usize,
     next_call: Time,
     members: Vec<MemberId>,
+    /// By pool: the place of its twin.
+    twins: Vec<Option<usize>>,
     places: Places,
 }
 
@@ -170,6 +174,8 @@ impl Isolation {
         let members = topology.pools.iter().flat_map(|pool| &pool.members);
         let services = topology.pools.iter().flat_map(|pool| &pool.services);
         let connecting = services.map(|service| service.connect.budget);
+        let pools = topology.pools.iter();
+        let twins = pools.map(|pool| topology.twin(pool.id).map(PoolId::index));
         Isolation {
             doubts: topology
                 .pools
@@ -190,6 +196,7 @@ impl Isolation {
             turn: 0,
             next_call: Time::ZERO,
             members: members.map(|member| member.id).collect(),
+            twins: twins.collect(),
             places: places.clone(),
         }
     }

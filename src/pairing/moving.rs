@@ -212,7 +212,9 @@ impl Move {
 
     /// What is still to be told.
     fn open(&self, left: &[u64]) -> u64 {
-        self.found.as_deref().map_or(0, |found| open(found, left).iter().sum())
+        self.found
+            .as_deref()
+            .map_or(0, |found| open(found, left).iter().sum())
     }
 }
 

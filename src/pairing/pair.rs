@@ -26,6 +26,10 @@
 //! and from when on, as things stand. What is due is done, the earliest of the rest is the timer,
 //! and all of it is what `why` tells. Nothing that is remembered over a restart has a clock in it:
 //! `after`, `hold` and the steps of a return begin from zero.
+//!
+//! Pause, alarm and damage end what automation would begin. A return that is under way still leaves
+//! a pool that is lost for one that serves, whoever began it: half of the users stand on either, so
+//! there is no staying where they are. One that a person began also goes on.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -123,7 +127,7 @@ pub struct Prospect {
     pub act: Act,
 }
 
-/// What automation can do.
+/// What automation can do; of what is due at one moment, the first of these is done.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
@@ -131,10 +135,10 @@ pub struct Prospect {
 pub enum Act {
     /// Send those who were coming home away again.
     Relapse,
-    /// Bring all home, because the twin is lost.
-    Finish,
     /// Send them to the twin; its own users go home where they were away.
     Failover,
+    /// Bring all home, because the twin is lost.
+    Finish,
     /// Begin to bring them home.
     Failback,
     /// Bring the next share home.
@@ -197,6 +201,8 @@ impl PairMachine {
     /// Begins with a record that was in force before a restart, or a fresh one. With `damaged`,
     /// automation waits for [`PairMachine::handle_resume`].
     pub fn new(rules: PairRules, record: Record, damaged: bool, now: Time) -> PairMachine {
+        // See `want`: this is how damage outlives a restart.
+        let damaged = damaged || (record.alarm && record.rounds == 0);
         let pool = Pool {
             fitness: Fitness::Unknown,
             since: now,
@@ -226,7 +232,7 @@ impl PairMachine {
             pool.fitness = fitness;
             pool.since = now;
         }
-        let both = Side::BOTH.iter().all(|&side| self.is_lost(side));
+        let both = self.both_are_lost();
         for pool in &mut self.pools {
             pool.both_lost = pool.fitness == Fitness::Lost && (pool.both_lost || both);
         }
@@ -240,8 +246,16 @@ impl PairMachine {
             return;
         }
         self.isolated = isolated;
+        self.handle_gap(now);
+    }
+
+    /// Takes that nobody watched the pools for a while, as when the machine was suspended: `after`
+    /// and `hold` begin anew.
+    pub fn handle_gap(&mut self, now: Time) {
+        let both = self.both_are_lost();
         for pool in &mut self.pools {
             pool.since = now;
+            pool.both_lost = both;
         }
         self.decide(now);
     }
@@ -260,13 +274,10 @@ impl PairMachine {
             return false;
         }
         if self.damaged || self.record.alarm {
-            self.want(false, |record| {
-                record.alarm = false;
-                record.rounds = 0;
-            });
-        }
-        if let Some(wanted) = &mut self.wanted {
-            wanted.resumes = true;
+            let mut record = self.record.clone();
+            record.alarm = false;
+            record.rounds = 0;
+            self.store(record, false, true);
         }
         true
     }
@@ -277,7 +288,7 @@ impl PairMachine {
             return Err(MoveRefusal::Writing);
         }
         let side = order.side;
-        let drain = !order.now && self.serves(side);
+        let drain = !order.now && !self.is_lost(side);
         match order.to {
             Destination::Twin => {
                 self.may_go(order)?;
@@ -290,14 +301,15 @@ impl PairMachine {
             }
             Destination::Home => {
                 self.may_come(order)?;
-                let phase = if order.now || self.rules.ramp.is_zero() {
-                    Phase::Home
-                } else {
-                    Phase::Returning(Share::FIRST)
+                let phase = match order.now {
+                    true => Phase::Home,
+                    false => self.first_step(side),
                 };
                 self.want(false, |record| {
                     record.entries[side.index()] = ordered(phase, order, now);
-                    record.rounds = 0;
+                    if !record.alarm {
+                        record.rounds = 0;
+                    }
                 });
             }
         }
@@ -418,6 +430,7 @@ impl PairMachine {
             Phase::Home => {
                 // Told once, for the first side: rounds are the pair's.
                 let calm = self.record.rounds > 0
+                    && self.halt().is_none()
                     && side == Side::First
                     && self.record.phase(side.other()) == Phase::Home
                     && self.pools.iter().all(|pool| pool.fitness == Fitness::Well);
@@ -442,10 +455,7 @@ impl PairMachine {
             reason: None,
             since: now,
         };
-        let returning = match self.rules.ramp.is_zero() {
-            true => by_itself(Phase::Home, Cause::Held),
-            false => by_itself(Phase::Returning(Share::FIRST), Cause::Held),
-        };
+        let returning = by_itself(self.first_step(side), Cause::Held);
         self.want(false, |record| match act {
             Act::Relapse => {
                 record.entries[home] = by_itself(Phase::Away, Cause::Relapsed);
@@ -487,17 +497,35 @@ impl PairMachine {
         });
     }
 
+    /// How a return begins: all at once without a ramp, or where the twin is lost.
+    fn first_step(&self, side: Side) -> Phase {
+        match self.rules.ramp.is_zero() || self.is_lost(side.other()) {
+            true => Phase::Home,
+            false => Phase::Returning(Share::FIRST),
+        }
+    }
+
     /// Has a changed record written.
     fn want(&mut self, drain: bool, change: impl FnOnce(&mut Record)) {
         let mut record = self.record.clone();
         change(&mut record);
+        if self.damaged {
+            // It is whole on disk from now on, and nobody has looked yet: an alarm in which no
+            // round led says so after a restart.
+            record.alarm = true;
+            record.rounds = 0;
+        }
+        self.store(record, drain, false);
+    }
+
+    fn store(&mut self, mut record: Record, drain: bool, resumes: bool) {
         self.issued = self.issued.max(self.record.generation) + 1;
         record.generation = self.issued;
         self.outputs.push_back(PairOutput::Store(record.clone()));
         self.wanted = Some(Wanted {
             record,
             drain,
-            resumes: false,
+            resumes,
         });
     }
 
@@ -550,6 +578,10 @@ impl PairMachine {
         self.pools[side.index()].fitness == Fitness::Lost
     }
 
+    fn both_are_lost(&self) -> bool {
+        Side::BOTH.into_iter().all(|side| self.is_lost(side))
+    }
+
     fn serves(&self, side: Side) -> bool {
         self.pools[side.index()].fitness.serves()
     }
@@ -594,3 +626,6 @@ fn ordered(phase: Phase, order: &Move, now: Time) -> Entry {
 fn step(rules: &PairRules) -> Duration {
     rules.ramp / u32::from(Share::STEPS - 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ pub struct Record {
     /// Automatic failbacks that were begun since the pair was last calm; each doubles the hold.
     pub rounds: u32,
     /// Automation has ended for this pair until a person resumes it: it failed over and back too
-    /// often.
+    /// often; or, with no rounds, this record replaces one that was damaged.
     pub alarm: bool,
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct Plan {
     kinds: Vec<Kind>,
     members: u16,
     check: &'static str,
+    quorum: &'static str,
     member: &'static str,
     observe: Option<SocketAddr>,
     workers: usize,
@@ -62,6 +63,7 @@ impl Plan {
             kinds: Vec::new(),
             members: 2,
             check: FAST,
+            quorum: "\"any\"",
             member: "",
             observe: None,
             workers: 1,
@@ -115,6 +117,12 @@ impl Plan {
         self
     }
 
+    /// How many members each pool needs.
+    pub(crate) fn quorum(mut self, value: &'static str) -> Plan {
+        self.quorum = value;
+        self
+    }
+
     /// Keys of every member.
     pub(crate) fn member(mut self, keys: &'static str) -> Plan {
         self.member = keys;
@@ -154,6 +162,7 @@ impl Plan {
                 let mut pool = pool
                     .named(&name)
                     .check(self.check)
+                    .quorum(self.quorum)
                     .key(&format!("site = \"{site}\""))
                     .key(&kind.keys);
                 if site == "seoul" {

@@ -136,21 +136,27 @@ async fn what_cannot_be_done_is_refused_with_its_reason_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_pool_too_weak_to_start_takes_its_users_back_only_by_force() {
-    let mut korea = Plan::manual()
+    // Three start a pool of three, two keep it.
+    let mut korea = Plan::automatic()
         .members(3)
-        .key("quorum = \"front-end\"")
+        .quorum("\"front-end\"")
         .start()
         .await;
-    korea.daemon.done(&["failover", SEOUL]).await;
-    korea.kill(SEOUL).await;
-    korea.condition(SEOUL, Condition::Lost).await;
+    korea.lose(SEOUL).await;
+    korea.phase(SEOUL, HomePhase::Away).await;
     let lost = korea.refused(&["failback", SEOUL, "--force"]).await;
     assert!(lost.contains("lost"), "{lost}");
     for member in &mut korea.members_of(SEOUL)[..2] {
         member.resume().await;
     }
     korea.condition(SEOUL, Condition::Degraded).await;
-    korea.daemon.done(&["failback", SEOUL, "--now"]).await;
+    let weak = korea.refused(&["failback", SEOUL]).await;
+    assert!(weak.contains(SEOUL) && weak.contains("--force"), "{weak}");
+    korea.stays(SEOUL, HomePhase::Away).await;
+    korea
+        .daemon
+        .done(&["failback", SEOUL, "--now", "--force"])
+        .await;
     assert_eq!(site_at(korea.address(SEOUL).await).await, "seoul");
 }
 

@@ -73,7 +73,8 @@ async fn full_members_spill_nothing() {
     })
     .await;
     assert_eq!(korea.home(SEOUL).await.spilled, 0);
-    assert_eq!(first[0].ask("end").await, "bye");
+    assert_eq!(site_of(&first[0].member().await), "seoul");
+    drop(first);
     assert_eq!(waiting.line().await.expect("an answer"), "s1:who");
     assert_eq!(korea.home(SEOUL).await.spilled, 0);
     // A full member that dies is another matter.

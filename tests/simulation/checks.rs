@@ -1,16 +1,20 @@
 //! What must hold at every moment of a run, whatever happens in it.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use twinpool::health::Verdict;
 use twinpool::health::readiness::{Mode, Takes, readiness};
 use twinpool::pairing::decider::IsolationCause;
 use twinpool::pairing::isolation::{INQUIRY_MARGIN, LEAD};
+use twinpool::pairing::record::{Phase, Record};
 use twinpool::pairing::{Condition, Decider, Event, Order, Output, Refusal, Standing};
 use twinpool::time::Time;
 use twinpool::topology::{MemberId, Policy, Pool, PoolId, ServiceId, TargetId, Topology};
 
+use crate::counts::Counts;
+use crate::fleet::Places;
+use crate::redirects::Redirects;
 use crate::world::{Truth, Uplink};
 
 /// In how many quiet moments everything is looked at once.
@@ -20,17 +24,25 @@ const LOOK_EVERY: u64 = 20;
 pub(crate) struct Checks {
     /// What was last asked to be remembered.
     pub(crate) stored: Standing,
-    topology: Topology,
-    targets: BTreeMap<TargetId, Seen>,
+    pub(crate) redirects: Redirects,
+    topology: Arc<Topology>,
+    places: Places,
+    /// By target.
+    targets: Vec<Seen>,
     /// Last published: who takes what, who is chosen, and conditions.
     published: Published,
-    conditions: BTreeMap<PoolId, Condition>,
+    /// By pool, as told.
+    conditions: Vec<Option<Condition>>,
     /// Since when the uplink is what it is, and what that is.
     uplink: (Uplink, Time),
+    /// When our own link was last unplugged.
+    unplugged: Option<Time>,
     /// When the last isolation ended.
     isolation_ended: Time,
     isolated_since: Option<Time>,
     started: Time,
+    /// The longest that anything takes until it is known.
+    longest: Duration,
     /// Whether nothing but probes came out since the last look.
     quiet: bool,
     moments: u64,
@@ -38,36 +50,17 @@ pub(crate) struct Checks {
     pub(crate) counts: Counts,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) ended: u64,
-    pub(crate) isolations: u64,
-    pub(crate) downs: u64,
-    pub(crate) deadlines: u64,
-    pub(crate) refusals: u64,
-    pub(crate) lost: u64,
-}
-
-impl Counts {
-    pub(crate) fn add(&mut self, other: &Counts) {
-        self.ended += other.ended;
-        self.isolations += other.isolations;
-        self.downs += other.downs;
-        self.deadlines += other.deadlines;
-        self.refusals += other.refusals;
-        self.lost += other.lost;
-    }
-}
-
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Published {
     takes: Vec<(Takes, bool)>,
     first: Vec<Option<MemberId>>,
     conditions: Vec<Condition>,
+    phases: Vec<Phase>,
 }
 
 #[derive(Clone, Debug)]
 struct Seen {
+    id: TargetId,
     truth: Truth,
     truth_since: Time,
     /// When it was last not answering, for whatever reason of its own.
@@ -76,15 +69,24 @@ struct Seen {
     asked: Option<Time>,
     last_own_fault: Time,
     last_flood: Option<Time>,
+    /// The longest from its first silence to `down`, and from its first good answer to `up`.
+    detection: Duration,
+    recovery: Duration,
 }
 
 fn is_hard(truth: Truth) -> bool {
     matches!(truth, Truth::Dead | Truth::Cut | Truth::Hung | Truth::Flaky)
 }
 
+/// Whether it answers whatever it is asked.
+fn is_heard(truth: Truth) -> bool {
+    matches!(truth, Truth::Well | Truth::Sick | Truth::Dead)
+}
+
 impl Checks {
-    pub(crate) fn new(topology: &Topology, now: Time) -> Checks {
-        let seen = Seen {
+    pub(crate) fn new(topology: &Arc<Topology>, decider: &Decider, now: Time) -> Checks {
+        let seen = |target| Seen {
+            id: target,
             truth: Truth::Well,
             truth_since: now,
             last_hard: None,
@@ -92,17 +94,22 @@ impl Checks {
             asked: None,
             last_own_fault: Time::ZERO,
             last_flood: None,
+            detection: detection(topology, target),
+            recovery: recovery(topology, target),
         };
+        let targets: Vec<Seen> = topology.targets().map(seen).collect();
+        let longest = targets.iter().map(|seen| seen.detection.max(seen.recovery));
         Checks {
             stored: Standing::default(),
-            targets: topology
-                .targets()
-                .map(|target| (target, seen.clone()))
-                .collect(),
+            redirects: Redirects::new(topology, decider, now),
+            places: Places::new(topology),
+            longest: longest.max().unwrap(),
+            targets,
             topology: topology.clone(),
             published: Published::default(),
-            conditions: BTreeMap::new(),
+            conditions: vec![None; topology.pools.len()],
             uplink: (Uplink::Works, now),
+            unplugged: None,
             isolation_ended: now,
             isolated_since: None,
             started: now,
@@ -112,28 +119,42 @@ impl Checks {
         }
     }
 
-    pub(crate) fn restarted(&mut self, now: Time) {
-        for seen in self.targets.values_mut() {
+    pub(crate) fn restarted(&mut self, found: &[(Record, bool)], decider: &Decider, now: Time) {
+        for seen in &mut self.targets {
             seen.verdict = Verdict::Unknown;
             seen.asked = None;
         }
-        self.conditions.clear();
+        self.conditions.fill(None);
         self.isolated_since = None;
         self.isolation_ended = now;
         self.started = now;
+        self.redirects.restarted(found, decider, now);
+    }
+
+    fn seen(&self, target: TargetId) -> &Seen {
+        &self.targets[self.places.of(target)]
+    }
+
+    fn seen_mut(&mut self, target: TargetId) -> &mut Seen {
+        &mut self.targets[self.places.of(target)]
     }
 
     pub(crate) fn own_fault(&mut self, target: TargetId, now: Time) {
-        self.targets.get_mut(&target).unwrap().last_own_fault = now;
+        self.seen_mut(target).last_own_fault = now;
     }
 
     pub(crate) fn flooded(&mut self, target: TargetId, now: Time) {
-        self.targets.get_mut(&target).unwrap().last_flood = Some(now);
+        self.seen_mut(target).last_flood = Some(now);
+    }
+
+    /// A probe of a target comes back.
+    pub(crate) fn answered(&mut self, target: TargetId, now: Time) {
+        self.redirects.pools.answered(target, now);
     }
 
     /// A target is something else from now on.
     pub(crate) fn changes(&mut self, target: TargetId, truth: Truth, now: Time) {
-        let seen = self.targets.get_mut(&target).unwrap();
+        let seen = self.seen_mut(target);
         if is_hard(seen.truth) {
             seen.last_hard = Some(now);
         }
@@ -154,27 +175,30 @@ impl Checks {
                 event,
             } => self.ends(*member, *service, event, now),
             Output::Tell(event) => self.tells(event, now),
-            Output::Publish => self.published = self.current(decider),
+            Output::Publish => {
+                self.published = self.current(decider);
+                self.redirects.published();
+            }
             Output::Remember => self.stored = decider.standing(),
-            Output::Store(..) | Output::Clear { .. } => {}
+            Output::Store(pair, record) => {
+                for left in self.redirects.store(*pair, record, now) {
+                    self.is_truly_lost(decider, left, now);
+                }
+            }
+            Output::Clear { home, off, from } => self.redirects.cleared((*home, *off, *from)),
         }
     }
 
     fn asks(&mut self, target: TargetId, now: Time) {
-        let check = &self.topology.service(target.service()).check;
-        let seen = self.targets.get_mut(&target).unwrap();
-        if let Some(before) = seen.asked {
+        let in_doubt = self.topology.service(target.service()).check.in_doubt;
+        if let Some(before) = self.seen_mut(target).asked.replace(now) {
             let gap = now.since(before);
-            assert!(
-                gap >= check.in_doubt / 2,
-                "{target:?} asked again after {gap:?}"
-            );
+            assert!(gap >= in_doubt / 2, "{target:?} asked again after {gap:?}");
         }
-        seen.asked = Some(now);
     }
 
     fn ends(&mut self, member: MemberId, service: Option<ServiceId>, event: &Event, now: Time) {
-        self.counts.ended += 1;
+        self.counts.one("ends of sessions");
         assert!(
             self.isolated_since.is_none(),
             "sessions ended while isolated"
@@ -184,29 +208,60 @@ impl Checks {
             return;
         };
         let target = member.target(service);
-        let requires = &self.topology.service(service).requires;
-        let involved = requires.iter().copied().chain([service]);
-        let guilty = involved.into_iter().any(|service| {
-            let seen = &self.targets[&member.target(service)];
-            let within = self.detection(member.target(service));
+        assert!(
+            self.is_guilty(target, now) || self.is_excused(target, now),
+            "sessions of {target:?} ended, which was well"
+        );
+    }
+
+    /// Whether a target, or one that it requires, did not answer within the time that it takes to
+    /// notice.
+    fn is_guilty(&self, target: TargetId, now: Time) -> bool {
+        let requires = &self.topology.service(target.service()).requires;
+        let involved = requires.iter().copied().chain([target.service()]);
+        involved.into_iter().any(|service| {
+            let seen = self.seen(target.member().target(service));
+            let within = seen.detection;
             is_hard(seen.truth) || seen.last_hard.is_some_and(|at| now.since(at) <= within)
-        });
-        // False evidence that fits together with an outage of our own cannot be told from a dead
-        // member, and neither can an outage where no other pool is left to compare with.
-        let span = self.detection(target);
+        })
+    }
+
+    /// False evidence that fits together with an outage of our own cannot be told from a dead
+    /// member, and neither can an outage where no other pool is left to compare with.
+    fn is_excused(&self, target: TargetId, now: Time) -> bool {
+        let requires = &self.topology.service(target.service()).requires;
+        let span = self.seen(target).detection;
         let outage = self.uplink.0 != Uplink::Works || now.since(self.uplink.1) <= span;
-        let flooded = requires.iter().copied().chain([service]).any(|service| {
-            let flood = self.targets[&member.target(service)].last_flood;
+        let flooded = requires.iter().copied().chain([target.service()]).any(|s| {
+            let flood = self.seen(target.member().target(s)).last_flood;
             flood.is_some_and(|at| now.since(at) <= span)
         });
-        let alone = self
-            .targets
-            .iter()
-            .all(|(other, seen)| other.pool == target.pool || seen.verdict == Verdict::Down);
-        let excused = outage && (alone || flooded);
+        let alone = (self.targets.iter())
+            .all(|seen| seen.id.pool == target.pool || seen.verdict == Verdict::Down);
+        outage && (alone || flooded)
+    }
+
+    /// Users leave a pool alone whose members are really gone, or taken out by people: never one
+    /// that an outage of our own only hid.
+    fn is_truly_lost(&self, decider: &Decider, id: PoolId, now: Time) {
+        let pool = self.topology.pool(id);
+        let need = pool.quorum.to_stay;
+        let counted = pool.members.iter().take(need.of_first.into());
+        let present = counted.filter(|member| {
+            let target = member.id.target(pool.primary);
+            let seen = self.seen(target);
+            // One that came back while nobody could ask is given up until it has been asked.
+            let known = |at: Time| now.since(at.max(self.isolation_ended)) <= self.longest;
+            let gone = is_hard(seen.truth) || seen.last_hard.is_some_and(known);
+            let out = decider
+                .operator(member.id)
+                .is_some_and(|state| state.mode == Mode::Maintenance);
+            !(gone || out || self.is_excused(target, now))
+        });
+        let present = present.count();
         assert!(
-            guilty || excused,
-            "sessions of {target:?} ended, which was well"
+            present < need.members.into(),
+            "{id:?} is left, where {present} members were well"
         );
     }
 
@@ -219,29 +274,39 @@ impl Checks {
                     self.isolated_since.is_none(),
                     "a verdict changed while isolated"
                 );
-                let seen = self.targets.get_mut(target).unwrap();
+                let seen = self.seen_mut(*target);
                 assert_eq!(seen.verdict, *from);
                 assert_ne!(from, to);
                 seen.verdict = *to;
-                self.counts.downs += u64::from(*to == Verdict::Down);
+                if *to == Verdict::Down {
+                    self.counts.one("members down");
+                }
             }
             Event::Condition { pool, from, to, .. } => {
-                if let Some(before) = self.conditions.insert(*pool, *to) {
+                if let Some(before) = self.conditions[pool.index()].replace(*to) {
                     assert_eq!(before, *from);
                 }
                 if *to == Condition::Lost {
-                    self.counts.lost += 1;
+                    self.counts.one("pools lost");
                     let primary = self.topology.pool(*pool).primary;
                     for member in &self.topology.pool(*pool).members {
-                        let asked = self.targets[&member.id.target(primary)].asked;
+                        let asked = self.seen(member.id.target(primary)).asked;
                         assert!(asked.is_some(), "{pool:?} lost before everyone was asked");
                     }
                 }
             }
             Event::Isolation { cause: Some(cause) } => {
-                self.counts.isolations += 1;
-                if let IsolationCause::ManySilent { pools, members } = cause {
-                    assert!(*pools >= 2 && *members >= 2);
+                self.counts.one("isolations");
+                match cause {
+                    IsolationCause::ManySilent { pools, members } => {
+                        assert!(*pools >= 2 && *members >= 2);
+                        self.nobody_was_heard(now);
+                    }
+                    IsolationCause::PathVanished => {
+                        let at = self.unplugged.expect("a link was unplugged");
+                        let since = now.since(at);
+                        assert!(since <= Duration::from_secs(1), "unplugged {since:?} ago");
+                    }
                 }
                 self.isolated_since.get_or_insert(now);
             }
@@ -249,10 +314,23 @@ impl Checks {
                 assert!(self.isolated_since.take().is_some());
                 self.isolation_ended = now;
             }
-            Event::Deadline { .. } => self.counts.deadlines += 1,
-            Event::Service { .. } | Event::Operator { .. } | Event::First { .. } => {}
+            Event::Deadline { .. } => self.counts.one("deadlines"),
             _ => {}
         }
+        self.redirects.told(event, now);
+    }
+
+    /// Isolated for silence: then nobody answered all the time while the uplink worked, not even in
+    /// one of two sites.
+    fn nobody_was_heard(&self, now: Time) {
+        if self.uplink.0 != Uplink::Works || now.since(self.uplink.1) <= self.longest {
+            return;
+        }
+        let from = |at: Time| now.since(at) > self.longest;
+        let heard = self.targets.iter().find(|seen| {
+            is_heard(seen.truth) && from(seen.truth_since) && from(seen.last_own_fault)
+        });
+        assert!(heard.is_none(), "isolated, though {heard:?} answers");
     }
 
     pub(crate) fn ordered(&mut self, decider: &Decider, order: &Order, done: &Result<(), Refusal>) {
@@ -261,12 +339,12 @@ impl Checks {
         match done {
             Ok(()) if order.mode == Mode::Maintenance && !order.force => {
                 let need = pool.quorum.to_stay.members;
-                let was_lost = self.conditions.get(&pool.id) == Some(&Condition::Lost);
+                let was_lost = self.conditions[pool.id.index()] == Some(Condition::Lost);
                 assert!(present >= need || was_lost || decider.condition(pool.id).2 == present);
             }
             Ok(()) => {}
             Err(Refusal::WouldLosePool { remain, need, .. }) => {
-                self.counts.refusals += 1;
+                self.counts.one("refused: would lose the pool");
                 assert!(order.mode == Mode::Maintenance && !order.force);
                 assert!(remain < need && present >= *need && *remain + 1 == present);
             }
@@ -274,14 +352,20 @@ impl Checks {
     }
 
     /// A moment, once its outputs are drained.
-    pub(crate) fn moment(&mut self, decider: &Decider, uplink: Uplink, now: Time) {
+    /// True when everything was looked at.
+    pub(crate) fn moment(&mut self, decider: &Decider, uplink: Uplink, now: Time) -> bool {
         if self.uplink.0 != uplink {
             self.uplink = (uplink, now);
         }
+        if uplink == Uplink::Unplugged {
+            self.unplugged = Some(now);
+        }
+        self.redirects.moment(decider, now);
         // What is derived changes with what is told, and otherwise not; still look now and then.
         self.moments += 1;
-        if self.quiet && !self.moments.is_multiple_of(LOOK_EVERY) {
-            return;
+        let periodic = self.moments.is_multiple_of(LOOK_EVERY);
+        if self.quiet && !periodic {
+            return false;
         }
         self.quiet = true;
         assert_eq!(decider.isolated().is_some(), self.isolated_since.is_some());
@@ -290,11 +374,15 @@ impl Checks {
         for pool in &self.topology.pools {
             self.pool_is_consistent(decider, pool);
         }
-        self.operators_are_obeyed(decider, now);
-        for (target, seen) in &self.targets {
-            self.target_is_judged_in_time(decider, *target, seen, now);
+        self.redirects.look(decider);
+        if periodic {
+            self.operators_are_obeyed(decider, now);
+            for seen in &self.targets {
+                self.target_is_judged_in_time(decider, seen, now);
+            }
+            self.isolation_is_justified(now);
         }
-        self.isolation_is_justified(now);
+        true
     }
 
     fn current(&self, decider: &Decider) -> Published {
@@ -307,7 +395,11 @@ impl Checks {
         Published {
             takes: takes.collect(),
             first: services.map(|service| decider.first(service.id)).collect(),
-            conditions: pools.map(|pool| decider.condition(pool.id).0).collect(),
+            conditions: pools
+                .clone()
+                .map(|pool| decider.condition(pool.id).0)
+                .collect(),
+            phases: pools.map(|pool| decider.phase(pool.id)).collect(),
         }
     }
 
@@ -363,7 +455,7 @@ impl Checks {
                 };
                 let worst = required.chain([own]).max_by_key(order).unwrap();
                 assert_eq!(decider.verdict(target).0, worst, "{target:?}");
-                assert_eq!(decider.verdict(target).0, self.targets[&target].verdict);
+                assert_eq!(decider.verdict(target).0, self.seen(target).verdict);
                 assert_eq!(decider.readiness(target), readiness(worst, mode(member.id)));
             }
         }
@@ -381,13 +473,8 @@ impl Checks {
 
     /// A target that does not answer is down, and one that answers is up, once that has been so for
     /// long enough, nothing else was wrong, and somebody could bear witness.
-    fn target_is_judged_in_time(
-        &self,
-        decider: &Decider,
-        target: TargetId,
-        seen: &Seen,
-        now: Time,
-    ) {
+    fn target_is_judged_in_time(&self, decider: &Decider, seen: &Seen, now: Time) {
+        let target = seen.id;
         if self.isolated_since.is_some() || self.uplink.0 != Uplink::Works {
             return;
         }
@@ -395,11 +482,11 @@ impl Checks {
         let requires = &self.topology.service(target.service()).requires;
         let required = requires
             .iter()
-            .map(|&r| &self.targets[&target.member().target(r)]);
-        let mut involved = required.chain([seen]);
+            .map(|&r| self.seen(target.member().target(r)));
+        let involved = required.chain([seen]);
         if matches!(seen.truth, Truth::Dead | Truth::Cut | Truth::Hung) {
             let since = seen.truth_since.max(clean).max(seen.last_own_fault);
-            let bound = self.detection(target);
+            let bound = seen.detection;
             if now.since(since) > bound && self.had_witness(target, since) {
                 let verdict = decider.explain(target).own;
                 assert_eq!(
@@ -410,16 +497,9 @@ impl Checks {
                 );
             }
         } else if involved.clone().all(|seen| seen.truth == Truth::Well) {
-            let since = involved
-                .clone()
-                .map(|s| s.truth_since.max(s.last_own_fault))
-                .max();
+            let since = involved.map(|s| s.truth_since.max(s.last_own_fault)).max();
             let since = since.unwrap().max(clean);
-            let bound = involved
-                .by_ref()
-                .map(|_| self.recovery(target))
-                .max()
-                .unwrap();
+            let bound = seen.recovery;
             if now.since(since) > bound {
                 let verdict = decider.verdict(target).0;
                 assert_eq!(verdict, Verdict::Up, "{target:?} is well for {bound:?}");
@@ -430,8 +510,8 @@ impl Checks {
     /// Somebody in another pool was well all the time.
     fn had_witness(&self, target: TargetId, since: Time) -> bool {
         self.topology.pools.len() == 1
-            || self.targets.iter().any(|(other, seen)| {
-                other.pool != target.pool
+            || self.targets.iter().any(|seen| {
+                seen.id.pool != target.pool
                     && seen.truth == Truth::Well
                     && seen.truth_since <= since
                     && seen.last_own_fault <= since
@@ -447,47 +527,42 @@ impl Checks {
             return;
         }
         let from = since.max(self.uplink.1);
-        let longest = self
-            .topology
-            .targets()
-            .map(|target| self.recovery(target))
-            .max();
-        let all_well = self.targets.values().all(|seen| {
-            seen.truth == Truth::Well && now.since(seen.truth_since) > longest.unwrap()
-        });
-        if all_well && now.since(from) > longest.unwrap() {
+        let longest = self.targets.iter().map(|seen| seen.recovery).max().unwrap();
+        let all_well = (self.targets.iter())
+            .all(|seen| seen.truth == Truth::Well && now.since(seen.truth_since) > longest);
+        if all_well && now.since(from) > longest {
             panic!("isolated since {since:?}, though everything is well since {from:?}");
         }
     }
+}
 
-    /// The longest from the first silence of a target to `down`.
-    fn detection(&self, target: TargetId) -> Duration {
-        let check = &self.topology.service(target.service()).check;
-        let timeouts = self.topology.pools.iter().flat_map(|pool| &pool.services);
-        let longest = timeouts.map(|service| service.check.timeout).max().unwrap();
-        let each = check
-            .timeout
-            .max(check.in_doubt.mul_f64(1.0 + check.jitter))
-            + LEAD;
-        let first = check.interval.mul_f64(1.0 + check.jitter) + check.timeout;
-        let inquiry = longest * 2 + INQUIRY_MARGIN;
-        first + each * (check.fall.get() + 1) + inquiry
-    }
+/// The longest from the first silence of a target to `down`.
+fn detection(topology: &Topology, target: TargetId) -> Duration {
+    let check = &topology.service(target.service()).check;
+    let timeouts = topology.pools.iter().flat_map(|pool| &pool.services);
+    let longest = timeouts.map(|service| service.check.timeout).max().unwrap();
+    let each = check
+        .timeout
+        .max(check.in_doubt.mul_f64(1.0 + check.jitter))
+        + LEAD;
+    let first = check.interval.mul_f64(1.0 + check.jitter) + check.timeout;
+    let inquiry = longest * 2 + INQUIRY_MARGIN;
+    first + each * (check.fall.get() + 1) + inquiry
+}
 
-    /// The longest from the first good answer to `up`.
-    fn recovery(&self, target: TargetId) -> Duration {
-        let services = &self.topology.pool(target.pool).services;
-        let bound = services.iter().map(|service| {
-            let check = &service.check;
-            let between = check
-                .in_doubt
-                .mul_f64(1.0 + check.jitter)
-                .max(check.timeout);
-            let needed = check.rise.max(check.flap).get() + 2;
-            check.interval.mul_f64(1.0 + check.jitter) + check.timeout + between * needed
-        });
-        bound.max().unwrap() + Duration::from_secs(1)
-    }
+/// The longest from the first good answer of a target to `up`.
+fn recovery(topology: &Topology, target: TargetId) -> Duration {
+    let services = &topology.pool(target.pool).services;
+    let bound = services.iter().map(|service| {
+        let check = &service.check;
+        let between = check
+            .in_doubt
+            .mul_f64(1.0 + check.jitter)
+            .max(check.timeout);
+        let needed = check.rise.max(check.flap).get() + 2;
+        check.interval.mul_f64(1.0 + check.jitter) + check.timeout + between * needed
+    });
+    bound.max().unwrap() + Duration::from_secs(1)
 }
 
 fn present(decider: &Decider, pool: &Pool) -> u16 {

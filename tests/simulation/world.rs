@@ -1,22 +1,24 @@
-//! The world around the decider: members that die, hang and return, a network with an uplink that
-//! fails, clients, operators. It answers probes as such a network would, in steps, so that an
-//! outage can begin or end at any moment of one.
+//! The world around the decider: members that die, hang and return, sites, a network with an uplink
+//! that fails, clients, operators, a disk. It answers probes as such a network would, in steps, so
+//! that an outage can begin or end at any moment of one.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use twinpool::health::readiness::{Mode, Takes};
+use twinpool::health::readiness::Takes;
 use twinpool::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome};
-use twinpool::pairing::{Decider, Order, Output};
+use twinpool::pairing::{Decider, Output};
 use twinpool::time::Time;
-use twinpool::topology::{MemberId, TargetId, Topology};
+use twinpool::topology::{MemberId, PairId, SiteId, TargetId, Topology};
 
 use crate::checks::Checks;
-use crate::fleet::{Rng, fleet};
+use crate::disk::File;
+use crate::fleet::{Places, Rng, fleet};
 
 /// How a target really is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Truth {
     Well,
     /// The process died: its host refuses.
@@ -41,7 +43,7 @@ pub(crate) enum Uplink {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+pub(crate) enum Step {
     /// The connection request of a probe arrives.
     Arrive(TargetId, u64),
     /// The answer is sent.
@@ -54,33 +56,62 @@ enum Step {
     Client,
     Change,
     Recover(MemberId),
+    SiteFails,
+    /// The other one, for so many milliseconds.
+    SiteGoes(SiteId, u64),
+    Struck(MemberId, Truth),
     UplinkFails,
     UplinkReturns,
     PathsNoticed,
     Operator,
+    Resume,
     Flood(TargetId, u32),
     Restart,
+    /// A write of this life ends.
+    Stored(u64, PairId),
+    DiskFills,
+    DiskEmptied,
 }
 
 /// One run.
 pub(crate) struct World {
     pub(crate) now: Time,
-    pub(crate) topology: std::sync::Arc<Topology>,
+    pub(crate) topology: Arc<Topology>,
     pub(crate) decider: Decider,
-    pub(crate) truth: BTreeMap<TargetId, Truth>,
+    pub(crate) places: Places,
+    pub(crate) targets: Vec<TargetId>,
+    /// By target.
+    pub(crate) truth: Vec<Truth>,
     pub(crate) uplink: Uplink,
     pub(crate) checks: Checks,
     pub(crate) log: Vec<String>,
     steps: BinaryHeap<Reverse<(Time, u64, Step)>>,
-    counter: u64,
-    /// Probes that are out: their number, start, and whether the connection stands.
-    out: BTreeMap<TargetId, (u64, Time, bool)>,
-    rng: Rng,
+    pub(crate) counter: u64,
+    /// By target: the probe that is out, its start, and whether the connection stands.
+    pub(crate) out: Vec<Option<Out>>,
+    /// By pair.
+    pub(crate) files: Vec<File>,
+    /// The disk is.
+    pub(crate) full: bool,
+    /// Counts the restarts.
+    pub(crate) life: u64,
+    pub(crate) rng: Rng,
     /// Which misfortunes this seed knows.
-    outages: bool,
-    floods: bool,
-    seed: u64,
+    pub(crate) outages: bool,
+    pub(crate) floods: bool,
+    /// How long members are left in peace at most, and clients, in milliseconds.
+    pub(crate) unrest: u64,
+    pause: u64,
+    pub(crate) seed: u64,
     telling: Telling,
+}
+
+/// A probe that is out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Out {
+    number: u64,
+    started: Time,
+    stands: bool,
 }
 
 /// What becomes of the story of a run.
@@ -91,6 +122,8 @@ pub(crate) enum Telling {
     Aloud,
 }
 
+/// When a run begins.
+const START: Time = Time::from_millis(5000);
 /// How long a run lasts.
 const LENGTH: Duration = Duration::from_secs(45);
 /// Nothing new happens in the last part, so that the end can be judged.
@@ -129,24 +162,31 @@ pub(crate) fn run(seed: u64, telling: Telling) -> World {
 impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut rng = Rng(seed);
-        let topology = std::sync::Arc::new(fleet(&mut rng));
-        let now = Time::from_millis(5000);
+        let topology = Arc::new(fleet(&mut rng));
+        let now = START;
         let decider = Decider::new(topology.clone(), Default::default(), Vec::new(), seed, now);
-        let truth = topology.targets().map(|target| (target, Truth::Well));
+        let targets: Vec<TargetId> = topology.targets().collect();
         let mut world = World {
             now,
-            truth: truth.collect(),
+            places: Places::new(&topology),
+            truth: vec![Truth::Well; targets.len()],
+            out: vec![None; targets.len()],
+            files: vec![File::default(); topology.pairs.len()],
+            full: false,
+            life: 0,
             uplink: Uplink::Works,
-            checks: Checks::new(&topology, now),
+            checks: Checks::new(&topology, &decider, now),
             log: Vec::new(),
             steps: BinaryHeap::new(),
             counter: 0,
-            out: BTreeMap::new(),
             outages: rng.chance(70),
             floods: rng.chance(30),
+            unrest: rng.pick(&[8000, 8000, 20_000, 60_000]),
+            pause: rng.pick(&[40, 100, 300]),
             rng,
             decider,
             topology,
+            targets,
             seed,
             telling,
         };
@@ -160,6 +200,8 @@ impl World {
             Step::UplinkFails,
             Step::Operator,
             Step::Restart,
+            Step::SiteFails,
+            Step::DiskFills,
         ] {
             let at = world.rng.millis(100, 15_000);
             world.after(at, step);
@@ -167,17 +209,17 @@ impl World {
         world
     }
 
-    fn calm(&self) -> bool {
-        self.now.since(Time::from_millis(5000)) > LENGTH - CALM
+    pub(crate) fn calm(&self) -> bool {
+        self.now.since(START) > LENGTH - CALM
     }
 
-    fn after(&mut self, span: Duration, step: Step) {
+    pub(crate) fn after(&mut self, span: Duration, step: Step) {
         self.counter += 1;
         self.steps
             .push(Reverse((self.now + span, self.counter, step)));
     }
 
-    fn note(&mut self, what: impl Fn() -> String) {
+    pub(crate) fn note(&mut self, what: impl Fn() -> String) {
         if self.telling != Telling::Nothing {
             let line = format!("{:?} {}", self.now, what());
             if self.telling == Telling::Aloud {
@@ -188,15 +230,22 @@ impl World {
     }
 
     /// Takes every output and lets the checks see the moment.
-    fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while let Some(output) = self.decider.poll_output() {
             if !matches!(output, Output::Probe(_)) {
                 self.note(|| format!("{output:?}"));
             }
+            if let Output::Store(pair, record) = &output {
+                self.store(*pair, record);
+            }
             if let Output::Probe(target) = output {
                 self.counter += 1;
                 let probe = self.counter;
-                self.out.insert(target, (probe, self.now, false));
+                self.out[self.places.of(target)] = Some(Out {
+                    number: probe,
+                    started: self.now,
+                    stands: false,
+                });
                 if self.uplink == Uplink::Unplugged {
                     self.after(Duration::ZERO, Step::GiveUp(target, probe));
                 } else {
@@ -208,11 +257,13 @@ impl World {
             }
             self.checks.see(&output, &self.decider, self.now);
         }
-        self.checks.moment(&self.decider, self.uplink, self.now);
+        if self.checks.moment(&self.decider, self.uplink, self.now) {
+            self.disk_is_not_behind();
+        }
     }
 
     fn truth(&self, target: TargetId) -> Truth {
-        self.truth[&target]
+        self.truth[self.places.of(target)]
     }
 
     fn is_reachable(&self, target: TargetId) -> bool {
@@ -236,13 +287,13 @@ impl World {
             Step::Change => self.change(),
             Step::Recover(member) => self.recover(member),
             Step::UplinkFails => self.uplink_fails(),
-            Step::UplinkReturns => {
-                self.note(|| "uplink returns".to_owned());
-                self.uplink = Uplink::Works;
-                self.after(Duration::from_millis(20), Step::PathsNoticed);
-            }
+            Step::UplinkReturns => self.uplink_returns(),
             Step::PathsNoticed => self.paths_noticed(),
+            Step::SiteFails => self.site_fails(),
+            Step::SiteGoes(site, millis) => self.lose(site, Duration::from_millis(millis)),
+            Step::Struck(member, truth) => self.struck(member, truth),
             Step::Operator => self.operator(),
+            Step::Resume => self.resume(),
             Step::Flood(target, left) => {
                 self.checks.flooded(target, self.now);
                 self.take(Step::Slow(target));
@@ -251,13 +302,16 @@ impl World {
                 }
             }
             Step::Restart => self.restart(),
+            Step::Stored(life, pair) => self.stored(life, pair),
+            Step::DiskFills => self.disk_fills(),
+            Step::DiskEmptied => self.disk_emptied(),
         }
     }
 
     // Probes.
 
     fn awaited(&self, target: TargetId, probe: u64) -> bool {
-        self.out.get(&target).is_some_and(|out| out.0 == probe)
+        self.out[self.places.of(target)].is_some_and(|out| out.number == probe)
     }
 
     fn arrive(&mut self, target: TargetId, probe: u64) {
@@ -277,8 +331,8 @@ impl World {
     }
 
     fn stands(&mut self, target: TargetId) {
-        if let Some(out) = self.out.get_mut(&target) {
-            out.2 = true;
+        if let Some(out) = &mut self.out[self.places.of(target)] {
+            out.stands = true;
         }
     }
 
@@ -309,7 +363,7 @@ impl World {
         if !self.awaited(target, probe) {
             return;
         }
-        let stands = self.out[&target].2;
+        let stands = self.out[self.places.of(target)].is_some_and(|out| out.stands);
         let answer = match self.uplink {
             Uplink::Unplugged if !stands => Answer::OwnFault(OwnFault::Route),
             _ if stands => Answer::Bad(Failure::NoAnswer),
@@ -319,7 +373,7 @@ impl World {
     }
 
     fn answer(&mut self, target: TargetId, answer: Answer) {
-        let Some((_, started, _)) = self.out.remove(&target) else {
+        let Some(Out { started, .. }) = self.out[self.places.of(target)].take() else {
             return;
         };
         if answer != Answer::Good {
@@ -330,16 +384,16 @@ impl World {
             took: self.now.since(started),
             transcript: String::new(),
         };
+        self.checks.answered(target, self.now);
         self.decider.handle_probe(target, &outcome, self.now);
     }
 
     // Clients.
 
     fn client(&mut self) {
-        let every = self.rng.millis(5, 40);
+        let every = self.rng.millis(self.pause / 8, self.pause);
         self.after(every, Step::Client);
-        let targets: Vec<TargetId> = self.truth.keys().copied().collect();
-        let target = self.rng.pick(&targets);
+        let target = self.rng.pick(&self.targets);
         if self.decider.readiness(target).takes == Takes::No {
             return;
         }
@@ -350,146 +404,7 @@ impl World {
         }
     }
 
-    // Misfortunes.
-
-    fn change(&mut self) {
-        if self.calm() {
-            return;
-        }
-        let again = self.rng.millis(200, 8000);
-        self.after(again, Step::Change);
-        let members = self.members();
-        let everyone = self.rng.chance(5);
-        let one = self.rng.pick(&members);
-        let whole_pool = self.rng.chance(10);
-        for member in members {
-            if everyone || member == one || (whole_pool && member.pool == one.pool) {
-                self.strike(member);
-            }
-        }
-    }
-
-    fn strike(&mut self, member: MemberId) {
-        let truth = self.rng.pick(&[
-            Truth::Dead,
-            Truth::Cut,
-            Truth::Cut,
-            Truth::Hung,
-            Truth::Sick,
-            Truth::Flaky,
-        ]);
-        let only = self.rng.chance(25);
-        self.note(|| format!("{member:?} is {truth:?}, one service alone: {only}"));
-        for service in &self.topology.pool(member.pool).services {
-            let target = member.target(service.id);
-            self.truth.insert(target, truth);
-            self.checks.changes(target, truth, self.now);
-            if only {
-                break;
-            }
-        }
-        let back = self.rng.millis(300, 12_000);
-        self.after(back, Step::Recover(member));
-        if self.floods && self.rng.chance(50) {
-            let target = self
-                .rng
-                .pick(&self.truth.keys().copied().collect::<Vec<_>>());
-            self.after(Duration::ZERO, Step::Flood(target, 600));
-        }
-    }
-
-    fn recover(&mut self, member: MemberId) {
-        self.note(|| format!("{member:?} is well"));
-        for service in &self.topology.pool(member.pool).services {
-            let target = member.target(service.id);
-            self.truth.insert(target, Truth::Well);
-            self.checks.changes(target, Truth::Well, self.now);
-        }
-    }
-
-    fn uplink_fails(&mut self) {
-        if self.calm() || !self.outages {
-            return;
-        }
-        let lasts = self.rng.millis(20, 10_000);
-        let rest = self.rng.millis(4000, 15_000);
-        self.after(lasts + rest, Step::UplinkFails);
-        if self.uplink != Uplink::Works {
-            return;
-        }
-        self.uplink = self
-            .rng
-            .pick(&[Uplink::Drops, Uplink::Drops, Uplink::Unplugged]);
-        let uplink = self.uplink;
-        self.note(|| format!("uplink: {uplink:?}"));
-        self.after(lasts, Step::UplinkReturns);
-        if self.uplink == Uplink::Unplugged {
-            let noticed = self.rng.millis(0, 100);
-            self.after(noticed, Step::PathsNoticed);
-        }
-    }
-
-    fn paths_noticed(&mut self) {
-        let unrouted = match self.uplink {
-            Uplink::Unplugged => self.members(),
-            Uplink::Works | Uplink::Drops => Vec::new(),
-        };
-        self.decider.handle_paths(&unrouted, self.now);
-    }
-
-    // People.
-
-    fn operator(&mut self) {
-        if self.calm() {
-            for member in self.members() {
-                self.order(member, Mode::Ready, false);
-            }
-            return;
-        }
-        let again = self.rng.millis(500, 10_000);
-        self.after(again, Step::Operator);
-        let member = self.rng.pick(&self.members());
-        let mode = self
-            .rng
-            .pick(&[Mode::Drain, Mode::Maintenance, Mode::Ready]);
-        let force = self.rng.chance(30);
-        self.order(member, mode, force);
-    }
-
-    fn order(&mut self, member: MemberId, mode: Mode, force: bool) {
-        let until = self
-            .rng
-            .chance(30)
-            .then(|| self.now + self.rng.millis(100, 9000));
-        let order = Order {
-            member,
-            mode,
-            by: "ann".to_owned(),
-            reason: None,
-            until,
-            force,
-        };
-        let done = self.decider.handle_order(order.clone(), self.now);
-        self.note(|| format!("{mode:?} {member:?}, force {force}: {done:?}"));
-        self.checks.ordered(&self.decider, &order, &done);
-    }
-
-    fn restart(&mut self) {
-        if self.calm() || self.rng.chance(50) {
-            return;
-        }
-        self.note(|| "restart".to_owned());
-        self.out.clear();
-        let standing = self.checks.stored.clone();
-        self.counter += 1;
-        let seed = self.seed ^ self.counter;
-        self.decider = Decider::new(self.topology.clone(), standing, Vec::new(), seed, self.now);
-        self.checks.restarted(self.now);
-        let again = self.rng.millis(5000, 20_000);
-        self.after(again, Step::Restart);
-    }
-
-    fn members(&self) -> Vec<MemberId> {
+    pub(crate) fn members(&self) -> Vec<MemberId> {
         let pools = self.topology.pools.iter();
         pools
             .flat_map(|pool| pool.members.iter().map(|member| member.id))

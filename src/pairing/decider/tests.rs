@@ -190,13 +190,28 @@ impl Rig {
         rig
     }
 
+    /// The same with each two pools a pair.
+    fn paired(plans: &[Plan<'_>], rules: &PairRules) -> Rig {
+        let mut topology = topology(plans);
+        pair_up(&mut topology, rules);
+        let mut rig = Rig::with(topology, Standing::default(), Vec::new());
+        rig.run(ms(3000));
+        assert!(rig.decider.settled());
+        rig.events.clear();
+        rig
+    }
+
     fn starting(plans: &[Plan<'_>], standing: Standing) -> Rig {
-        let topology = Arc::new(topology(plans));
+        Rig::with(topology(plans), standing, Vec::new())
+    }
+
+    fn with(topology: Topology, standing: Standing, records: Vec<(Record, bool)>) -> Rig {
+        let topology = Arc::new(topology);
         let now = Time::from_millis(10_000);
         let truth = topology.targets().map(|target| (target, Truth::Well));
         Rig {
             truth: truth.collect(),
-            decider: Decider::new(topology, standing, Vec::new(), 7, now),
+            decider: Decider::new(topology, standing, records, 7, now),
             now,
             uplink: true,
             out: BTreeMap::new(),
@@ -610,6 +625,83 @@ fn when_everyone_really_died_it_holds_until_one_answers_and_judges_the_others_th
     assert_eq!(rig.ends.len(), 5);
     assert_eq!(rig.verdict(target(1, 0, 0)), Verdict::Up);
     assert_eq!(rig.condition(0), Condition::Lost);
+}
+
+#[test]
+fn an_outage_of_our_own_silences_both_pools_of_a_pair() {
+    let mut rig = Rig::paired(&[(3, PLAIN), (3, PLAIN)], &automatic());
+    rig.uplink = false;
+    rig.run(ms(10_000));
+    assert!(rig.decider.isolated().is_some());
+    assert_eq!((rig.verdicts_told(), rig.ends.len()), (0, 0));
+}
+
+#[test]
+fn silence_that_spares_every_twin_is_not_our_own() {
+    for (pairs, isolated) in [(false, true), (true, false)] {
+        let plans = [(3, PLAIN); 4];
+        let mut rig = match pairs {
+            true => Rig::paired(&plans, &automatic()),
+            false => Rig::new(&plans),
+        };
+        // Nothing can be heard of the other site, neither good nor bad.
+        for (pool, truth) in [
+            (0, Truth::Cut),
+            (1, Truth::OwnFault(OwnFault::Descriptors)),
+            (2, Truth::Cut),
+            (3, Truth::OwnFault(OwnFault::Descriptors)),
+        ] {
+            rig.set_pool(pool, truth);
+        }
+        rig.run(ms(10_000));
+        assert_eq!(rig.decider.isolated().is_some(), isolated, "{pairs}");
+        let lost = [0, 2].map(|pool| rig.condition(pool) == Condition::Lost);
+        assert_eq!(lost, [!isolated; 2]);
+    }
+}
+
+#[test]
+fn a_twin_that_was_given_up_long_ago_does_not_speak_against_our_own_fault() {
+    let mut rig = Rig::paired(&[(3, PLAIN); 4], &automatic());
+    rig.set_pool(1, Truth::Cut);
+    rig.set_pool(3, Truth::Cut);
+    rig.run(ms(60_000));
+    assert_eq!(
+        (rig.condition(1), rig.condition(3)),
+        (Condition::Lost, Condition::Lost)
+    );
+    let told = rig.verdicts_told();
+    rig.uplink = false;
+    rig.run(ms(10_000));
+    assert!(rig.decider.isolated().is_some());
+    assert_eq!(rig.verdicts_told(), told);
+}
+
+#[test]
+fn in_a_large_fleet_of_pairs_an_outage_of_our_own_is_known_for_one() {
+    let plans: Vec<Plan<'_>> = vec![(2, PLAIN); 60];
+    for near in [true, false] {
+        let mut topology = topology(&plans);
+        pair_up(&mut topology, &automatic());
+        for (nth, pair) in topology.pairs.iter_mut().enumerate() {
+            if !near {
+                pair.pools = [PoolId(nth as u16), PoolId(nth as u16 + 30)];
+            }
+        }
+        for lead in [0, 200, 400, 600, 800] {
+            let mut rig = Rig::with(topology.clone(), Standing::default(), Vec::new());
+            rig.run(ms(3000 + lead));
+            rig.events.clear();
+            rig.uplink = false;
+            rig.run(ms(10_000));
+            assert!(rig.decider.isolated().is_some());
+            assert_eq!(
+                (rig.verdicts_told(), rig.ends.len()),
+                (0, 0),
+                "{near} {lead}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -113,10 +113,14 @@ impl Isolation {
         let in_vain = asked >= WITNESSES;
         let fell = |pool: &usize| {
             let most = silent[*pool] > alive[*pool] / 2;
-            most || (in_vain && inquiry.silent[*pool] > 0)
+            most || (in_vain && silent[*pool] > 0)
         };
         let fallen: Vec<usize> = (0..pools).filter(fell).collect();
-        if fallen.len() < 2 {
+        // A twin that was given up before cannot fall any more.
+        let twin = |&pool: &usize| self.twins[pool].filter(|&twin| alive[twin] > 0);
+        let mut twins = fallen.iter().filter_map(twin).peekable();
+        let among = twins.peek().is_none() || twins.any(|twin| fallen.contains(&twin));
+        if fallen.len() < 2 || !among {
             return Judgement::Theirs;
         }
         Judgement::Ours(IsolationCause::ManySilent {
@@ -126,23 +130,30 @@ impl Isolation {
     }
 
     /// One target each of up to `most` members that were heard when last asked, drawn from all
-    /// pools in turn, beginning where the last draw ended.
+    /// pools in turn, beginning where the last draw ended, but the twins of silent pools first.
     fn witnesses(&mut self, machines: &[Machine], now: Time, most: usize) -> Vec<usize> {
         let mut by_pool: Vec<Vec<MemberId>> = Vec::new();
+        let mut sought = BTreeSet::new();
         for &member in &self.members {
-            if self.standing(member, machines, now) == Standing::Heard {
-                match by_pool.last_mut() {
+            match self.standing(member, machines, now) {
+                Standing::Heard => match by_pool.last_mut() {
                     Some(same) if same[0].pool == member.pool => same.push(member),
                     _ => by_pool.push(vec![member]),
-                }
+                },
+                Standing::Silent => sought.extend(self.twins[member.pool.index()]),
+                Standing::Gone => {}
             }
         }
         self.turn = self.turn.wrapping_add(1);
+        if !by_pool.is_empty() {
+            let turn = self.turn % by_pool.len();
+            by_pool.rotate_left(turn);
+        }
+        by_pool.sort_by_key(|members| !sought.contains(&members[0].pool.index()));
         let rounds = by_pool.iter().map(Vec::len).max().unwrap_or(0);
         let mut chosen = Vec::new();
         for round in 0..rounds {
-            for pool in 0..by_pool.len() {
-                let members = &by_pool[(pool + self.turn) % by_pool.len()];
+            for members in &by_pool {
                 if round < members.len() && chosen.len() < most {
                     let member = members[(round + self.turn) % members.len()];
                     chosen.extend(self.best_target(member, machines));

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pairing::decider::tests::{PLAIN, member, topology};
+use crate::health::machine::{Machine, Rules};
+use crate::pairing::decider::tests::{PLAIN, automatic, member, pair_up, topology};
 
 fn at(millis: u64) -> Time {
     Time::from_millis(millis)
@@ -80,6 +81,28 @@ fn clients_alone_condemn_nobody() {
     assert!(!isolation.handle_evidence(0, at(1001)));
     isolation.probe(2, Heard::Answer, 1002, 1003);
     assert!(!isolation.condemns(0));
+}
+
+#[test]
+fn the_twins_of_silent_pools_are_asked_first() {
+    let mut topology = topology(&[(2, PLAIN); 60]);
+    pair_up(&mut topology, &automatic());
+    let places = Places::new(&topology);
+    let machines: Vec<Machine> = topology
+        .targets()
+        .map(|target| {
+            let check = &topology.service(target.service()).check;
+            Machine::new(Rules::from(check), at(0), at(0))
+        })
+        .collect();
+    for silent in [0u16, 31, 58] {
+        let mut isolation = Isolation::new(&topology, &places);
+        let place = places.target(member(silent, 0).target(PoolId(silent).service(0)));
+        isolation.handle_probe(place, member(silent, 0), Heard::Silence, at(1000), at(1500));
+        let asked = isolation.inquire(&machines, at(1500), 60);
+        let first = places.target_at(asked[0]).pool;
+        assert_eq!((first, asked.len()), (PoolId(silent ^ 1), WITNESSES));
+    }
 }
 
 /// What a probe of a member that is well meets in an outage.

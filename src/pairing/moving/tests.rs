@@ -56,15 +56,23 @@ impl Rig {
                 old[worker] -= n;
             }
         }
-        old.iter().zip(&self.new).map(|(old, new)| old + new).collect()
+        old.iter()
+            .zip(&self.new)
+            .map(|(old, new)| old + new)
+            .collect()
     }
 
     /// Does what is due at `now`.
     fn step(&mut self) {
-        let slices = self.moves.handle_timeout(self.now, |_, _| self.left());
+        let left = self.left();
+        let slices = self.moves.handle_timeout(self.now, |_, _| left.clone());
         for slice in slices {
             // A new number is about all that stand there now.
-            if self.job.replace(slice.job).is_some_and(|job| job != slice.job) {
+            if self
+                .job
+                .replace(slice.job)
+                .is_some_and(|job| job != slice.job)
+            {
                 for (old, new) in self.old.borrow_mut().iter_mut().zip(&mut self.new) {
                     *old += std::mem::take(new);
                 }
@@ -104,7 +112,11 @@ impl Rig {
             let within = within.filter(|(at, _)| *at < from + Duration::from_secs(1));
             within.map(|(_, n)| n).sum()
         };
-        self.told.iter().map(|(at, _)| second(*at)).max().unwrap_or(0)
+        self.told
+            .iter()
+            .map(|(at, _)| second(*at))
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -139,7 +151,12 @@ fn a_slow_rate_is_kept_by_slices_of_none() {
     let mut rig = Rig::new(&[3]);
     rig.moves.begin(HOME, TWIN, BEGIN, rate(1), BEGIN);
     rig.run(at_once);
-    let ended: Vec<Time> = rig.told.iter().filter(|(_, n)| *n > 0).map(|(at, _)| *at).collect();
+    let ended: Vec<Time> = rig
+        .told
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(at, _)| *at)
+        .collect();
     assert_eq!(ended, [after(900), after(1_900), after(2_900)]);
 }
 
