@@ -288,8 +288,11 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
-    use crate::observe::sample::{self, FakeDesk};
+    use crate::observe::sample::{self, FakeDesk, Plight};
     use crate::observe::serve::{EXCHANGE_TIMEOUT, HEAD_TIMEOUT, MOST_CONNECTIONS};
+    use crate::observe::status::HomePhase;
+    use crate::pairing::pair::Destination;
+    use crate::pairing::record::Cause;
 
     /// A real server on a port of its own, in front of a desk with nobody behind it.
     struct Served {
@@ -424,6 +427,55 @@ mod tests {
             let response = served.get("/readyz").await;
             assert_eq!((code(&response), body(&response)), (503, "draining\n"));
             assert_eq!(code(&served.get("/healthz").await), 200);
+        });
+    }
+
+    #[test]
+    fn pairs_and_redirects_are_served() {
+        local(async {
+            let mut plight = Plight::new();
+            plight.order("fe-seoul", Destination::Twin);
+            let served = served(plight.status()).await;
+            let pairs = served.get("/v1/pairs").await;
+            let pairs: Vec<PairStatus> = serde_json::from_str(body(&pairs)).unwrap();
+            assert_eq!(pairs, plight.status().pairs);
+            let rows = served.get("/v1/redirects").await;
+            let rows: Vec<RedirectRow> = serde_json::from_str(body(&rows)).unwrap();
+            assert_eq!(rows.len(), 4);
+            let seoul = &rows[0];
+            assert_eq!((seoul.pool.as_str(), seoul.generation), ("fe-seoul", 1));
+            assert_eq!((seoul.phase, seoul.share), (HomePhase::Away, 0));
+            assert_eq!(seoul.serving, ["fe-busan"]);
+            assert_eq!((seoul.cause, seoul.by.as_str()), (Cause::Ordered, "alice"));
+            assert_eq!(seoul.reason.as_deref(), Some("kernel update"));
+            assert_eq!(
+                (rows[1].share, &rows[1].serving),
+                (100, &vec!["fe-busan".to_owned()])
+            );
+        });
+    }
+
+    #[test]
+    fn health_is_asked_of_the_home_pool_alone_where_that_is_wanted() {
+        local(async {
+            let served = served(sample::well()).await;
+            let either = served.get("/health/fe-seoul").await;
+            assert!(!body(&either).contains("at home: "), "{either}");
+            for query in ["scope=home", "x=1&scope=home"] {
+                let home = served.get(&format!("/health/fe-seoul?{query}")).await;
+                assert_eq!(code(&home), 200);
+                assert!(body(&home).contains("at home: "), "{home}");
+            }
+            for query in ["scope=twin", "scope=", "scope", "scope=home%20"] {
+                let wrong = served.get(&format!("/health/fe-seoul?{query}")).await;
+                assert_eq!(code(&wrong), 400, "{query}");
+                assert!(
+                    body(&wrong).contains("write /health/POOL?scope=home"),
+                    "{wrong}"
+                );
+            }
+            let unknown = served.get("/health/fe-soul?scope=home").await;
+            assert_eq!(code(&unknown), 404);
         });
     }
 

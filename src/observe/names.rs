@@ -131,7 +131,7 @@ impl std::error::Error for NoSuch {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::sample::topology;
+    use crate::observe::sample::{pair_topology, topology};
 
     fn missing(name: &str) -> String {
         find(&topology(), name).unwrap_err().to_string()
@@ -144,6 +144,21 @@ mod tests {
         assert!(matches!(
             find(&topology, "fe-seoul/fe2"),
             Ok(Named::Member(_, member)) if member.name == "fe2"
+        ));
+    }
+
+    #[test]
+    fn pairs_are_found_after_pools() {
+        let mut topology = pair_topology();
+        assert!(matches!(find(&topology, "korea"), Ok(Named::Pair(pair)) if pair.name == "korea"));
+        assert_eq!(
+            find(&topology, "koera").unwrap_err().to_string(),
+            "no pool or pair is named \"koera\"; did you mean \"korea\"?"
+        );
+        topology.pairs[0].name = "fe-seoul".to_owned();
+        assert!(matches!(
+            find(&topology, "fe-seoul"),
+            Ok(Named::Pool(pool)) if pool.name == "fe-seoul"
         ));
     }
 

@@ -57,6 +57,9 @@ pub fn fitness_text(home: &HomeStatus, now: Stamp) -> String {
 
 /// What comes next for its users and when, or what it would take.
 pub fn outlook(pair: &PairStatus, home: &HomeStatus, isolated: bool, now: Stamp) -> String {
+    if pair.is_lost() {
+        return both_lost(pair);
+    }
     let planned = home.next.as_ref().filter(|next| next.act != Act::Calm);
     if let Some(next) = planned {
         return plan(pair, home, next, now);
@@ -72,6 +75,19 @@ pub fn outlook(pair: &PairStatus, home: &HomeStatus, isolated: bool, now: Stamp)
         HomePhase::Away => from_away(pair, home, now),
         HomePhase::Returning => from_returning(pair, home),
     }
+}
+
+/// What happens next while both pools are lost, to the users of both.
+pub fn both_lost(pair: &PairStatus) -> String {
+    if pair.failover == Automation::Automatic && pair.halt.is_none() {
+        return "the first of the two pools to serve again takes the users of both".to_owned();
+    }
+    let halted = pair.halt.map(|halt| format!("{}: ", halt_text(halt)));
+    format!(
+        "{}waits for a pool to serve again; then `twinpool failover` of the other one sends that \
+         one's users there too",
+        halted.unwrap_or_default()
+    )
 }
 
 /// `in 7 s`, or `now`.
@@ -111,12 +127,6 @@ fn from_home(pair: &PairStatus, home: &HomeStatus) -> String {
     let halted = pair.halt.map(|halt| format!("{}: ", halt_text(halt)));
     let halted = halted.unwrap_or_default();
     match (home.fitness, pair.twin_of(home).fitness, by_itself) {
-        (Fitness::Lost, Fitness::Lost, true) => {
-            "the first of the two pools to serve again takes the users of both".to_owned()
-        }
-        (Fitness::Lost, Fitness::Lost, false) => format!(
-            "{halted}waits for it to serve again, or for {twin} to serve again and {failover}"
-        ),
         (Fitness::Lost, _, true) => {
             format!("its users go to {twin} as soon as that is known to serve")
         }
@@ -166,7 +176,10 @@ fn from_away(pair: &PairStatus, home: &HomeStatus, now: Stamp) -> String {
 fn from_returning(pair: &PairStatus, home: &HomeStatus) -> String {
     match (home.fitness, pair.halt) {
         (Fitness::Lost, _) => {
-            "waits for one of the two pools to serve again; nobody can take them".to_owned()
+            format!(
+                "its users go back to {} once that is known to serve",
+                home.twin
+            )
         }
         (Fitness::Unknown, _) => "goes on once its first probes are in".to_owned(),
         (_, Some(halt)) => format!(

@@ -1,6 +1,10 @@
 //! What tests look at: a small topology, statuses of it in every plight, and a desk with nobody
 //! behind it.
 
+mod pairs;
+
+pub(crate) use pairs::{Plight, pair_topology};
+
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};

@@ -365,6 +365,15 @@ impl Status {
     pub fn pool(&self, name: &str) -> Option<&PoolStatus> {
         self.pools.iter().find(|pool| pool.name == name)
     }
+
+    /// The pair of the pool with this name, and the pool's users in it.
+    pub fn home(&self, pool: &str) -> Option<(&PairStatus, &HomeStatus)> {
+        let homes = self.pairs.iter().flat_map(|pair| {
+            let homes = pair.pools.iter();
+            homes.map(move |home| (pair, home))
+        });
+        homes.into_iter().find(|(_, home)| home.pool == pool)
+    }
 }
 
 impl PoolStatus {

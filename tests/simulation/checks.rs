@@ -66,6 +66,8 @@ struct Seen {
     /// When it was last not answering, for whatever reason of its own.
     last_hard: Option<Time>,
     verdict: Verdict,
+    /// It was given up though it was well, as nobody could have known.
+    excused: bool,
     asked: Option<Time>,
     last_own_fault: Time,
     last_flood: Option<Time>,
@@ -91,6 +93,7 @@ impl Checks {
             truth_since: now,
             last_hard: None,
             verdict: Verdict::Unknown,
+            excused: false,
             asked: None,
             last_own_fault: Time::ZERO,
             last_flood: None,
@@ -251,12 +254,13 @@ impl Checks {
             let target = member.id.target(pool.primary);
             let seen = self.seen(target);
             // One that came back while nobody could ask is given up until it has been asked.
-            let known = |at: Time| now.since(at.max(self.isolation_ended)) <= self.longest;
+            let asked = self.isolation_ended.max(self.uplink.1);
+            let known = |at: Time| now.since(at.max(asked)) <= self.longest;
             let gone = is_hard(seen.truth) || seen.last_hard.is_some_and(known);
             let out = decider
                 .operator(member.id)
                 .is_some_and(|state| state.mode == Mode::Maintenance);
-            !(gone || out || self.is_excused(target, now))
+            !(gone || out || seen.excused)
         });
         let present = present.count();
         assert!(
@@ -274,7 +278,9 @@ impl Checks {
                     self.isolated_since.is_none(),
                     "a verdict changed while isolated"
                 );
+                let excused = *to == Verdict::Down && self.is_excused(*target, now);
                 let seen = self.seen_mut(*target);
+                seen.excused = excused;
                 assert_eq!(seen.verdict, *from);
                 assert_ne!(from, to);
                 seen.verdict = *to;
@@ -327,8 +333,15 @@ impl Checks {
             return;
         }
         let from = |at: Time| now.since(at) > self.longest;
-        let heard = self.targets.iter().find(|seen| {
+        // One that answers at one port and not at another speaks for neither side.
+        let heard = |seen: &Seen| {
             is_heard(seen.truth) && from(seen.truth_since) && from(seen.last_own_fault)
+        };
+        let mut members = self.topology.pools.iter().flat_map(|pool| &pool.members);
+        let heard = members.find(|member| {
+            let services = &self.topology.pool(member.id.pool).services;
+            let mut targets = services.iter().map(|s| member.id.target(s.id));
+            targets.all(|target| heard(self.seen(target)))
         });
         assert!(heard.is_none(), "isolated, though {heard:?} answers");
     }
@@ -485,7 +498,13 @@ impl Checks {
             .map(|&r| self.seen(target.member().target(r)));
         let involved = required.chain([seen]);
         if matches!(seen.truth, Truth::Dead | Truth::Cut | Truth::Hung) {
-            let since = seen.truth_since.max(clean).max(seen.last_own_fault);
+            // False evidence of silence that its own answers refute keeps its counts from rising.
+            let flooded = seen.last_flood.unwrap_or(Time::ZERO);
+            let since = seen
+                .truth_since
+                .max(clean)
+                .max(seen.last_own_fault)
+                .max(flooded);
             let bound = seen.detection;
             if now.since(since) > bound && self.had_witness(target, since) {
                 let verdict = decider.explain(target).own;

@@ -75,8 +75,7 @@ pub(super) fn site(topology: &Topology, site: SiteId, lost: bool) -> String {
         (false, _) => format!("site {name}: no longer lost: a pool of it serves again"),
         (true, [pool]) => format!("site {name}: lost: its only pool, {pool}, is lost"),
         (true, pools) => format!(
-            "site {name}: lost: all its {} pools are lost: {}",
-            pools.len(),
+            "site {name}: lost: all of its pools are lost: {}",
             pools.join(", ")
         ),
     }
@@ -171,4 +170,181 @@ fn pools_of(topology: &Topology, site: SiteId) -> Vec<&str> {
         .filter(|pool| pool.site == Some(site))
         .map(|pool| pool.name.as_str())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::observe::events::sentence;
+    use crate::observe::sample::{NOW, Plight, pair_topology};
+    use crate::pairing::Event as E;
+    use crate::pairing::Pause;
+    use crate::pairing::pair::Destination;
+    use crate::pairing::record::{By, Cause, Phase};
+    use crate::topology::{PairId, PoolId, SiteId};
+
+    fn told(event: E) -> String {
+        sentence(&pair_topology(), &event, NOW)
+    }
+
+    #[test]
+    fn the_story_of_a_site_that_dies_and_returns() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul", "med-seoul"]);
+        plight.run(12_000);
+        plight.order("med-seoul", Destination::Twin);
+        plight.set("fe-seoul", false);
+        plight.set("med-seoul", false);
+        plight.run(320_000);
+        plight.order("med-seoul", Destination::Home);
+        plight.run(100_000);
+        assert_eq!(
+            plight.story(),
+            [
+                "site seoul: lost: all of its pools are lost: fe-seoul, med-seoul",
+                "fe-seoul: home → away (to fe-busan): the home pool was lost for 10 s; \
+                 generation 1",
+                "med-seoul: home → away (to med-busan): ordered by alice (kernel update); \
+                 generation 1",
+                "site seoul: no longer lost: a pool of it serves again",
+                "fe-seoul: away → returning (from fe-busan, over 1 min 35 s): the home pool was \
+                 well for 5 min at least; generation 2",
+                "med-seoul: away → returning (from med-busan, over 1 min 35 s): ordered by alice \
+                 (kernel update); generation 2",
+                "fe-seoul: returning (95 %) → home (from fe-busan): all are home again; \
+                 generation 21",
+                "med-seoul: returning (95 %) → home (from med-busan): all are home again; \
+                 generation 21",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_cause_is_told_with_its_names() {
+        let redirect = |from, to, cause| {
+            told(E::Redirect {
+                pool: PoolId(0),
+                from,
+                to,
+                cause,
+                by: By::Twinpool,
+                reason: None,
+                generation: 7,
+            })
+        };
+        let share = crate::pairing::record::Share::of(9).unwrap();
+        for (from, to, cause, sentence) in [
+            (
+                Phase::Home,
+                Phase::Away,
+                Cause::Lost,
+                "fe-seoul: home → away (to fe-busan): the home pool was lost for 10 s; \
+                 generation 7",
+            ),
+            (
+                Phase::Away,
+                Phase::Home,
+                Cause::LeftLost,
+                "fe-seoul: away → home (from fe-busan): fe-busan, which served them, was lost; \
+                 generation 7",
+            ),
+            (
+                Phase::Home,
+                Phase::Away,
+                Cause::FirstToReturn,
+                "fe-seoul: home → away (to fe-busan): both pools were lost, and the one that \
+                 serves them now was the first to return; generation 7",
+            ),
+            (
+                Phase::Returning(share),
+                Phase::Away,
+                Cause::Relapsed,
+                "fe-seoul: returning (45 %) → away (to fe-busan): the home pool was lost again \
+                 while they came home; generation 7",
+            ),
+        ] {
+            assert_eq!(redirect(from, to, cause), sentence);
+        }
+    }
+
+    #[test]
+    fn what_else_happens_to_pairs_is_told_with_what_to_do() {
+        let pause = Pause {
+            by: "bob".to_owned(),
+            reason: Some("network work".to_owned()),
+            since: NOW,
+        };
+        let pair = PairId(0);
+        let error = Some("no space left on device (os error 28)".to_owned());
+        for (event, sentence) in [
+            (
+                E::Alarm { pair, on: true },
+                "korea: alarm: automation has ended, because it failed over and back too often; \
+                 it goes on after `twinpool resume`",
+            ),
+            (
+                E::Alarm { pair, on: false },
+                "korea: the alarm is over, automation goes on",
+            ),
+            (
+                E::Unwritten { pair, error },
+                "korea: the record cannot be written, and what it wanted is not in force: no \
+                 space left on device (os error 28); automation tries again every 1 s",
+            ),
+            (
+                E::Unwritten { pair, error: None },
+                "korea: the record can be written again",
+            ),
+            (
+                E::Pause {
+                    pause: Some(pause),
+                    by: None,
+                },
+                "all automation of pairs is paused by bob (network work); it goes on after \
+                 `twinpool resume`",
+            ),
+            (
+                E::Pause {
+                    pause: None,
+                    by: Some("bob".to_owned()),
+                },
+                "automation of pairs goes on: resumed by bob",
+            ),
+            (
+                E::Site {
+                    site: SiteId(1),
+                    lost: true,
+                },
+                "site busan: lost: all of its pools are lost: fe-busan, med-busan",
+            ),
+            (
+                E::Spill {
+                    pool: PoolId(0),
+                    on: true,
+                },
+                "fe-seoul: spilling: connections that no member accepts go to fe-busan one by one",
+            ),
+            (
+                E::Spill {
+                    pool: PoolId(0),
+                    on: false,
+                },
+                "fe-seoul: no longer spilling",
+            ),
+        ] {
+            assert_eq!(told(event), sentence);
+        }
+    }
+
+    #[test]
+    fn an_event_of_a_pair_names_it() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul", "med-seoul"]);
+        plight.run(12_000);
+        let events = plight.events.since(0);
+        let of = |text: &str| events.iter().find(|e| e.text.starts_with(text)).unwrap();
+        let away = of("fe-seoul: home → away");
+        assert_eq!(away.pool.as_deref(), Some("fe-seoul"));
+        assert_eq!(away.pair.as_deref(), Some("korea"));
+        assert_eq!(of("site seoul: lost").site.as_deref(), Some("seoul"));
+    }
 }

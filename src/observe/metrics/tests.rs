@@ -1,7 +1,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::observe::sample;
+use crate::observe::sample::{self, Plight};
+use crate::pairing::pair::Destination;
 
 /// Checks each line against the text format and returns every series with its value.
 fn series_of(page: &str) -> HashMap<String, f64> {
@@ -132,4 +133,89 @@ fn without_pools_the_page_is_still_whole() {
     let mut status = sample::well();
     status.pools.clear();
     series_of(&text(Arc::new(status)));
+}
+
+#[test]
+fn pairs_show_in_their_series() {
+    let mut plight = Plight::new();
+    plight.lose(&["fe-seoul", "med-seoul"]);
+    plight.run(12_000);
+    plight.set("fe-seoul", false);
+    plight.run(330_000);
+    let now = plight.now;
+    plight.decider.handle_pause("bob".to_owned(), None, now);
+    plight.disk = Some("no space left on device".to_owned());
+    plight.order("med-seoul", Destination::Twin);
+    plight.spilling = vec![plight.pool("med-busan")];
+    plight.to_move = 40;
+    let id = plight.pool("fe-seoul");
+    for worker in &plight.workers {
+        let home = worker.home(id);
+        home.at_twin.add(10);
+        home.at_twin_ended.add(3);
+        home.moved.add(2);
+        home.spilled.add(5);
+        home.arrivals_held.add(1);
+    }
+    let status = plight.status();
+    let share = status.pairs[0].pools[0].share;
+    assert!((10..90).contains(&share), "{share} %");
+    let series = series_of(&text(Arc::new(status.clone())));
+    let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
+    let pool = "pool=\"fe-seoul\"";
+    let home = |name: &str, more: &str| at(&format!("{name}{{pair=\"korea\",{pool}{more}}}"));
+    let phase = |phase: &str| home("twinpool_pair_phase", &format!(",phase=\"{phase}\""));
+    assert_eq!(
+        [phase("home"), phase("away"), phase("returning")],
+        [0.0, 0.0, 1.0]
+    );
+    assert_eq!(home("twinpool_pair_share", ""), f64::from(share) / 100.0);
+    for (key, value) in [
+        ("twinpool_pair_generation{pair=\"media\"}", 0.0),
+        ("twinpool_pair_rounds{pair=\"korea\"}", 1.0),
+        ("twinpool_pair_hold_seconds{pair=\"korea\"}", 600.0),
+        ("twinpool_pair_record_ok{pair=\"korea\"}", 1.0),
+        ("twinpool_pair_record_ok{pair=\"media\"}", 0.0),
+        (
+            "twinpool_pair_automation_halted{pair=\"korea\",reason=\"paused\"}",
+            1.0,
+        ),
+        (
+            "twinpool_pair_automation_halted{pair=\"korea\",reason=\"alarm\"}",
+            0.0,
+        ),
+        (
+            "twinpool_pair_automation_halted{pair=\"korea\",reason=\"damaged\"}",
+            0.0,
+        ),
+        ("twinpool_pool_sessions_at_twin{pool=\"fe-seoul\"}", 14.0),
+        ("twinpool_pool_sessions_to_move{pool=\"fe-seoul\"}", 40.0),
+        ("twinpool_pool_moved_sessions_total{pool=\"fe-seoul\"}", 4.0),
+        (
+            "twinpool_pool_spilled_connections_total{pool=\"fe-seoul\"}",
+            10.0,
+        ),
+        ("twinpool_pool_spilling{pool=\"fe-seoul\"}", 0.0),
+        ("twinpool_pool_spilling{pool=\"med-busan\"}", 1.0),
+        ("twinpool_pool_arrivals_held_total{pool=\"fe-seoul\"}", 2.0),
+        ("twinpool_site_lost{site=\"seoul\"}", 0.0),
+        ("twinpool_automation_paused", 1.0),
+    ] {
+        assert_eq!(at(key), value, "{key}");
+    }
+    assert_eq!(
+        at("twinpool_pair_generation{pair=\"korea\"}"),
+        status.pairs[0].generation as f64
+    );
+}
+
+#[test]
+fn a_lost_site_shows_and_an_instance_without_pairs_has_no_series_of_them() {
+    let mut plight = Plight::new();
+    plight.lose(&["fe-busan", "med-busan"]);
+    let series = series_of(&text(Arc::new(plight.status())));
+    assert_eq!(series["twinpool_site_lost{site=\"busan\"}"], 1.0);
+    assert_eq!(series["twinpool_site_lost{site=\"seoul\"}"], 0.0);
+    let without = text(Arc::new(sample::well()));
+    assert!(!without.contains("twinpool_pair") && !without.contains("automation"));
 }

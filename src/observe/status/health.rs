@@ -158,7 +158,14 @@ fn judged(condition: Condition, below: BelowQuorum, counts: Counts) -> (bool, St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::sample::Plight;
+    use crate::pairing::pair::Destination;
     use crate::pairing::record::Share;
+
+    fn ok(plight: &Plight, pool: &str, scope: Scope) -> bool {
+        let health = plight.look(|view| pool_health(view, pool, scope));
+        health.unwrap().ok
+    }
 
     #[test]
     fn a_pool_is_servable_while_somebody_may_serve_its_users() {
@@ -206,5 +213,28 @@ mod tests {
             let (served, why) = by_either(phase, (at_home, "here".to_owned()), twin);
             assert_eq!(served, ok, "{phase} {at_home} {at_twin} {spill}: {why}");
         }
+    }
+
+    #[test]
+    fn the_health_of_a_pool_follows_its_users_and_that_of_its_home_does_not() {
+        use Scope::{Home, HomeOrTwin};
+        let mut plight = Plight::new();
+        assert!(ok(&plight, "fe-seoul", HomeOrTwin) && ok(&plight, "fe-seoul", Home));
+        plight.lose(&["fe-seoul", "med-seoul"]);
+        assert!(ok(&plight, "fe-seoul", HomeOrTwin), "by spill");
+        assert!(!ok(&plight, "fe-seoul", Home));
+        assert!(!ok(&plight, "med-seoul", HomeOrTwin), "no spill");
+        plight.run(12_000);
+        plight.order("med-seoul", Destination::Twin);
+        assert!(ok(&plight, "fe-seoul", HomeOrTwin) && ok(&plight, "med-seoul", HomeOrTwin));
+        plight.set("med-seoul", false);
+        plight.lose(&["med-busan"]);
+        plight.run(3_000);
+        assert!(!ok(&plight, "med-seoul", HomeOrTwin), "its users are away");
+        assert!(ok(&plight, "med-seoul", Home), "it would serve them");
+        plight.state = RunState::Draining;
+        assert!(!ok(&plight, "fe-busan", HomeOrTwin));
+        let unknown = plight.look(|view| pool_health(view, "korea", HomeOrTwin));
+        assert_eq!(unknown, None);
     }
 }

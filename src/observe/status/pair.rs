@@ -191,6 +191,12 @@ impl PairStatus {
         })
     }
 
+    /// Whether both pools are lost.
+    pub fn is_lost(&self) -> bool {
+        let mut pools = self.pools.iter();
+        pools.all(|home| home.fitness == Fitness::Lost)
+    }
+
     /// The twin of one of its home pools, by that one's place.
     pub fn twin_of(&self, home: &HomeStatus) -> &HomeStatus {
         match self.pools[0].pool == home.pool {
@@ -377,5 +383,96 @@ mod seconds {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample::Plight;
+    use crate::observe::status::Status;
+    use crate::pairing::pair::Destination;
+    use crate::topology::PairId;
+
+    #[test]
+    fn a_pair_shows_what_is_in_force_and_not_what_is_being_written() {
+        let mut plight = Plight::new();
+        plight.slow = true;
+        plight.order("fe-seoul", Destination::Twin);
+        let writing = plight.status().pairs.remove(0);
+        assert!(writing.writing);
+        assert_eq!(writing.generation, 0);
+        assert_eq!(writing.pools[0].phase, HomePhase::Home);
+        let (pair, now) = (PairId(0), plight.now);
+        plight.decider.handle_stored(pair, 1, Ok(()), now);
+        let written = plight.status().pairs.remove(0);
+        assert_eq!((written.writing, written.generation), (false, 1));
+        let [seoul, busan] = &written.pools;
+        assert_eq!((seoul.phase, seoul.share), (HomePhase::Away, 0));
+        assert_eq!(seoul.serving, ["fe-busan"]);
+        assert_eq!((seoul.by.as_str(), seoul.ordered), ("alice", true));
+        assert_eq!(seoul.reason.as_deref(), Some("kernel update"));
+        assert_eq!((busan.phase, busan.share), (HomePhase::Home, 100));
+        assert_eq!(busan.twin, "fe-seoul");
+        assert_eq!(written.twin_of(seoul), busan);
+    }
+
+    #[test]
+    fn the_next_move_is_told_with_its_moment() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul"]);
+        let status = plight.status();
+        let next = status.pairs[0].pools[0].next.clone().unwrap();
+        assert_eq!(next.act, Act::Failover);
+        assert_eq!(next.text, "its users go to fe-busan");
+        let lost_at = status.pairs[0].pools[0].fitness_since;
+        assert_eq!(lost_at.until(next.at), Duration::from_secs(10));
+        assert_eq!(status.pairs[1].pools[0].next, None, "that one is well");
+    }
+
+    #[test]
+    fn sessions_of_all_workers_are_summed_by_where_they_stand() {
+        let plight = Plight::new();
+        let id = plight.pool("fe-busan");
+        for worker in &plight.workers {
+            let home = worker.home(id);
+            home.at_home.add(7);
+            home.at_home_ended.add(2);
+            home.at_twin.add(4);
+            home.spilled.add(3);
+        }
+        let busan = plight.status().pairs[0].pools[1].clone();
+        assert_eq!((busan.sessions_at_home, busan.sessions_at_twin), (10, 8));
+        assert_eq!((busan.spilled, busan.moved), (6, 0));
+        assert_eq!(plight.status().pairs[0].pools[0].sessions_at_home, 0);
+    }
+
+    #[test]
+    fn a_pair_survives_json_and_its_spans_are_seconds() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul"]);
+        let status = plight.status();
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(json.contains("\"after_seconds\":10.0"), "{json}");
+        assert!(json.contains("\"failover\":\"automatic\""), "{json}");
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+        let hostile = json.replace("\"after_seconds\":10.0", "\"after_seconds\":-1");
+        assert!(serde_json::from_str::<Status>(&hostile).is_err());
+    }
+
+    #[test]
+    fn a_site_knows_its_pools_and_a_pause_its_author() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-busan", "med-busan"]);
+        let now = plight.now;
+        plight.decider.handle_pause("bob".to_owned(), None, now);
+        let status = plight.status();
+        let busan = &status.sites[1];
+        assert_eq!((busan.name.as_str(), busan.lost), ("busan", true));
+        assert_eq!(busan.pools, ["fe-busan", "med-busan"]);
+        assert_eq!(busan.region.as_deref(), Some("kr-south"));
+        assert!(!status.sites[0].lost);
+        assert_eq!(status.pause.map(|pause| pause.by).as_deref(), Some("bob"));
+        assert_eq!(status.pairs[0].halt, Some(Halt::Paused));
     }
 }

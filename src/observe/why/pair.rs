@@ -9,6 +9,8 @@ use crate::observe::problems::number;
 use crate::observe::stamp::{Stamp, span};
 use crate::observe::status::{HomeStatus, Isolated, PairStatus, isolated, pair_status};
 use crate::observe::view::View;
+use crate::pairing::pair::Halt;
+use crate::pairing::record::Cause;
 use crate::topology::{Automation, Pair, Pool};
 
 /// How many of the last events of a pair an explanation carries: a failover and a failback, with
@@ -80,13 +82,16 @@ pub(super) fn of_pool(view: &View<'_>, pool: &Pool) -> Option<HomeWhy> {
 }
 
 fn home(view: &View<'_>, pair: &PairStatus, home: &HomeStatus, now: Stamp) -> HomeWhy {
-    let mut users = format!(
-        "{} since {} UTC ({}), {}",
-        whereabouts(home),
-        home.since.clock_face(now),
-        span(now.since(home.since)),
-        decided(home),
-    );
+    let mut users = match home.cause {
+        Cause::Start => format!("{}, as they always were", whereabouts(home)),
+        _ => format!(
+            "{} since {} UTC ({}), {}",
+            whereabouts(home),
+            home.since.clock_face(now),
+            span(now.since(home.since)),
+            decided(home),
+        ),
+    };
     if home.spilling {
         users += &format!(
             "; connections that no member accepts go to {} one by one",
@@ -189,7 +194,6 @@ fn grown(pair: &Pair, status: &PairStatus) -> String {
 }
 
 fn halted(view: &View<'_>, status: &PairStatus, now: Stamp) -> Option<String> {
-    use crate::pairing::pair::Halt;
     let halt = status.halt?;
     let why = match (halt, view.decider.pause()) {
         (Halt::Paused, Some(pause)) => {
@@ -251,5 +255,187 @@ fn is_of(view: &View<'_>, pair: &Pair, event: &Event) -> bool {
         | Kind::Deadline
         | Kind::First
         | Kind::Instance => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample::Plight;
+    use crate::observe::why::{PoolWhy, Why};
+    use crate::pairing::Record;
+    use crate::pairing::pair::Destination;
+
+    fn of(plight: &Plight, name: &str) -> PairWhy {
+        match plight.why(name) {
+            Why::Pair(why) => *why,
+            Why::Pool(_) => panic!("{name} is a pool"),
+        }
+    }
+
+    fn of_pool(plight: &Plight, name: &str) -> PoolWhy {
+        match plight.why(name) {
+            Why::Pool(why) => *why,
+            Why::Pair(_) => panic!("{name} is a pair"),
+        }
+    }
+
+    #[test]
+    fn the_rules_in_force_are_told_in_words() {
+        let plight = Plight::new();
+        assert_eq!(
+            of(&plight, "korea").rules,
+            [
+                "failover is automatic: the users of a pool that has been lost for 10 s go to its \
+                 twin",
+                "failback is automatic: they go home, a rising share of them over 1 min 35 s, \
+                 once their pool has been well for 5 min",
+                "a connection that no home member accepts goes to the twin at once (spill)",
+                "what a person ordered stays, but for leaving a lost pool for one that serves",
+            ]
+        );
+        assert_eq!(
+            of(&plight, "media").rules,
+            [
+                "failover is manual: a lost pool's users go to its twin by `twinpool failover \
+                 POOL`",
+                "failback is manual: they go home, a rising share of them over 1 min 35 s, by \
+                 `twinpool failback POOL`",
+                "no connection goes to the twin before its pool has failed over (no spill)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pair_tells_where_its_users_are_why_and_what_comes_next() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul"]);
+        plight.run(72_000);
+        let id = plight.pool("fe-seoul");
+        plight.workers[0].home(id).at_twin.add(1_812);
+        let why = of(&plight, "korea");
+        let [seoul, busan] = &why.homes;
+        assert!(
+            seoul
+                .users
+                .starts_with("its users are on fe-busan since 03:14:")
+                && seoul.users.ends_with("by twinpool: the home pool was lost"),
+            "{}",
+            seoul.users
+        );
+        assert!(
+            seoul.fitness.starts_with("lost for 1 min")
+                && seoul
+                    .fitness
+                    .ends_with(": 0 of the first 3 members present, 2 needed to stay, 2 to start"),
+            "{}",
+            seoul.fitness
+        );
+        assert_eq!(seoul.sessions, "0 on fe-seoul, 1,812 on fe-busan");
+        assert_eq!(
+            seoul.next,
+            "its users go home once it has been well for 5 min; it has to serve again before"
+        );
+        assert_eq!(busan.users, "its users are at home, as they always were");
+        assert_eq!(
+            busan.next,
+            "it has nowhere to send its users: fe-seoul is lost"
+        );
+        let told: Vec<&str> = why.events.iter().map(|event| event.text.as_str()).collect();
+        assert!(
+            told[0].starts_with("fe-seoul: degraded → lost")
+                || told[0].starts_with("fe-seoul: serving → "),
+            "{told:?}"
+        );
+        assert!(
+            told.last().unwrap().starts_with("fe-seoul: home → away"),
+            "{told:?}"
+        );
+        assert_eq!((&why.halted, &why.record), (&None, &None));
+    }
+
+    #[test]
+    fn events_of_other_pairs_are_left_out() {
+        let mut plight = Plight::new();
+        plight.order("med-seoul", Destination::Twin);
+        assert!(of(&plight, "korea").events.is_empty());
+        assert_eq!(of(&plight, "media").events.len(), 1);
+    }
+
+    #[test]
+    fn a_hold_that_has_grown_is_told_with_its_limit() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul"]);
+        plight.run(12_000);
+        plight.set("fe-seoul", false);
+        plight.run(320_000);
+        let rule = of(&plight, "korea").rules.remove(1);
+        assert!(
+            rule.ends_with(
+                "well for 10 min (grown from 5 min by 1 automatic failback; a relapse at 10 min \
+                 ends automation)"
+            ),
+            "{rule}"
+        );
+    }
+
+    #[test]
+    fn what_halts_automation_is_told_with_what_ends_that() {
+        let mut plight = Plight::with(vec![(Record::home(4, crate::observe::sample::NOW), true)]);
+        plight.record_problem = Some("korea.json: checksum differs".to_owned());
+        let why = of(&plight, "korea");
+        assert_eq!(
+            why.halted.as_deref(),
+            Some(
+                "automation waits, because the record was damaged; `twinpool resume` lets it go on"
+            )
+        );
+        assert!(why.record.unwrap().starts_with("korea.json: checksum"));
+        let (now, reason) = (plight.now, Some("network work".to_owned()));
+        plight.decider.handle_pause("bob".to_owned(), reason, now);
+        let halted = of(&plight, "media").halted.unwrap();
+        assert!(
+            halted.starts_with("automation is paused since 03:14:17 UTC")
+                && halted.ends_with("by bob: network work; `twinpool resume` lets it go on"),
+            "{halted}"
+        );
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_told_with_what_follows() {
+        let mut plight = Plight::new();
+        plight.disk = Some("read-only file system".to_owned());
+        plight.order("fe-seoul", Destination::Twin);
+        assert_eq!(
+            of(&plight, "korea").record.as_deref(),
+            Some(
+                "cannot be written: read-only file system; what it wanted is not in force, and \
+                 automation tries again every second"
+            )
+        );
+    }
+
+    #[test]
+    fn a_pool_tells_its_pair_and_where_its_users_are() {
+        let mut plight = Plight::new();
+        plight.order("fe-seoul", Destination::Twin);
+        let redirect = of_pool(&plight, "fe-seoul").redirect.unwrap();
+        assert_eq!(redirect.pair, "korea");
+        assert!(
+            redirect.users.starts_with("its users are on fe-busan"),
+            "{}",
+            redirect.users
+        );
+        assert_eq!(of_pool(&plight, "fe-seoul/fe1").redirect, None);
+    }
+
+    #[test]
+    fn either_explanation_survives_json() {
+        let plight = Plight::new();
+        for name in ["korea", "fe-seoul", "fe-seoul/fe1"] {
+            let why = plight.why(name);
+            let json = serde_json::to_string(&why).unwrap();
+            assert_eq!(serde_json::from_str::<Why>(&json).unwrap(), why, "{name}");
+        }
     }
 }
