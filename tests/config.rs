@@ -334,6 +334,12 @@ fn bounds_are_kept_and_told() {
     };
     assert_eq!(valid(&pools(1_000)).topology.pools.len(), 1_000);
     assert!(refused(&pools(1_001)).contains("at most 1000"));
+    let pairs = |n: usize| {
+        let names = (0..n).map(|i| format!("[pairs.x{i}]\npools = [\"p0\", \"q\"]\n"));
+        format!("{}{}", pools(1), names.collect::<String>())
+    };
+    assert!(!refused(&pairs(500)).contains("at most 500"));
+    assert!(refused(&pairs(501)).contains("at most 500"));
     let services = |n: usize| {
         let lines = (0..n).map(|i| format!("s{i} = {{ port = 1, listen = \"127.0.0.1:0\" }}\n"));
         let lines: String = lines.collect();

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::Failed;
 use super::client::Client;
 use super::paint::harmless;
+use crate::control::redirect::{AutomationBody, PoolBody, SiteBody};
 
 /// What a dry run begins with.
 const DRY_RUN: &str = "dry run: nothing is changed";
@@ -78,28 +79,20 @@ pub enum Order {
     Resume(Because),
 }
 
-/// An order as it goes over the socket; what was not typed is left out.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Body {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pool: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    site: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "is_false")]
-    now: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    force: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    dry_run: bool,
+/// An order as it goes over the socket.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Body {
+    Pool(PoolBody),
+    Site(SiteBody),
+    All(AutomationBody),
 }
 
 /// Gives the order and prints what was done, or what would be.
 pub async fn give(client: &Client, order: Order, out: &mut impl Write) -> Result<(), Failed> {
     let (name, body) = order.parts();
     let told = client.redirect(name, &body).await?;
-    if body.dry_run {
+    if body.is_dry_run() {
         writeln!(out, "{DRY_RUN}")?;
     }
     for line in told.lines() {
@@ -111,43 +104,66 @@ pub async fn give(client: &Client, order: Order, out: &mut impl Write) -> Result
 impl Order {
     /// The command's name, and the body that goes with it.
     fn parts(self) -> (&'static str, Body) {
-        let of_pool = |order: MovePool| Body {
-            pool: Some(order.pool),
-            ..order.how.into()
-        };
-        let of_site = |order: MoveSite| Body {
-            site: Some(order.site),
-            ..order.how.into()
-        };
-        let of_all = |because: Because| Body {
-            reason: because.reason,
-            ..Body::default()
+        let of_all = |because: Because| {
+            Body::All(AutomationBody {
+                reason: because.reason,
+            })
         };
         match self {
-            Order::Failover(order) => ("failover", of_pool(order)),
-            Order::Failback(order) => ("failback", of_pool(order)),
-            Order::Evacuate(order) => ("evacuate", of_site(order)),
-            Order::Restore(order) => ("restore", of_site(order)),
+            Order::Failover(order) => ("failover", Body::Pool(order.into())),
+            Order::Failback(order) => ("failback", Body::Pool(order.into())),
+            Order::Evacuate(order) => ("evacuate", Body::Site(order.into())),
+            Order::Restore(order) => ("restore", Body::Site(order.into())),
             Order::Pause(because) => ("pause", of_all(because)),
             Order::Resume(because) => ("resume", of_all(because)),
         }
     }
 }
 
-impl From<How> for Body {
-    fn from(how: How) -> Body {
-        Body {
-            reason: how.reason,
-            now: how.now,
-            force: how.force,
-            dry_run: how.dry_run,
-            ..Body::default()
+impl Body {
+    fn is_dry_run(&self) -> bool {
+        match self {
+            Body::Pool(body) => body.dry_run,
+            Body::Site(body) => body.dry_run,
+            Body::All(_) => false,
         }
     }
 }
 
-fn is_false(flag: &bool) -> bool {
-    !flag
+impl From<MovePool> for PoolBody {
+    fn from(order: MovePool) -> PoolBody {
+        let How {
+            dry_run,
+            now,
+            force,
+            reason,
+        } = order.how;
+        PoolBody {
+            pool: order.pool,
+            reason,
+            now,
+            force,
+            dry_run,
+        }
+    }
+}
+
+impl From<MoveSite> for SiteBody {
+    fn from(order: MoveSite) -> SiteBody {
+        let How {
+            dry_run,
+            now,
+            force,
+            reason,
+        } = order.how;
+        SiteBody {
+            site: order.site,
+            reason,
+            now,
+            force,
+            dry_run,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -285,7 +285,7 @@ fn describe_loss(page: &mut String, pair: &Pair, side: Side, topology: &Topology
         let fronted = home.services.iter();
         let fronted =
             fronted.filter(|one| !(one.listen.is_empty() && one.listen_at_twin.is_empty()));
-        let longest = fronted.map(|one| one.connect.at_home()).max();
+        let longest = fronted.map(|one| one.connect.first_share()).max();
         line(
             page,
             &format!(

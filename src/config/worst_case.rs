@@ -14,7 +14,8 @@ use crate::topology::{Automation, Check, CheckKind, PairRules, Pool, Service};
 
 /// What a decided failover takes until it is written to disk, in force, and with every worker. A
 /// margin and no bound: a sync that takes longer delays it by as much, and one that fails is tried
-/// again.
+/// again. The moments in which witnesses of the silence are asked
+/// ([`LEAD`](crate::pairing::isolation::LEAD) before a probe) lie within it too.
 pub const WRITE_AND_PUBLISH: Duration = Duration::from_millis(500);
 
 /// The longest time from a member's death until it is out.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use twinpool::observe::status::HomePhase;
 use twinpool::pairing::Condition;
+use twinpool::pairing::pair::Halt;
 use twinpool::pairing::record::Cause;
 
 use crate::harness::*;
@@ -182,6 +183,33 @@ async fn the_first_to_return_may_be_the_one_whose_users_were_away() {
     assert_eq!(busans.cause, Cause::FirstToReturn);
     assert_eq!(site_at(seoul).await, "seoul");
     assert_eq!(site_at(busan).await, "seoul");
+}
+
+#[tokio::test]
+async fn automation_that_goes_to_and_fro_ends_with_an_alarm_and_a_person_resumes_it() {
+    let mut korea = Plan::automatic()
+        .rule("hold", "\"200ms\"")
+        .rule("longest_hold", "\"200ms\"")
+        .rule("ramp", "\"60s\"")
+        .start()
+        .await;
+    korea.lose(SEOUL).await;
+    korea.phase(SEOUL, HomePhase::Away).await;
+    korea.revive(SEOUL).await;
+    korea.phase(SEOUL, HomePhase::Returning).await;
+    korea.lose(SEOUL).await;
+    korea.phase(SEOUL, HomePhase::Away).await;
+    assert_eq!(korea.pair().await.halt, Some(Halt::Alarm));
+    korea.revive(SEOUL).await;
+    korea.condition(SEOUL, Condition::Serving).await;
+    korea.stays(SEOUL, HomePhase::Away).await;
+    assert_eq!(site_at(korea.address(SEOUL).await).await, "busan");
+    for page in ["status", "redirects"] {
+        let page = korea.daemon.done(&[page]).await;
+        assert!(page.contains("twinpool resume"), "{page}");
+    }
+    korea.daemon.done(&["resume"]).await;
+    korea.phase(SEOUL, HomePhase::Returning).await;
 }
 
 #[tokio::test]

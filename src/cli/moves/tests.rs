@@ -100,31 +100,40 @@ fn answer(code: &str, body: &Value) -> String {
 
 #[tokio::test]
 async fn each_command_goes_out_as_it_was_typed_and_nothing_else_with_it() {
+    let whole = |on: (&str, &str), reason: Option<&str>, [now, force, dry_run]: [bool; 3]| {
+        let mut body = json!({"now": now, "force": force, "dry_run": dry_run});
+        body[on.0] = on.1.into();
+        if let Some(reason) = reason {
+            body["reason"] = reason.into();
+        }
+        body
+    };
+    let (seoul, pool) = (("site", "seoul"), ("pool", "fe-seoul"));
     for (line, path, body) in [
         (
             "twinpool failover fe-seoul",
             "failover",
-            json!({"pool": "fe-seoul"}),
+            whole(pool, None, [false; 3]),
         ),
         (
             "twinpool failover fe-seoul --now --reason \"power work\"",
             "failover",
-            json!({"pool": "fe-seoul", "now": true, "reason": "power work"}),
+            whole(pool, Some("power work"), [true, false, false]),
         ),
         (
             "twinpool failback fe-seoul --force --dry-run",
             "failback",
-            json!({"pool": "fe-seoul", "force": true, "dry_run": true}),
+            whole(pool, None, [false, true, true]),
         ),
         (
             "twinpool evacuate seoul --reason fire",
             "evacuate",
-            json!({"site": "seoul", "reason": "fire"}),
+            whole(seoul, Some("fire"), [false; 3]),
         ),
         (
             "twinpool restore seoul --dry-run --now --force",
             "restore",
-            json!({"site": "seoul", "now": true, "force": true, "dry_run": true}),
+            whole(seoul, None, [true; 3]),
         ),
         (
             "twinpool pause --reason \"network work\"",
