@@ -58,7 +58,7 @@ fn of_pool(why: &PoolWhy, look: Look) -> String {
     page += &line("rule", &why.rule, look);
     if let Some(redirect) = &why.redirect {
         page += &line("pair", &redirect.pair, look);
-        page += &of_home(redirect, look);
+        page += &of_home(redirect, "redirect", look);
     }
     for target in &why.targets {
         let mode = why
@@ -106,7 +106,7 @@ fn of_pair(why: &PairWhy, look: Look) -> String {
     }
     for home in &why.homes {
         page += &format!("\n{}\n", home.pool);
-        page += &of_home(home, look);
+        page += &of_home(home, "users", look);
     }
     for (i, event) in why.events.iter().rev().enumerate() {
         let told = format!("{}  {}", event.at.clock_face(why.now), event.text);
@@ -118,9 +118,10 @@ fn of_pair(why: &PairWhy, look: Look) -> String {
     page
 }
 
-fn of_home(home: &HomeWhy, look: Look) -> String {
+/// Where the users of a home pool are; `label` stands before that.
+fn of_home(home: &HomeWhy, label: &str, look: Look) -> String {
     [
-        ("users", &home.users),
+        (label, &home.users),
         ("pool", &home.fitness),
         ("sessions", &home.sessions),
         ("next", &home.next),

@@ -191,7 +191,10 @@ impl Plight {
     }
 
     pub(crate) fn status(&self) -> Status {
-        self.look(status::status)
+        Status {
+            version: "0.1.0".to_owned(),
+            ..self.look(status::status)
+        }
     }
 
     pub(crate) fn why(&self, name: &str) -> Why {
@@ -236,11 +239,7 @@ impl Plight {
                     let at = clock().stamp(self.now);
                     self.events.tell(&self.topology, &event, self.now, at);
                 }
-                Output::End { event, .. } => {
-                    let at = clock().stamp(self.now);
-                    self.events.tell(&self.topology, &event, self.now, at);
-                }
-                Output::Publish | Output::Remember | Output::Clear { .. } => {}
+                Output::End { .. } | Output::Publish | Output::Remember | Output::Clear { .. } => {}
             }
         }
     }
