@@ -236,11 +236,7 @@ impl Plight {
                     let at = clock().stamp(self.now);
                     self.events.tell(&self.topology, &event, self.now, at);
                 }
-                Output::End { event, .. } => {
-                    let at = clock().stamp(self.now);
-                    self.events.tell(&self.topology, &event, self.now, at);
-                }
-                Output::Publish | Output::Remember | Output::Clear { .. } => {}
+                Output::End { .. } | Output::Publish | Output::Remember | Output::Clear { .. } => {}
             }
         }
     }
