@@ -114,13 +114,13 @@ fn the_reference_mentions_every_key() {
 }
 
 #[test]
-fn the_demo_fronts_three_members_on_loopback() {
-    let config = valid(DEMO);
-    let [pool] = config.topology.pools.as_slice() else {
-        panic!("{} pools", config.topology.pools.len());
+fn the_demo_fronts_two_sites_on_loopback_that_back_each_other_up() {
+    let topology = valid(DEMO).topology;
+    let [first, second] = topology.pools.as_slice() else {
+        panic!("{} pools", topology.pools.len());
     };
-    assert_eq!(pool.members.len(), 3);
-    for member in &pool.members {
+    assert_eq!(topology.twin(first.id), Some(second.id));
+    for member in first.members.iter().chain(&second.members) {
         for endpoint in &member.endpoints {
             assert_eq!(endpoint.host.to_string(), "127.0.0.1");
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::course::{Course, Moment};
 
 /// The whole picture, in pixels.
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 640.0;
 /// Where panels begin and end from left to right; legends stand to their right.
 const LEFT: f64 = 64.0;
@@ -83,14 +83,14 @@ pub(crate) fn svg(course: &Course, names: &[String]) -> String {
         "#000000",
         "seconds since the order",
     );
-    for panel in [&upper, &lower] {
-        panel.mark(&mut out, 0.0);
+    for (panel, what) in [(&upper, "order"), (&lower, "")] {
+        panel.mark(&mut out, 0.0, what);
     }
     let legend = [
         (BLUE, "sessions moved"),
         (VERMILION, "moved per second"),
-        (GREEN, "share sent home, 0–100 %"),
-        (GREY, "new connections"),
+        (GREEN, "clients sent home"),
+        (GREY, "new connections at home"),
     ];
     let mut row = UPPER.0 + 10.0;
     for (colour, what) in legend {
@@ -103,7 +103,7 @@ pub(crate) fn svg(course: &Course, names: &[String]) -> String {
         row - 4.0,
         "start",
         "#000000",
-        "that go home, 0–100 %",
+        "(both from 0 to 100 %)",
     );
     let mut row = LOWER.0 + 10.0;
     for (colour, name) in MEMBERS.iter().zip(names) {
@@ -194,11 +194,11 @@ impl Panel {
         );
     }
 
-    /// A vertical line where the order was given.
-    fn mark(&self, out: &mut String, at: f64) {
+    /// A vertical line at a moment.
+    fn mark(&self, out: &mut String, at: f64, what: &str) {
         let x = self.x(at);
         rule(out, (x, self.top), (x, self.bottom), GREY);
-        text(out, x + 4.0, self.top + 14.0, "start", GREY, "order");
+        text(out, x + 4.0, self.top + 14.0, "start", GREY, what);
     }
 }
 

@@ -46,7 +46,7 @@ impl HubDesk {
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
             to_move: &|pool| hub.to_move(pool),
-            spilling: &|pool| hub.pairs.is_spilling(pool),
+            spilling: &|pool| hub.is_spilling(pool),
             record_problem: &|pair| hub.pairs.problem(pair, now),
             events: &events,
             servers: &[

@@ -67,11 +67,6 @@ impl Pairs {
     pub(super) fn found(&self) -> Vec<(String, String)> {
         self.records.found()
     }
-
-    /// Whether connections of a pool's users went to the twin one by one lately.
-    pub(super) fn is_spilling(&self, pool: PoolId) -> bool {
-        self.spilling.borrow()[pool.index()].is_on()
-    }
 }
 
 impl Hub {
@@ -99,6 +94,12 @@ impl Hub {
     pub(super) fn stand(&self, pool: PoolId) -> (u64, u64) {
         let each = self.counters.iter().map(|worker| worker.home(pool).open());
         each.fold((0, 0), |(a, b), (home, twin)| (a + home, b + twin))
+    }
+
+    /// Whether connections of a pool's users went to the twin one by one lately.
+    pub(super) fn is_spilling(&self, pool: PoolId) -> bool {
+        let spilling = self.pairs.spilling.borrow()[pool.index()];
+        spilling.is_on() || spilling.has_risen(self.spilled(pool))
     }
 
     // What the decider says.
@@ -192,11 +193,7 @@ impl Hub {
         }
         self.pairs.looked.set(now);
         for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
-            let counts = self
-                .counters
-                .iter()
-                .map(|worker| worker.home(pool).spilled.get());
-            let count = counts.sum();
+            let count = self.spilled(pool);
             let turned = self.pairs.spilling.borrow_mut()[pool.index()].handle_count(count, now);
             if let Some(on) = turned {
                 self.tell(&Event::Spill { pool, on }, now);
@@ -265,6 +262,12 @@ impl Hub {
         let decider = self.decider.borrow();
         let machine = decider.pair(pair);
         machine.wanted().unwrap_or(machine.record()).clone()
+    }
+
+    /// Connections of a pool's users that went to the twin one by one, since the start.
+    fn spilled(&self, pool: PoolId) -> u64 {
+        let counts = self.counters.iter();
+        counts.map(|worker| worker.home(pool).spilled.get()).sum()
     }
 
     /// By worker, the sessions of a pool's users on its own members or on the twin's.

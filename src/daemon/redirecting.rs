@@ -240,7 +240,7 @@ async fn others_written(hub: &Hub, users: Users<'_>, until: Instant) -> Result<(
 
 fn not_written(users: Users<'_>, error: &str) -> String {
     let home = &users.home.name;
-    format!("{home}: not carried out: cannot write the record: {error}; nothing changed")
+    format!("{home}: not carried out: the record cannot be written: {error}; nothing changed")
 }
 
 fn still_writing(users: Users<'_>, generation: u64) -> String {
@@ -316,17 +316,15 @@ async fn resume(hub: &Hub, order: &Redirection, until: Instant) -> Result<String
     }
     let is_failed = |pair: &Option<PairId>| failed.iter().any(|(other, _)| Some(*other) == *pair);
     let ended = halts.into_iter().filter(|(pair, _)| !is_failed(pair));
-    let ended: Vec<String> = ended.map(|(_, ended)| ended).collect();
+    let ended: Vec<(Option<PairId>, String)> = ended.collect();
     let told = match ended.as_slice() {
         [] => "nothing was ended".to_owned(),
-        all => format!("automation of pairs goes on; ended {}", all.join(", ")),
+        all => {
+            let all: Vec<&str> = all.iter().map(|(_, ended)| ended.as_str()).collect();
+            format!("automation of pairs goes on; ended {}", all.join(", "))
+        }
     };
-    let because = order.reason.as_ref().map(|reason| format!(" ({reason})"));
-    let because = because.unwrap_or_default();
-    hub.tell_instance(
-        format!("resume by {}{because}: {told}", order.by),
-        clock::now(),
-    );
+    tell_resumed(hub, order, &ended);
     let told = kept(hub, told).await;
     if failed.is_empty() {
         return Ok(told);
@@ -336,6 +334,21 @@ async fn resume(hub: &Hub, order: &Redirection, until: Instant) -> Result<String
         "{}; {told}. Repeat `twinpool resume` once that is mended",
         failed.join("; ")
     )))
+}
+
+/// Tells of a resume what nobody else does: what it ended pair by pair, and why.
+fn tell_resumed(hub: &Hub, order: &Redirection, ended: &[(Option<PairId>, String)]) {
+    let of_pairs = ended.iter().filter(|(pair, _)| pair.is_some());
+    let of_pairs: Vec<&str> = of_pairs.map(|(_, ended)| ended.as_str()).collect();
+    let because = order.reason.as_ref().map(|reason| format!(" ({reason})"));
+    let ends = match of_pairs.as_slice() {
+        [] if because.is_none() => return,
+        [] => "automation goes on".to_owned(),
+        all => format!("ends {}", all.join(", ")),
+    };
+    let because = because.unwrap_or_default();
+    let told = format!("resume by {}{because}: {ends}", order.by);
+    hub.tell_instance(told, clock::now());
 }
 
 /// What is answered once what operators decided is on disk, or cannot be.

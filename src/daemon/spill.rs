@@ -30,6 +30,11 @@ impl Spilling {
         (self.is_on() != before).then_some(!before)
     }
 
+    /// Whether there have been more since the last look.
+    pub(super) fn has_risen(&self, count: u64) -> bool {
+        count > self.seen
+    }
+
     pub(super) fn is_on(&self) -> bool {
         self.rose.is_some()
     }

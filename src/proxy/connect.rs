@@ -31,14 +31,7 @@ use crate::clock;
 use crate::dispatch::{Attempt, NoMember, Request};
 use crate::health::{Answer, Failure, OwnFault, connect_failure};
 use crate::time::Time;
-use crate::topology::{ConnectRules, ServiceId};
-
-/// The first of two pools has one part in so many of the budget, so that the other one's members
-/// can be tried as often as is usual; but never less than [`FIRST_HEDGES`].
-const FIRST_SHARE: u32 = 4;
-/// So many hedge delays are the least that the first of two pools has: one member that is silent
-/// must not send a client to another site, so there is time for two.
-const FIRST_HEDGES: u32 = 2;
+use crate::topology::ServiceId;
 
 /// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
 /// may have told.
@@ -156,7 +149,7 @@ impl<'a> Phase<'a> {
             on: remembered.unwrap_or(serving),
             leg: remembered.map_or(Leg::Sent, |_| Leg::Remembered),
             started: now,
-            turns: now + first_share(&front.connect),
+            turns: now + front.connect.first_share(),
             tried: Tried::default(),
             left: front.connect.attempts.get(),
             made: false,
@@ -182,7 +175,7 @@ impl<'a> Phase<'a> {
         let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
-        self.turns = self.started + first_share(&front.connect);
+        self.turns = self.started + front.connect.first_share();
         match waited {
             Ok(attempt) => self.dial(attempt),
             Err(_) if self.turn() => {}
@@ -236,7 +229,7 @@ impl<'a> Phase<'a> {
         if serving != self.serving {
             self.serving = serving;
             self.begin(serving, Leg::Sent);
-            self.turns = clock::now() + first_share(&self.front.connect);
+            self.turns = clock::now() + self.front.connect.first_share();
         }
     }
 
@@ -441,7 +434,7 @@ impl<'a> Phase<'a> {
         let rules = &self.front.connect;
         let most = match self.other() {
             None => rules.budget / rules.attempts.get(),
-            Some(_) => first_share(rules),
+            Some(_) => rules.first_share(),
         };
         most.max(rules.hedge)
     }
@@ -493,12 +486,6 @@ impl<'a> Phase<'a> {
             (_, None) => Refused::Attempts,
         }
     }
-}
-
-/// What the first of two pools has of the budget. The other one has the rest, at least as much.
-fn first_share(rules: &ConnectRules) -> Duration {
-    let share = (rules.budget / FIRST_SHARE).max(rules.hedge * FIRST_HEDGES);
-    share.min(rules.budget / 2)
 }
 
 impl Dialing {

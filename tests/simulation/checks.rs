@@ -17,8 +17,8 @@ use crate::fleet::Places;
 use crate::redirects::Redirects;
 use crate::world::{Truth, Uplink};
 
-/// In how many quiet moments everything is looked at once.
-const LOOK_EVERY: u64 = 20;
+/// In how many moments everything is looked at once, whatever came out.
+const LOOK_EVERY: u64 = 40;
 
 /// What the driver knows beside the decider.
 pub(crate) struct Checks {
@@ -45,6 +45,8 @@ pub(crate) struct Checks {
     longest: Duration,
     /// Whether nothing but probes came out since the last look.
     quiet: bool,
+    /// By pool: whether anything was told of it since the last look.
+    touched: Vec<bool>,
     moments: u64,
     /// For a look at what the runs contain.
     pub(crate) counts: Counts,
@@ -74,6 +76,15 @@ struct Seen {
     /// The longest from its first silence to `down`, and from its first good answer to `up`.
     detection: Duration,
     recovery: Duration,
+}
+
+impl Seen {
+    /// Since when it is what it is, and nothing false was said of it: what clients say keeps its
+    /// counts from rising.
+    fn clear_since(&self) -> Time {
+        let flooded = self.last_flood.unwrap_or(Time::ZERO);
+        self.truth_since.max(self.last_own_fault).max(flooded)
+    }
 }
 
 fn is_hard(truth: Truth) -> bool {
@@ -117,6 +128,7 @@ impl Checks {
             isolated_since: None,
             started: now,
             quiet: false,
+            touched: vec![true; topology.pools.len()],
             moments: 0,
             counts: Counts::default(),
         }
@@ -152,7 +164,7 @@ impl Checks {
 
     /// A probe of a target comes back.
     pub(crate) fn answered(&mut self, target: TargetId, now: Time) {
-        self.redirects.pools.answered(target, now);
+        self.quiet &= !self.redirects.pools.answered(target, now);
     }
 
     /// A target is something else from now on.
@@ -271,6 +283,13 @@ impl Checks {
 
     fn tells(&mut self, event: &Event, now: Time) {
         match event {
+            Event::Verdict { target, .. } => self.touched[target.pool.index()] = true,
+            Event::Operator { member, .. } => self.touched[member.pool.index()] = true,
+            Event::First { service, .. } => self.touched[service.pool.index()] = true,
+            Event::Condition { pool, .. } => self.touched[pool.index()] = true,
+            _ => {}
+        }
+        match event {
             Event::Verdict {
                 target, from, to, ..
             } => {
@@ -373,7 +392,6 @@ impl Checks {
         if uplink == Uplink::Unplugged {
             self.unplugged = Some(now);
         }
-        self.redirects.moment(decider, now);
         // What is derived changes with what is told, and otherwise not; still look now and then.
         self.moments += 1;
         let periodic = self.moments.is_multiple_of(LOOK_EVERY);
@@ -381,12 +399,16 @@ impl Checks {
             return false;
         }
         self.quiet = true;
+        self.redirects.moment(decider, now);
         assert_eq!(decider.isolated().is_some(), self.isolated_since.is_some());
         assert_eq!(self.published, self.current(decider), "not published");
         assert_eq!(self.stored, decider.standing(), "not remembered");
-        for pool in &self.topology.pools {
-            self.pool_is_consistent(decider, pool);
+        for (pool, touched) in self.topology.pools.iter().zip(&self.touched) {
+            if *touched || periodic {
+                self.pool_is_consistent(decider, pool);
+            }
         }
+        self.touched.fill(false);
         self.redirects.look(decider);
         if periodic {
             self.operators_are_obeyed(decider, now);
@@ -498,7 +520,7 @@ impl Checks {
             .map(|&r| self.seen(target.member().target(r)));
         let involved = required.chain([seen]);
         if matches!(seen.truth, Truth::Dead | Truth::Cut | Truth::Hung) {
-            let since = seen.truth_since.max(clean).max(seen.last_own_fault);
+            let since = seen.clear_since().max(clean);
             let bound = seen.detection;
             if now.since(since) > bound && self.had_witness(target, since) {
                 let verdict = decider.explain(target).own;
@@ -510,7 +532,7 @@ impl Checks {
                 );
             }
         } else if involved.clone().all(|seen| seen.truth == Truth::Well) {
-            let since = involved.map(|s| s.truth_since.max(s.last_own_fault)).max();
+            let since = involved.map(Seen::clear_since).max();
             let since = since.unwrap().max(clean);
             let bound = seen.recovery;
             if now.since(since) > bound {

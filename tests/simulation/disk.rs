@@ -40,6 +40,10 @@ impl World {
             false => self.rng.millis(0, 30),
         };
         self.after(takes, Step::Stored(self.life, pair));
+        if self.rng.chance(1) {
+            let meanwhile = self.rng.millis(0, takes.as_millis() as u64);
+            self.after(meanwhile, Step::Crash);
+        }
     }
 
     /// A write ends, one way or the other.
@@ -87,7 +91,15 @@ impl World {
     }
 
     pub(crate) fn restart(&mut self) {
-        if self.calm() || self.rng.chance(50) {
+        if self.rng.chance(50) {
+            let again = self.rng.millis(5000, 20_000);
+            self.after(again, Step::Restart);
+            self.crash();
+        }
+    }
+
+    pub(crate) fn crash(&mut self) {
+        if self.calm() {
             return;
         }
         self.life += 1;
@@ -105,8 +117,6 @@ impl World {
         let found = found.into_iter().map(|f| (f.record, f.older));
         let found: Vec<(Record, bool)> = found.collect();
         self.checks.restarted(&found, &self.decider, self.now);
-        let again = self.rng.millis(5000, 20_000);
-        self.after(again, Step::Restart);
     }
 
     /// What a restart finds of one pair.

@@ -50,11 +50,15 @@ impl Pools {
         }
     }
 
-    pub(crate) fn answered(&mut self, target: TargetId, now: Time) {
-        if target.service() == self.topology.pool(target.pool).primary {
-            self.pools[target.pool.index()].asked[target.member().index()] = true;
+    /// A probe came back; true when its pool may be known by that.
+    pub(crate) fn answered(&mut self, target: TargetId, now: Time) -> bool {
+        let asked = &mut self.pools[target.pool.index()].asked[target.member().index()];
+        let is_primary = target.service() == self.topology.pool(target.pool).primary;
+        let first = is_primary && !std::mem::replace(asked, true);
+        if first {
             self.refresh(target.pool, now);
         }
+        first
     }
 
     pub(crate) fn told(&mut self, event: &Event, now: Time) {

@@ -42,7 +42,7 @@ impl World {
         self.after(back, Step::Recover(member));
         if self.floods && self.rng.chance(50) {
             let target = self.rng.pick(&self.targets);
-            self.after(Duration::ZERO, Step::Flood(target, 600));
+            self.after(Duration::ZERO, Step::Flood(target, 200));
         }
     }
 

@@ -1,5 +1,7 @@
 //! People: what they order of members, of pairs and of sites.
 
+use std::time::Duration;
+
 use twinpool::health::readiness::Mode;
 use twinpool::pairing::Order;
 use twinpool::pairing::pair::{Destination, Move};
@@ -110,6 +112,9 @@ impl World {
         let generation = foreseen.map(|record| record.generation);
         assert_eq!(generation, done, "foreseen otherwise");
         self.checks.redirects.ordered(pair, &order, &done);
+        if self.decider.pair(pair).halt().is_some() && self.rng.chance(30) {
+            self.after(Duration::ZERO, Step::Resume);
+        }
         done.is_ok()
     }
 

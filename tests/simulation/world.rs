@@ -66,7 +66,9 @@ pub(crate) enum Step {
     Operator,
     Resume,
     Flood(TargetId, u32),
+    /// Perhaps.
     Restart,
+    Crash,
     /// A write of this life ends.
     Stored(u64, PairId),
     DiskFills,
@@ -182,7 +184,7 @@ impl World {
             outages: rng.chance(70),
             floods: rng.chance(30),
             unrest: rng.pick(&[8000, 8000, 20_000, 60_000]),
-            pause: rng.pick(&[40, 100, 300]),
+            pause: rng.pick(&[50, 150, 400]),
             rng,
             decider,
             topology,
@@ -298,10 +300,11 @@ impl World {
                 self.checks.flooded(target, self.now);
                 self.take(Step::Slow(target));
                 if left > 0 {
-                    self.after(Duration::from_millis(5), Step::Flood(target, left - 1));
+                    self.after(Duration::from_millis(15), Step::Flood(target, left - 1));
                 }
             }
             Step::Restart => self.restart(),
+            Step::Crash => self.crash(),
             Step::Stored(life, pair) => self.stored(life, pair),
             Step::DiskFills => self.disk_fills(),
             Step::DiskEmptied => self.disk_emptied(),

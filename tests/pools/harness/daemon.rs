@@ -126,6 +126,12 @@ impl Daemon {
         self.settled().await;
     }
 
+    /// Starts it again where it was, and waits no longer than until it answers.
+    pub(crate) async fn start_again_unsettled(&mut self) {
+        self.child = spawn(&self.setup, self.dir.path());
+        self.answering().await;
+    }
+
     /// `kill -9`.
     pub(crate) async fn kill(&mut self) {
         self.signal(Signal::KILL);
