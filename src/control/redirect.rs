@@ -13,7 +13,7 @@ use crate::observe::problems::number;
 use crate::observe::stamp::span;
 use crate::observe::status::cause_text;
 use crate::pairing::Decider;
-use crate::pairing::pair::{Destination, Halt, Move, MoveRefusal};
+use crate::pairing::pair::{Destination, Fitness, Halt, Move, MoveRefusal};
 use crate::pairing::record::{By, Phase, Record};
 use crate::time::Time;
 use crate::topology::{Pair, PairId, Pool, PoolId, Side, SiteId, Topology};
@@ -210,11 +210,11 @@ impl Change<'_> {
     }
 }
 
-/// Whether a failover lets the sessions on the home pool drain: it is not to be now, and the pool
-/// serves.
+/// Whether a failover lets the sessions on the home pool drain, as the machine does it: it is not to
+/// be now, and the pool is not lost.
 pub fn drains(decider: &Decider, users: Users<'_>, order: &Move) -> bool {
     let (fitness, _) = decider.pair(users.pair.id).fitness(users.side);
-    order.to == Destination::Twin && !order.now && fitness.serves()
+    order.to == Destination::Twin && !order.now && fitness != Fitness::Lost
 }
 
 /// `fe-seoul: away already, for 4 min by alice (generation 7)`.
