@@ -55,15 +55,11 @@ fn of_pool(why: &PoolWhy, look: Look) -> String {
         "{}\n",
         look.ink(Ink::Title, &wrap(&headline, look.width, 0))
     );
-    let served = match why.redirect {
-        Some(_) => "served",
-        None => "users",
-    };
-    page += &line(served, &pool.health.why, look);
+    page += &line("users", &pool.health.why, look);
     page += &line("rule", &why.rule, look);
     if let Some(redirect) = &why.redirect {
         page += &line("pair", &redirect.pair, look);
-        page += &of_home(redirect, look);
+        page += &of_home(redirect, "redirect", look);
     }
     for target in &why.targets {
         let mode = why
@@ -116,7 +112,7 @@ fn of_pair(why: &PairWhy, look: Look) -> String {
             Fitness::Lost => Ink::Bad,
         };
         page += &format!("\n{}\n", look.ink(ink, &home.pool));
-        page += &of_home(home, look);
+        page += &of_home(home, "users", look);
     }
     for (i, event) in why.events.iter().rev().enumerate() {
         let told = format!("{}  {}", event.at.clock_face(why.now), event.text);
@@ -128,9 +124,10 @@ fn of_pair(why: &PairWhy, look: Look) -> String {
     page
 }
 
-fn of_home(home: &HomeWhy, look: Look) -> String {
+/// Where the users of a home pool are; `label` stands before that.
+fn of_home(home: &HomeWhy, label: &str, look: Look) -> String {
     [
-        ("users", &home.users),
+        (label, &home.users),
         ("pool", &home.fitness),
         ("sessions", &home.sessions),
         ("next", &home.next),

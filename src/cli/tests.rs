@@ -300,3 +300,20 @@ fn paths_have_their_defaults() {
     let line = CommandLine::try_parse_from(line.split(' ')).unwrap();
     assert_eq!(line.socket.as_deref(), Some(Path::new("/tmp/s")));
 }
+
+#[test]
+fn a_site_that_dies_is_told_on_every_page() {
+    let mut plight = sample::Plight::new();
+    plight.lose(&["fe-seoul", "med-seoul"]);
+    plight.run(12_000);
+    shown!("site_lost", page::page(&plight.status(), PLAIN));
+    shown!(
+        "why_pair",
+        explain::explanation(&plight.why("korea"), PLAIN)
+    );
+    let pool = explain::explanation(&plight.why("fe-seoul"), PLAIN);
+    assert!(
+        pool.contains("  redirect   its users are on fe-busan since 03:14:"),
+        "{pool}"
+    );
+}

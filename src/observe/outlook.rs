@@ -192,3 +192,153 @@ fn from_returning(pair: &PairStatus, home: &HomeStatus) -> String {
         (_, None) => "the next share of its clients goes home".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::sample::Plight;
+    use crate::pairing::pair::Destination;
+
+    /// The outlook of a pool's users after something was changed by hand.
+    fn of(plight: &Plight, pool: &str, change: impl FnOnce(&mut PairStatus)) -> String {
+        let mut status = plight.status();
+        let place = status
+            .pairs
+            .iter()
+            .position(|pair| pair.pools.iter().any(|home| home.pool == pool));
+        let pair = &mut status.pairs[place.unwrap()];
+        change(pair);
+        let home = pair.pools.iter().find(|home| home.pool == pool).unwrap();
+        outlook(pair, home, false, status.now)
+    }
+
+    #[test]
+    fn at_home_it_tells_what_would_send_them_away() {
+        let plight = Plight::new();
+        let now = |pool| of(&plight, pool, |_| {});
+        assert_eq!(
+            now("fe-seoul"),
+            "its users go to fe-busan when it has been lost for 10 s"
+        );
+        assert_eq!(
+            now("med-busan"),
+            "its users go to med-seoul by `twinpool failover med-busan`"
+        );
+        assert_eq!(
+            of(&plight, "fe-seoul", |pair| pair.after = Default::default()),
+            "its users go to fe-busan when it is lost"
+        );
+        assert_eq!(
+            of(&plight, "fe-seoul", |pair| pair.halt = Some(Halt::Alarm)),
+            "automation has ended with an alarm: its users go to fe-busan by `twinpool failover \
+             fe-seoul`"
+        );
+        let lost = |pair: &mut PairStatus| pair.pools[0].fitness = Fitness::Lost;
+        assert_eq!(
+            of(&plight, "fe-busan", lost),
+            "it has nowhere to send its users: fe-seoul is lost"
+        );
+        let blind = |pair: &mut PairStatus| {
+            lost(pair);
+            pair.pools[1].fitness = Fitness::Unknown;
+        };
+        assert_eq!(
+            of(&plight, "fe-seoul", blind),
+            "its users go to fe-busan as soon as that is known to serve"
+        );
+    }
+
+    #[test]
+    fn away_it_tells_what_would_bring_them_home() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul"]);
+        plight.run(12_000);
+        plight.order("med-seoul", Destination::Twin);
+        let fitness = |fitness| {
+            move |pair: &mut PairStatus| {
+                pair.pools[0].fitness = fitness;
+                pair.pools[0].fitness_since = pair.pools[1].fitness_since;
+            }
+        };
+        let automatic = |how| of(&plight, "fe-seoul", fitness(how));
+        assert_eq!(
+            automatic(Fitness::Low),
+            "its users go home once it has been well for 5 min; it has fewer members than it \
+             needs to start"
+        );
+        assert_eq!(
+            automatic(Fitness::Unknown),
+            "its users go home once it has been well for 5 min; its first probes have to be in \
+             before"
+        );
+        let ordered = |how| of(&plight, "med-seoul", fitness(how));
+        assert_eq!(
+            ordered(Fitness::Low),
+            "stays so until `twinpool failback med-seoul --force`; it has fewer members than it \
+             needs to start"
+        );
+        assert_eq!(
+            ordered(Fitness::Lost),
+            "stays so until `twinpool failback med-seoul`; it has to serve again before"
+        );
+        let manual = |pair: &mut PairStatus| pair.pools[0].ordered = false;
+        assert!(of(&plight, "med-seoul", manual).starts_with("waits for `twinpool failback"));
+    }
+
+    #[test]
+    fn a_return_that_stands_still_tells_how_to_end_it() {
+        let mut plight = Plight::new();
+        plight.lose(&["fe-seoul"]);
+        plight.run(12_000);
+        plight.set("fe-seoul", false);
+        plight.run(320_000);
+        let now = plight.now;
+        plight.decider.handle_pause("bob".to_owned(), None, now);
+        assert_eq!(
+            of(&plight, "fe-seoul", |_| {}),
+            "automation is paused: the share stands still; `twinpool failback fe-seoul --now` \
+             brings all home, `twinpool failover fe-seoul` sends all back to fe-busan"
+        );
+        let last = of(&plight, "fe-seoul", |pair| {
+            pair.pools[0].share = 95;
+            pair.pools[0].next = Some(NextMove {
+                act: Act::Step,
+                at: pair.pools[0].since,
+                text: "all its clients are home".to_owned(),
+            });
+        });
+        assert_eq!(last, "all its clients are home now");
+    }
+
+    #[test]
+    fn nothing_is_promised_while_isolated_or_while_a_record_is_being_written() {
+        let mut plight = Plight::new();
+        let status = plight.status();
+        let pair = &status.pairs[0];
+        assert_eq!(
+            outlook(pair, &pair.pools[0], true, status.now),
+            "nothing by itself while this instance is isolated"
+        );
+        plight.slow = true;
+        plight.order("fe-seoul", Destination::Twin);
+        assert_eq!(
+            of(&plight, "fe-seoul", |_| {}),
+            "the next step is being written to disk"
+        );
+    }
+
+    #[test]
+    fn a_decision_names_the_person_and_their_reason() {
+        let mut plight = Plight::new();
+        plight.order("fe-seoul", Destination::Twin);
+        let home = |plight: &Plight| plight.status().pairs[0].pools[0].clone();
+        assert_eq!(decided(&home(&plight)), "by alice: kernel update");
+        plight.order("fe-seoul", Destination::Home);
+        plight.run(100_000);
+        assert_eq!(
+            decided(&home(&plight)),
+            "all are home again, by alice: kernel update"
+        );
+        assert_eq!(whereabouts(&home(&plight)), "its users are at home");
+    }
+}

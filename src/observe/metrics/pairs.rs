@@ -53,7 +53,7 @@ fn pairs(status: &Status, page: &mut Page<'_>) -> fmt::Result {
         (
             "twinpool_pair_record_ok",
             "0 while a pair's record was damaged, or cannot be written",
-            each(|pair| u64::from(pair.record_problem.is_none() && pair.unwritten.is_none())),
+            each(|pair| u64::from(is_record_ok(pair))),
         ),
     ])?;
     page.gauge(
@@ -144,6 +144,10 @@ fn users(status: &Status, page: &mut Page<'_>) -> fmt::Result {
 fn homes(status: &Status) -> impl Iterator<Item = (&PairStatus, &HomeStatus)> {
     let pairs = status.pairs.iter();
     pairs.flat_map(|pair| pair.pools.iter().map(move |home| (pair, home)))
+}
+
+fn is_record_ok(pair: &PairStatus) -> bool {
+    pair.record_problem.is_none() && pair.unwritten.is_none() && pair.halt != Some(Halt::Damaged)
 }
 
 fn pair_labels(pair: &PairStatus) -> Labels<'_> {

@@ -191,7 +191,10 @@ impl Plight {
     }
 
     pub(crate) fn status(&self) -> Status {
-        self.look(status::status)
+        Status {
+            version: "0.1.0".to_owned(),
+            ..self.look(status::status)
+        }
     }
 
     pub(crate) fn why(&self, name: &str) -> Why {
