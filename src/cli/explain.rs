@@ -9,6 +9,7 @@ use crate::observe::problems::{moment, number, what_next};
 use crate::observe::stamp::span;
 use crate::observe::status::{MemberStatus, TargetStatus};
 use crate::observe::why::{ExchangeWhy, HomeWhy, PairWhy, PoolWhy, TargetWhy, Why};
+use crate::pairing::pair::Fitness;
 
 /// How many exchanges of each target are shown for a pool; for a member all that are kept.
 const SHOWN_FOR_POOL: usize = 1;
@@ -104,8 +105,13 @@ fn of_pair(why: &PairWhy, look: Look) -> String {
     if let Some(record) = &why.record {
         page += &line("record", &harmless(record), look);
     }
-    for home in &why.homes {
-        page += &format!("\n{}\n", home.pool);
+    for (home, status) in why.homes.iter().zip(&why.pair.pools) {
+        let ink = match status.fitness {
+            Fitness::Well => Ink::Good,
+            Fitness::Unknown | Fitness::Low => Ink::Warn,
+            Fitness::Lost => Ink::Bad,
+        };
+        page += &format!("\n{}\n", look.ink(ink, &home.pool));
         page += &of_home(home, "users", look);
     }
     for (i, event) in why.events.iter().rev().enumerate() {

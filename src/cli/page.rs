@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 
 use super::paint::{Ink, Look, Table, cut, harmless, wrap};
-use super::redirects::{next_text, phase_text};
+use super::redirects::{phase_text, served_by};
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
 use crate::observe::events::{condition_word, mode_word};
+use crate::observe::outlook::{halt_text, whereabouts};
 use crate::observe::problems::{Grade, Problem, Severity, number, problems};
 use crate::observe::stamp::span;
 use crate::observe::status::{
@@ -92,7 +93,7 @@ fn starting(status: &Status) -> String {
 }
 
 /// How many there are of each kind, worst first; where there are faults, of those alone.
-fn counted(problems: &[Problem]) -> String {
+pub(super) fn counted(problems: &[Problem]) -> String {
     let faults = problems.iter().any(|problem| problem.severity.is_fault());
     let count = |severity| {
         let of = || {
@@ -153,7 +154,7 @@ fn summary(status: &Status, look: Look) -> String {
 }
 
 /// What, since when, whom, next.
-fn told(status: &Status, problem: &Problem, look: Look) -> String {
+pub(super) fn told(status: &Status, problem: &Problem, look: Look) -> String {
     let ink = match problem.severity.grade() {
         Grade::Bad => Ink::Bad,
         Grade::Doubtful => Ink::Warn,
@@ -214,18 +215,10 @@ fn pool_table(status: &Status, pool: &PoolStatus, look: Look) -> String {
 
 /// Where the users of a pool are sent while that is not their home.
 fn users_elsewhere(status: &Status, pool: &PoolStatus) -> String {
-    let mut homes = status.pairs.iter().flat_map(|pair| &pair.pools);
-    let Some(home) = homes.find(|home| home.pool == pool.name) else {
-        return String::new();
-    };
-    match home.phase {
-        HomePhase::Home if home.spilling => format!("; spilling to {}", home.twin),
-        HomePhase::Home => String::new(),
-        HomePhase::Away => format!("; its users are on {}", home.twin),
-        HomePhase::Returning => format!(
-            "; {} % of its clients are home, the others on {}",
-            home.share, home.twin
-        ),
+    match status.home(&pool.name) {
+        Some((_, home)) if home.phase != HomePhase::Home => format!("; {}", whereabouts(home)),
+        Some((_, home)) if home.spilling => format!("; spilling to {}", home.twin),
+        _ => String::new(),
     }
 }
 
@@ -237,12 +230,8 @@ fn pair_table(status: &Status, pair: &PairStatus, look: Look) -> String {
         (None, true) => Ink::Good,
         _ => Ink::Warn,
     };
-    let halt = match pair.halt {
-        None => "",
-        Some(Halt::Damaged) => "; automation waits: its record was damaged",
-        Some(Halt::Alarm) => "; automation ended with an alarm",
-        Some(Halt::Paused) => "; automation is paused",
-    };
+    let halt = pair.halt.map(|halt| format!("; {}", halt_text(halt)));
+    let halt = halt.unwrap_or_default();
     let line = format!(
         "pair {}: failover {}, failback {}, generation {}{halt}",
         pair.name,
@@ -264,7 +253,7 @@ fn pair_table(status: &Status, pair: &PairStatus, look: Look) -> String {
         table.row(vec![
             home.pool.clone(),
             phase_text(home),
-            home.serving.join(" + "),
+            served_by(home),
             home.since.clock_face(status.now),
             number(home.sessions_at_home),
             number(home.sessions_at_twin),
@@ -272,12 +261,6 @@ fn pair_table(status: &Status, pair: &PairStatus, look: Look) -> String {
         ]);
     }
     page += &table.lay_out(look, 2);
-    for home in &pair.pools {
-        if let Some(next) = next_text(status, home) {
-            let line = format!("{}: next: {next}", home.pool);
-            page += &format!("  {}\n", look.ink(Ink::Faint, &wrap(&line, look.width, 2)));
-        }
-    }
     page
 }
 

@@ -1,19 +1,28 @@
 use clap::error::ErrorKind;
 
 use super::*;
-use crate::observe::sample;
+use crate::observe::sample::{self, Plight};
+use crate::pairing::pair::Destination;
 
 const PLAIN: Look = Look {
     width: 100,
     colour: false,
 };
+/// A terminal as it opens.
+const TERMINAL: Look = Look {
+    width: 80,
+    colour: false,
+};
 
 macro_rules! shown {
     ($name:literal, $page:expr) => {
+        shown!($name, $page, PLAIN)
+    };
+    ($name:literal, $page:expr, $look:expr) => {
         let page: String = $page;
         for line in page.lines() {
             let width = line.chars().count();
-            assert!(width <= PLAIN.width, "{width} columns: {line}");
+            assert!(width <= $look.width, "{width} columns: {line}");
             assert!(!line.contains('\x1b') && !line.ends_with(' '), "{line:?}");
         }
         insta::assert_snapshot!($name, page);
@@ -98,6 +107,126 @@ fn why_tells_the_rule_the_counts_and_what_comes_next() {
     shown!("why_isolated", why(sample::isolated(), "fe-seoul/fe1"));
 }
 
+/// Seoul is dead: its front ends are away, its mediation waits for an order.
+fn seoul_lost() -> Plight {
+    let mut plight = Plight::new();
+    plight.lose(&["fe-seoul", "med-seoul"]);
+    plight.run(12_000);
+    plight
+}
+
+/// The front ends of Seoul come home, a third of their clients so far.
+fn coming_home() -> Plight {
+    let mut plight = Plight::new();
+    plight.order("fe-seoul", Destination::Twin);
+    plight.run(60_000);
+    plight.order("fe-seoul", Destination::Home);
+    plight.run(31_000);
+    plight
+}
+
+#[test]
+fn the_redirect_table_in_every_plight() {
+    let shown = |plight: &Plight| redirects::page(&plight.status(), TERMINAL);
+    shown!("redirects_none", redirects::page(&sample::well(), TERMINAL));
+    shown!("redirects_home", shown(&Plight::new()), TERMINAL);
+    shown!("redirects_site_lost", shown(&seoul_lost()), TERMINAL);
+    shown!("redirects_returning", shown(&coming_home()), TERMINAL);
+    let mut both = Plight::new();
+    both.lose(&["fe-seoul", "fe-busan"]);
+    shown!("redirects_pair_lost", shown(&both), TERMINAL);
+    let mut halted = Plight::new();
+    let pause = Some("network work".to_owned());
+    let now = halted.now;
+    halted.decider.handle_pause("alice".to_owned(), pause, now);
+    halted.lose(&["fe-seoul"]);
+    halted.run(30_000);
+    halted.spilling = vec![halted.pool("fe-busan")];
+    shown!("redirects_paused", shown(&halted), TERMINAL);
+}
+
+#[test]
+fn the_redirect_table_tells_what_stands_in_the_way() {
+    let mut unwritten = Plight::new();
+    unwritten.disk = Some("/var/lib/twinpool: no space left on device".to_owned());
+    unwritten.lose(&["fe-seoul"]);
+    unwritten.run(12_000);
+    let page = redirects::page(&unwritten.status(), TERMINAL);
+    shown!("redirects_unwritten", page, TERMINAL);
+    let home = crate::pairing::Record::home(7, sample::NOW);
+    let mut damaged = Plight::with(vec![(home.clone(), true), (home, false)]);
+    damaged.record_problem = Some("pair-korea.json has a wrong checksum".to_owned());
+    let page = redirects::page(&damaged.status(), TERMINAL);
+    shown!("redirects_damaged", page, TERMINAL);
+}
+
+#[test]
+fn sessions_that_are_left_on_the_twin_are_told() {
+    let mut plight = Plight::new();
+    plight.order("med-seoul", Destination::Twin);
+    plight.order("med-seoul", Destination::Home);
+    plight.run(200_000);
+    for (left, told) in [
+        (1, "med-seoul: 1 session is still to move home\n"),
+        (1_204, "med-seoul: 1,204 sessions are still to move home\n"),
+    ] {
+        plight.to_move = left;
+        let page = redirects::page(&plight.status(), TERMINAL);
+        assert!(page.contains(told), "{page}");
+    }
+    plight.to_move = 0;
+    let page = redirects::page(&plight.status(), TERMINAL);
+    assert!(!page.contains("still to move"), "{page}");
+}
+
+#[test]
+fn the_status_page_tells_where_users_are() {
+    shown!(
+        "status_site_lost",
+        page::page(&seoul_lost().status(), PLAIN)
+    );
+    shown!(
+        "status_returning",
+        page::page(&coming_home().status(), PLAIN)
+    );
+    let mut spilling = Plight::new();
+    spilling.spilling = vec![spilling.pool("fe-seoul")];
+    let page = page::page(&spilling.status(), PLAIN);
+    assert!(page.contains("; spilling to fe-busan"), "{page}");
+}
+
+#[test]
+fn why_tells_a_pairs_rules_where_its_users_are_and_what_comes_next() {
+    let why = |plight: &Plight, name| explain::explanation(&plight.why(name), TERMINAL);
+    shown!("why_pair_home", why(&Plight::new(), "korea"), TERMINAL);
+    shown!("why_pair_away", why(&seoul_lost(), "korea"), TERMINAL);
+    shown!("why_pair_waits", why(&seoul_lost(), "media"), TERMINAL);
+    shown!("why_pair_returning", why(&coming_home(), "korea"), TERMINAL);
+    shown!("why_pool_away", why(&seoul_lost(), "fe-seoul"), TERMINAL);
+}
+
+#[test]
+fn pages_of_pairs_fit_every_terminal() {
+    for plight in [seoul_lost(), coming_home()] {
+        for width in [60, 80, 100] {
+            let look = Look {
+                width,
+                colour: false,
+            };
+            let status = plight.status();
+            for page in [
+                page::page(&status, look),
+                redirects::page(&status, look),
+                explain::explanation(&plight.why("korea"), look),
+            ] {
+                for line in page.lines() {
+                    assert!(line.chars().count() <= width, "{line}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_terminal_gets_colours_and_the_same_words() {
     let colours = Look {
@@ -106,6 +235,20 @@ fn a_terminal_gets_colours_and_the_same_words() {
     };
     let page = page::page(&sample::pool_lost(), colours);
     assert!(page.contains("\x1b[1;31mLOST\x1b[0m"), "{page}");
+    assert_eq!(bare(&page), page::page(&sample::pool_lost(), PLAIN));
+    let (lost, well) = (seoul_lost().status(), Plight::new().status());
+    let page = redirects::page(&lost, colours);
+    assert!(page.contains("\x1b[1;31mSITE LOST\x1b[0m"), "{page}");
+    assert_eq!(bare(&page), redirects::page(&lost, PLAIN));
+    let page = redirects::page(&well, colours);
+    assert!(
+        page.starts_with("\x1b[1;32mtwinpool seoul-1: all"),
+        "{page}"
+    );
+}
+
+/// A page without its colours.
+fn bare(page: &str) -> String {
     let mut bare = String::new();
     let mut inside = false;
     for c in page.chars() {
@@ -116,7 +259,7 @@ fn a_terminal_gets_colours_and_the_same_words() {
             _ => bare.push(c),
         }
     }
-    assert_eq!(bare, page::page(&sample::pool_lost(), PLAIN));
+    bare
 }
 
 #[test]

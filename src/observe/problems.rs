@@ -178,6 +178,13 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     found
 }
 
+/// Those of them that are about pairs and sites as such, not about one pool or member.
+pub fn of_pairs(status: &Status) -> Vec<Problem> {
+    let mut found = pairs::problems(status, &pairs::Outage::of(status));
+    found.sort_by_key(|problem| problem.severity);
+    found
+}
+
 fn isolation(status: &Status) -> Option<Problem> {
     let isolated = status.isolated.as_ref()?;
     Some(Problem {

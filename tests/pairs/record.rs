@@ -99,7 +99,7 @@ async fn refuses_to_write_and_spills(korea: &mut Korea) {
     assert_eq!(korea.generation().await, before);
     for page in ["status", "redirects"] {
         let page = korea.daemon.done(&[page]).await;
-        assert!(page.contains("not in force"), "{page}");
+        assert!(page.contains("cannot be written"), "{page}");
     }
 }
 
