@@ -9,7 +9,7 @@ mod orders;
 use std::sync::Arc;
 use std::time::Duration;
 
-use twinpool::pairing::pair::{Move, RETRY};
+use twinpool::pairing::pair::{Halt, Move, RETRY};
 use twinpool::pairing::record::{By, Entry, Phase, Record, Share};
 use twinpool::pairing::{Condition, Decider, Event};
 use twinpool::time::Time;
@@ -119,8 +119,10 @@ impl Redirects {
                     before.in_force
                 );
             }
+            let halted = decider.pair(id).halt() == Some(Halt::Damaged);
             self.counts.one(match (*damage, same) {
-                (true, _) => "restarts with a damaged record",
+                (true, _) if halted => "restarts with no whole record",
+                (true, _) => "restarts with the record before",
                 (_, true) if before.writing.is_some() => "restarts that lost what was in flight",
                 (_, true) => "restarts with the same record",
                 (_, false) => "restarts that found what was in flight",
@@ -402,7 +404,6 @@ impl Redirects {
 
 impl Seen {
     fn new(record: Record, decider: &Decider, id: PairId, now: Time) -> Seen {
-        use twinpool::pairing::pair::Halt;
         Seen {
             highest: record.generation,
             in_force: record,
