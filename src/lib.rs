@@ -1,14 +1,15 @@
-//! twinpool carries every client connection to a healthy member of the pool that it asked for.
+//! twinpool carries every client connection to a healthy member of the pool that it asked for, or
+//! of that pool's twin when the redirect table says so.
 //!
 //! # How data flows
 //!
 //! ```text
-//! client ─► listener ─► service ─► balancer ─► attempt(s) ─► relay until one side ends
-//!                                 (which member?)  hedged, within one budget
+//! client ─► listener ─► service ─► redirect table ─► balancer ─► attempt(s) ─► relay until one side ends
+//!                                  (which pool?)    (which member?)  hedged, within one budget
 //!
-//! probe ──► verdict ─► condition ─► one new snapshot, swapped in
-//! traffic ─┘ (evidence)   ▲
-//!                      operator
+//! probe ──► verdict ─► condition ─► pair ─► persisted record ─► one new snapshot, swapped in
+//! traffic ─┘ (evidence)              ▲
+//!                                operator
 //! ```
 //!
 //! # Rooms
@@ -17,12 +18,12 @@
 //! |---|---|---|
 //! | [`time`] | the clock value that deciding code is given | nothing |
 //! | [`clock`] | the one place where the clock is read | time |
-//! | [`topology`] | sites, pools, members, services and their ids; look-up only | nothing |
+//! | [`topology`] | sites, pools, members, services, pairs and their ids; look-up only | nothing |
 //! | [`config`] | TOML to `Config`, or every mistake in it at once | topology |
 //! | [`health`] | verdict machine (pure); probes and the runner that asks them | topology |
-//! | [`pairing`] | quorum, condition, isolation, and the decider that holds every machine (pure) | health |
+//! | [`pairing`] | quorum, condition, isolation, the pair machine, and the decider that holds every machine (pure); where records are kept | health |
 //! | [`balance`] | choosing a member (pure), load accounting | topology |
-//! | [`dispatch`] | the snapshot, and the one way to get a member from it | balance, pairing |
+//! | [`dispatch`] | the snapshot with its redirects, and the one way to get a member from it | balance, pairing |
 //! | [`proxy`] | workers, listeners, relay, session registry | dispatch |
 //! | [`observe`] | HTTP endpoints, metrics, status, events | pairing |
 //! | [`control`] | the control socket and its commands | observe |
@@ -38,10 +39,15 @@
 //!    handle. The transitions of one moment are published as one snapshot.
 //! 4. Once a byte has passed, a session is never retried elsewhere. An abnormal end is a reset.
 //! 5. A configuration that does not validate never runs.
-//! 6. Automation never undoes what an operator did.
-//! 7. An isolated instance holds: it ends nothing, decides nothing, and says so.
-//! 8. Every queue, retry and buffer has a named bound, and an overflow is counted. Every
-//!    transition has a reason that `why` can tell.
+//! 6. No transition sends users to a lost pool. A pair has at most one pool away: no chains, no
+//!    cycles.
+//! 7. A generation only rises. A record is on disk before it is in force, and never older there
+//!    than anything that was answered or served.
+//! 8. Automation never undoes what an operator did, except in an automatic pair, to leave a pool
+//!    that is lost for one that serves.
+//! 9. An isolated instance holds: it ends nothing, decides nothing, and says so.
+//! 10. Every queue, retry and buffer has a named bound, and an overflow is counted. Every
+//!     transition has a reason that `why` can tell.
 
 #![forbid(unsafe_code)]
 

@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "each program uses a part of it")]
 mod support;
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use support::clock::{now, seconds, wait_for};
-use support::daemon::{Told, events, isolated, total};
+use support::daemon::{Told, events, isolated, phase, total};
 use support::load::{Load, Report};
 use support::proxies::Proxy;
 use support::scene::{CLIENT, PROXY, Plan, Scene};
@@ -45,6 +46,14 @@ const TRIALS: &[Trial] = &[
         run: || uplink(Break::OnlyLink, 10),
     },
     Trial {
+        name: "an_uplink_cut_for_10_s_moves_no_user_of_a_pair",
+        run: || uplink_of(Break::SwitchPort, 10, true),
+    },
+    Trial {
+        name: "a_dead_site_loses_no_new_connection_and_its_users_come_home_by_themselves",
+        run: a_dead_site,
+    },
+    Trial {
         name: "a_vanished_host_loses_no_new_connection_and_frees_its_sessions",
         run: a_vanished_host,
     },
@@ -60,12 +69,20 @@ const TRIALS: &[Trial] = &[
 
 /// The member that is struck.
 const STRUCK: &str = "p1m1";
+/// The pool whose site dies, and its twin.
+const POOL: &str = "p1";
+const TWIN: &str = "p2";
 /// Long sessions of each load.
 const SESSIONS: u32 = 30;
 /// Load before anything happens.
 const WARM: Duration = Duration::from_secs(3);
 /// Long enough for every detection and its consequences, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A site's users are watched at its twin for so long before it returns.
+const AWAY: Duration = Duration::from_secs(2);
+/// Until a dead site has returned and its users are home, on a machine that is busy: the pair's
+/// `hold` and `ramp` are 5 s together.
+const ROUND_TRIP: Duration = Duration::from_secs(35);
 /// A struck member may have had one more request than it noted: taken by its kernel, not yet read,
 /// or on the way.
 const UNREAD: usize = 1;
@@ -86,10 +103,15 @@ fn main() -> ExitCode {
 }
 
 fn uplink(how: Break, seconds: u64) -> Result<()> {
+    uplink_of(how, seconds, false)
+}
+
+/// An uplink that is cut under two pools, which back each other up or do not.
+fn uplink_of(how: Break, seconds: u64, paired: bool) -> Result<()> {
     let mut scene = Scene::new(Plan {
         proxy: Proxy::Twinpool,
         pools: 2,
-        paired: false,
+        paired,
         two_links: how != Break::OnlyLink,
         silent: false,
         work: member::SOME_WORK,
@@ -168,11 +190,15 @@ fn sessions_went_on(reports: &[Report], cut_at: u64, mended_at: u64) -> Result<(
     Ok(())
 }
 
-/// Isolation was reported, and no verdict changed since the first `before` events.
+/// Isolation was reported, and since the first `before` events no verdict changed and nobody's
+/// users were moved.
 fn only_isolation_was_told(scene: &Scene, before: usize, said_so: bool) -> Result<()> {
     let told = events(&scene.lab)?.split_off(before);
     if let Some(verdict) = told.iter().find(|event| event.kind == "verdict") {
         return Err(format!("a verdict changed: {}", verdict.text).into());
+    }
+    if let Some(moved) = told.iter().find(|event| event.kind == "redirect") {
+        return Err(format!("users were moved: {}", moved.text).into());
     }
     if !said_so || !told.iter().any(|event| event.kind == "isolation") {
         return Err("isolation was not reported".into());
@@ -184,7 +210,7 @@ fn a_vanished_host() -> Result<()> {
     let scene = two_pools()?;
     let report = strike(&scene, |scene| scene.lab.cut(STRUCK, "eth0", true))?;
     only_the_struck_one_fell(&scene)?;
-    lost_at_most(&scene, &report.clients, UNREAD)?;
+    lost_at_most(&scene, &report.clients, &[STRUCK], UNREAD)?;
     if total(&scene.lab, "hedged")? == 0 {
         return Err("no connect was hedged".into());
     }
@@ -206,10 +232,130 @@ fn a_killed_member() -> Result<()> {
     let mut scene = two_pools()?;
     let report = strike(&scene, |scene| scene.member(STRUCK)?.signal(Signal::KILL))?;
     only_the_struck_one_fell(&scene)?;
-    lost_at_most(&scene, &report.clients, UNREAD)?;
+    lost_at_most(&scene, &report.clients, &[STRUCK], UNREAD)?;
     freed(&report)?;
     scene.restart(STRUCK)?;
     comes_back(&scene)
+}
+
+fn a_dead_site() -> Result<()> {
+    let mut scene = Scene::new(Plan {
+        proxy: Proxy::Twinpool,
+        pools: 2,
+        paired: true,
+        two_links: false,
+        silent: true,
+        work: member::SOME_WORK,
+    })?;
+    let clients: Vec<load::Running> = scene
+        .fronts
+        .iter()
+        .map(|front| {
+            let load = Load {
+                target: front.listen,
+                rate: 80,
+                sessions: SESSIONS,
+                span: WARM + ROUND_TRIP,
+            };
+            load::start(&scene.lab, CLIENT, load)
+        })
+        .collect::<Result<_>>()?;
+    sleep(WARM);
+    let died = now();
+    site_cut(&scene, true)?;
+    let trip = there_and_back(&scene);
+    let reports: Vec<Report> = clients
+        .into_iter()
+        .map(load::Running::report)
+        .collect::<Result<_>>()?;
+    scene.proxy.must_live(&scene.log(Proxy::Twinpool))?;
+    let [users, twins] = reports.as_slice() else {
+        return Err("two loads, two reports".into());
+    };
+    let judged = trip.and_then(|returned| {
+        nothing_befell(twins)?;
+        users_came_through(&scene, users, died, returned)
+    });
+    judged.map_err(|e| {
+        let said = std::fs::read_to_string(scene.log(Proxy::Twinpool)).unwrap_or_default();
+        format!("{e}\ntwinpool said:\n{said}").into()
+    })
+}
+
+/// Cuts every host of the pool off, or lets it return.
+fn site_cut(scene: &Scene, cut: bool) -> Result<()> {
+    for member in &scene.fronts[0].members {
+        scene.lab.cut(&member.name, "eth0", cut)?;
+    }
+    Ok(())
+}
+
+/// Waits for a dead site's users to be sent away, lets it return, and waits for them to be home;
+/// when it returned.
+fn there_and_back(scene: &Scene) -> Result<u64> {
+    let is = |wanted: &'static str| move || Ok((phase(&scene.lab, POOL)? == wanted).then_some(()));
+    wait_for("the dead site's users away", PATIENCE, is("away"))?;
+    sleep(AWAY);
+    let returned = now();
+    site_cut(scene, false)?;
+    wait_for("their return home", ROUND_TRIP - AWAY, is("home"))?;
+    Ok(returned)
+}
+
+/// The users of the pool that took others in saw nothing of it.
+fn nothing_befell(report: &Report) -> Result<()> {
+    if let Some(failed) = report.failed().next() {
+        return Err(format!("a connection of {TWIN}'s own users failed: {failed:?}").into());
+    }
+    if let Some(end) = report.ends.first() {
+        return Err(format!("a session of {TWIN}'s own users ended: {end:?}").into());
+    }
+    Ok(())
+}
+
+/// The users of a site that died and returned lost no new connection, and their long sessions were
+/// at the twin meanwhile, are home again, and were ended for each of that once.
+fn users_came_through(scene: &Scene, report: &Report, died: u64, returned: u64) -> Result<()> {
+    let of_pool: Vec<&str> = scene.fronts[0]
+        .members
+        .iter()
+        .map(|m| m.name.as_str())
+        .collect();
+    lost_at_most(scene, report, &of_pool, UNREAD * of_pool.len())?;
+    if let Some(late) = report.failed().find(|new| new.began >= returned) {
+        return Err(format!("a connection failed after the site returned: {late:?}").into());
+    }
+    let sessions: Vec<u32> = report.members_at(died).into_keys().collect();
+    if sessions.len() != SESSIONS as usize {
+        return Err(format!("{} of {SESSIONS} sessions had begun", sessions.len()).into());
+    }
+    back_again(report, &sessions, died)?;
+    for (when, at, pool) in [
+        ("when it died", died, POOL),
+        ("before it returned", returned, TWIN),
+        ("in the end", u64::MAX, POOL),
+    ] {
+        let with = report.members_at(at);
+        let elsewhere = with.values().filter(|m| !m.starts_with(pool)).count();
+        if elsewhere > 0 {
+            return Err(format!("{elsewhere} sessions were not with {pool} {when}").into());
+        }
+    }
+    for session in sessions {
+        let ends = |from, to| {
+            let own = report.ends.iter().filter(|end| end.session == session);
+            own.filter(|end| (from..to).contains(&end.at)).count()
+        };
+        let ends = (ends(0, returned), ends(returned, u64::MAX));
+        if ends != (1, 1) {
+            return Err(format!(
+                "session {session} was ended {} times by the death and {} times by the return",
+                ends.0, ends.1
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn two_pools() -> Result<Scene> {
@@ -260,17 +406,21 @@ fn only_the_struck_one_fell(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// New connections failed only if the struck member had read their request, but for so many.
-fn lost_at_most(scene: &Scene, report: &Report, more: usize) -> Result<()> {
-    let with_struck = member::requests(&scene.lab, STRUCK)?;
+/// New connections failed only if a struck member had read their request, but for so many.
+fn lost_at_most(scene: &Scene, report: &Report, struck: &[&str], more: usize) -> Result<()> {
+    let mut with_struck = HashSet::new();
+    for member in struck {
+        with_struck.extend(member::requests(&scene.lab, member)?);
+    }
     let beyond: Vec<_> = report
         .failed()
         .filter(|new| !with_struck.contains(&new.id))
         .collect();
     if beyond.len() > more {
         return Err(format!(
-            "{} connections failed whose requests {STRUCK} did not have: {beyond:?}",
-            beyond.len()
+            "{} connections failed whose requests {} did not have: {beyond:?}",
+            beyond.len(),
+            struck.join(", ")
         )
         .into());
     }
@@ -289,7 +439,12 @@ fn freed(struck: &Struck) -> Result<()> {
     if sessions.is_empty() {
         return Err(format!("no session was on {STRUCK}").into());
     }
-    let outages = struck.clients.outages(&sessions, struck.at);
+    back_again(&struck.clients, &sessions, struck.at)
+}
+
+/// Each of these sessions got an answer to a request that it sent after a moment.
+fn back_again(report: &Report, sessions: &[u32], at: u64) -> Result<()> {
+    let outages = report.outages(sessions, at);
     let stuck = outages.iter().filter(|outage| outage.is_none()).count();
     if stuck > 0 {
         return Err(format!("{stuck} of {} sessions are stuck", sessions.len()).into());

@@ -19,6 +19,15 @@ pub fn client_key(address: IpAddr) -> u64 {
     }
 }
 
+/// Which of `steps` equal parts of all clients this one lies in, from 0: the same for as long as its
+/// address is. Independent of which member suits it.
+pub fn client_part(address: IpAddr, steps: u8) -> u8 {
+    /// Sets these draws apart from those of [`score`].
+    const APART: u64 = 0x7277_696e_706f_6f6c;
+    let draw = mix(client_key(address) ^ APART);
+    ((u128::from(draw) * u128::from(steps)) >> 64) as u8
+}
+
 /// A member's key: its name, so that it survives a change of the others or of the file's order.
 pub(super) fn name_key(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -61,6 +70,32 @@ mod tests {
         let v4: IpAddr = "192.0.2.7".parse().unwrap();
         let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
         assert_eq!(client_key(v4), client_key(mapped));
+    }
+
+    fn client(n: u32) -> IpAddr {
+        IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n))
+    }
+
+    #[test]
+    fn clients_spread_evenly_over_parts() {
+        let mut count = [0u32; 20];
+        for n in 0..40_000 {
+            count[usize::from(client_part(client(n), 20))] += 1;
+        }
+        assert!(count.iter().all(|n| n.abs_diff(2_000) < 200), "{count:?}");
+    }
+
+    #[test]
+    fn a_part_of_the_clients_spreads_over_all_members() {
+        let members = [("a", 1), ("b", 1), ("c", 1), ("d", 1)];
+        let part = (0..40_000)
+            .map(client)
+            .filter(|&client| client_part(client, 20) == 7);
+        let mut count = [0u32; 4];
+        for client in part {
+            count[best(client_key(client), &members)] += 1;
+        }
+        assert!(count.iter().all(|n| n.abs_diff(500) < 100), "{count:?}");
     }
 
     #[test]

@@ -14,11 +14,16 @@
 //!
 //! Slow start lowers the share of a member that has returned, *relative to the others*: when all
 //! return together, none is held back.
+//!
+//! While the users of a pool move, each member takes so many of them a second and no more
+//! ([`Arrivals`]); the others are as if it were full.
 
+mod arrivals;
 mod hash;
 mod load;
 mod roster;
 
-pub use hash::client_key;
+pub use arrivals::{Arrivals, Pace};
+pub use hash::{client_key, client_part};
 pub use load::Load;
 pub use roster::{Choice, Lane, NoSeat, Roster, Seat, Tried};

@@ -150,12 +150,26 @@ impl Roster {
         now: Time,
         load: impl Fn(usize) -> u32,
     ) -> Result<Choice, NoSeat> {
+        self.choose_open(client, tried, lane, now, load, |_| true)
+    }
+
+    /// [`Roster::choose`], where a seat that is not `open` is as if it were full.
+    pub fn choose_open(
+        &self,
+        client: u64,
+        tried: &Tried,
+        lane: &Lane,
+        now: Time,
+        load: impl Fn(usize) -> u32,
+        open: impl Fn(usize) -> bool,
+    ) -> Result<Choice, NoSeat> {
         if self.is_empty() {
             return Err(NoSeat::Empty);
         }
         let free = |seat: usize| {
             !tried.contains(self.seats[seat].member)
                 && self.seats[seat].limit.is_none_or(|l| load(seat) < l.get())
+                && open(seat)
         };
         for tier in &self.tiers {
             if tier

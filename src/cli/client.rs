@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -21,6 +22,8 @@ use crate::observe::why::Why;
 
 /// How long the daemon may take to answer; its own bound on an exchange is as long.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for an order about pairs: one for a site is of several steps, each written to disk.
+pub const ORDER_PATIENCE: Duration = Duration::from_secs(60);
 /// The largest answer that is read, in bytes.
 pub const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -46,6 +49,15 @@ pub enum AskError {
     Refused(String),
     /// What came is not an answer of twinpool's.
     Strange(String),
+    /// The connection broke before the answer was whole.
+    Broken(String),
+    /// A command was given, and nobody said what became of it.
+    Unanswered {
+        /// How that showed.
+        why: String,
+        /// Where to look.
+        look: &'static str,
+    },
 }
 
 impl Client {
@@ -74,18 +86,50 @@ impl Client {
     /// Gives a command; what was done.
     pub async fn command(&self, mode: Mode, command: &CommandBody) -> Result<String, AskError> {
         let path = format!("/v1/commands/{}", mode_word(mode));
+        self.post(&path, command, PATIENCE, "twinpool status").await
+    }
+
+    /// Gives an order about pairs, by its name; what was done, a line a step.
+    pub async fn redirect(&self, name: &str, order: &impl Serialize) -> Result<String, AskError> {
+        let path = format!("/v1/commands/{name}");
+        self.post(&path, order, ORDER_PATIENCE, "twinpool redirects")
+            .await
+    }
+
+    /// `look` is the command that tells what became of it where no answer does.
+    async fn post(
+        &self,
+        path: &str,
+        command: &impl Serialize,
+        patience: Duration,
+        look: &'static str,
+    ) -> Result<String, AskError> {
         let body = serde_json::to_vec(command)
             .map_err(|error| AskError::Strange(format!("cannot write the command: {error}")))?;
-        let (_, answer) = self.exchange(Method::POST, &path, body.into()).await?;
-        let answer: CommandAnswer = parsed(&answer)?;
-        match answer.done {
-            true => Ok(answer.text),
-            false => Err(AskError::Refused(answer.text)),
-        }
+        let exchange = self.exchange(Method::POST, path, body.into());
+        let why = match timeout(patience, exchange).await {
+            Err(_) => format!("no answer within {} s", patience.as_secs()),
+            Ok(Err(AskError::Broken(why))) => format!("the connection broke: {why}"),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok((_, answer))) => {
+                let answer: CommandAnswer = parsed(&answer)?;
+                return match answer.done {
+                    true => Ok(answer.text),
+                    false => Err(AskError::Refused(answer.text)),
+                };
+            }
+        };
+        Err(AskError::Unanswered { why, look })
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, AskError> {
-        let (code, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
+        let exchange = self.exchange(Method::GET, path, Bytes::new());
+        let (code, body) = timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+            Err(AskError::NoDaemon {
+                socket: self.socket.clone(),
+                error: io::Error::new(ErrorKind::TimedOut, "no answer in time"),
+            })
+        })?;
         if code.is_success() {
             return Ok(body);
         }
@@ -99,27 +143,12 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), AskError> {
-        match timeout(PATIENCE, self.exchange_at_leisure(method, path, body)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(AskError::NoDaemon {
-                socket: self.socket.clone(),
-                error: io::Error::new(ErrorKind::TimedOut, "no answer in time"),
-            }),
-        }
-    }
-
-    async fn exchange_at_leisure(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), AskError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| self.unreached(error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(strange)?;
+            .map_err(broken)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -127,12 +156,15 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| AskError::Strange(error.to_string()))?;
         let ask = async {
-            let response = sender.send_request(request).await.map_err(strange)?;
+            let response = sender.send_request(request).await.map_err(broken)?;
             let code = response.status();
             let body = Limited::new(response.into_body(), LARGEST_ANSWER)
                 .collect()
                 .await;
-            let body = body.map_err(|error| AskError::Strange(error.to_string()))?;
+            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => broken(*error),
+                Err(error) => AskError::Strange(error.to_string()),
+            })?;
             Ok((code, body.to_bytes()))
         };
         // The connection is driven by whoever asks: nothing is left running behind.
@@ -142,7 +174,7 @@ impl Client {
             answer = &mut ask => answer,
             ended = &mut connection => match ended {
                 Ok(()) => ask.await,
-                Err(error) => ask.await.map_err(|_| strange(error)),
+                Err(error) => ask.await.map_err(|_| broken(error)),
             },
         }
     }
@@ -165,8 +197,8 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, AskError> {
     })
 }
 
-fn strange(error: hyper::Error) -> AskError {
-    AskError::Strange(error.to_string())
+fn broken(error: hyper::Error) -> AskError {
+    AskError::Broken(error.to_string())
 }
 
 /// A name as part of a path: everything but letters, digits and a few harmless signs as `%XX`.
@@ -188,9 +220,11 @@ impl AskError {
     pub fn exit_code(&self) -> u8 {
         match self {
             AskError::NoDaemon { .. } => super::EXIT_NO_DAEMON,
-            AskError::NotAllowed(_) | AskError::Refused(_) | AskError::Strange(_) => {
-                super::EXIT_REFUSED
-            }
+            AskError::NotAllowed(_)
+            | AskError::Refused(_)
+            | AskError::Strange(_)
+            | AskError::Broken(_)
+            | AskError::Unanswered { .. } => super::EXIT_REFUSED,
         }
     }
 }
@@ -211,6 +245,11 @@ impl std::fmt::Display for AskError {
             ),
             AskError::Refused(why) => f.write_str(why),
             AskError::Strange(what) => write!(f, "not an answer of twinpool's: {what}"),
+            AskError::Broken(why) => write!(f, "the connection to twinpool broke: {why}"),
+            AskError::Unanswered { why, look } => write!(
+                f,
+                "{why}; the command may still be under way, or done: see `{look}`"
+            ),
         }
     }
 }

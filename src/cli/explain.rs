@@ -8,13 +8,20 @@ use crate::observe::events::{condition_word, mode_word};
 use crate::observe::problems::{moment, number, what_next};
 use crate::observe::stamp::span;
 use crate::observe::status::{MemberStatus, TargetStatus};
-use crate::observe::why::{ExchangeWhy, TargetWhy, Why};
+use crate::observe::why::{ExchangeWhy, HomeWhy, PairWhy, PoolWhy, TargetWhy, Why};
 
 /// How many exchanges of each target are shown for a pool; for a member all that are kept.
 const SHOWN_FOR_POOL: usize = 1;
 
 /// The whole explanation.
 pub fn explanation(why: &Why, look: Look) -> String {
+    match why {
+        Why::Pool(why) => of_pool_or_member(why, look),
+        Why::Pair(why) => of_pair(why, look),
+    }
+}
+
+fn of_pool_or_member(why: &PoolWhy, look: Look) -> String {
     let mut page = String::new();
     if let Some(isolated) = &why.isolated {
         let line = format!(
@@ -31,7 +38,7 @@ pub fn explanation(why: &Why, look: Look) -> String {
     page
 }
 
-fn of_pool(why: &Why, look: Look) -> String {
+fn of_pool(why: &PoolWhy, look: Look) -> String {
     let pool = &why.pool;
     let headline = format!(
         "{} is {} since {} UTC ({}): {} of the first {} members present, {} needed",
@@ -49,6 +56,10 @@ fn of_pool(why: &Why, look: Look) -> String {
     );
     page += &line("users", &pool.health.why, look);
     page += &line("rule", &why.rule, look);
+    if let Some(redirect) = &why.redirect {
+        page += &line("pair", &redirect.pair, look);
+        page += &of_home(redirect, look);
+    }
     for target in &why.targets {
         let mode = why
             .pool
@@ -65,7 +76,60 @@ fn of_pool(why: &Why, look: Look) -> String {
     page
 }
 
-fn of_member(why: &Why, member: &MemberStatus, look: Look) -> String {
+fn of_pair(why: &PairWhy, look: Look) -> String {
+    let mut page = String::new();
+    if let Some(isolated) = &why.isolated {
+        let line = format!(
+            "This instance is isolated since {} UTC: {}. Nothing is decided.",
+            isolated.since.clock_face(why.now),
+            isolated.cause
+        );
+        page += &format!("{}\n\n", look.ink(Ink::Bad, &wrap(&line, look.width, 0)));
+    }
+    let [first, second] = &why.pair.pools;
+    let headline = format!(
+        "pair {}: {} and {}, generation {}",
+        why.name, first.pool, second.pool, why.pair.generation
+    );
+    page += &format!(
+        "{}\n",
+        look.ink(Ink::Title, &wrap(&headline, look.width, 0))
+    );
+    for (i, rule) in why.rules.iter().enumerate() {
+        page += &line(if i == 0 { "rules" } else { "" }, rule, look);
+    }
+    if let Some(halted) = &why.halted {
+        page += &line("halted", &harmless(halted), look);
+    }
+    if let Some(record) = &why.record {
+        page += &line("record", &harmless(record), look);
+    }
+    for home in &why.homes {
+        page += &format!("\n{}\n", home.pool);
+        page += &of_home(home, look);
+    }
+    for (i, event) in why.events.iter().rev().enumerate() {
+        let told = format!("{}  {}", event.at.clock_face(why.now), event.text);
+        if i == 0 {
+            page.push('\n');
+        }
+        page += &line(if i == 0 { "lately" } else { "" }, &harmless(&told), look);
+    }
+    page
+}
+
+fn of_home(home: &HomeWhy, look: Look) -> String {
+    [
+        ("users", &home.users),
+        ("pool", &home.fitness),
+        ("sessions", &home.sessions),
+        ("next", &home.next),
+    ]
+    .map(|(label, text)| line(label, &harmless(text), look))
+    .concat()
+}
+
+fn of_member(why: &PoolWhy, member: &MemberStatus, look: Look) -> String {
     let takes = |wanted: Takes| -> Vec<&str> {
         let services = member.services.iter();
         services
@@ -110,7 +174,7 @@ fn of_member(why: &Why, member: &MemberStatus, look: Look) -> String {
     page
 }
 
-fn operator(why: &Why, member: &MemberStatus) -> String {
+fn operator(why: &PoolWhy, member: &MemberStatus) -> String {
     let Some(state) = &member.operator else {
         return "ready: nobody ordered anything".to_owned();
     };
@@ -133,7 +197,7 @@ fn operator(why: &Why, member: &MemberStatus) -> String {
     text
 }
 
-fn of_target(why: &Why, target: &TargetWhy, title: &str, shown: usize, look: Look) -> String {
+fn of_target(why: &PoolWhy, target: &TargetWhy, title: &str, shown: usize, look: Look) -> String {
     let status = &target.status;
     let ink = match status.verdict {
         Verdict::Up => Ink::Good,
@@ -194,7 +258,7 @@ fn counted(status: &TargetStatus) -> String {
     )
 }
 
-fn probe(why: &Why, exchange: &ExchangeWhy) -> String {
+fn probe(why: &PoolWhy, exchange: &ExchangeWhy) -> String {
     let verdict = match exchange.good {
         Some(true) => "good",
         Some(false) => "bad",

@@ -6,8 +6,10 @@
 pub mod client;
 pub mod demo;
 pub mod explain;
+pub mod moves;
 pub mod page;
 pub mod paint;
+pub mod redirects;
 pub mod validate;
 
 use std::io::{self, Write};
@@ -21,6 +23,7 @@ use crate::control::order::parse_span;
 use crate::control::server::CommandBody;
 use crate::health::readiness::Mode;
 use client::{AskError, Client};
+use moves::{Because, MovePool, MoveSite, give};
 use paint::{Look, harmless};
 
 /// Refused or failed.
@@ -89,9 +92,9 @@ pub enum Ask {
         #[arg(long)]
         watch: bool,
     },
-    /// Why a pool or a member is in the state it is in
+    /// Why a pool, a member or a pair is in the state it is in
     Why {
-        /// POOL or POOL/MEMBER
+        /// POOL, POOL/MEMBER or PAIR
         name: String,
         /// Everything, as JSON
         #[arg(long)]
@@ -109,6 +112,24 @@ pub enum Ask {
     Maintenance(Order),
     /// Put a member back into service
     Ready(Back),
+    /// Where the users of each pool that has a twin are sent, since when, who decided and why
+    Redirects {
+        /// The table, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a pool's users to its twin; one that serves is drained, to its deadline
+    Failover(MovePool),
+    /// Bring a pool's users home, share by share over the pair's ramp
+    Failback(MovePool),
+    /// Failover of every pool of a site, in order, up to the first that fails
+    Evacuate(MoveSite),
+    /// Failback of every pool of a site, in order, up to the first that fails
+    Restore(MoveSite),
+    /// Stop all automation of pairs until `resume`; commands still work
+    Pause(Because),
+    /// Let automation go on; ends alarms, and the wait after a damaged record
+    Resume(Because),
 }
 
 /// A member, and what goes with an order about it.
@@ -219,6 +240,20 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
             };
             command(client, Mode::Ready, order, out).await?;
         }
+        Ask::Redirects { json: true } => {
+            let status = client.status().await?;
+            let rows: Vec<_> = status.pairs.iter().flat_map(|pair| pair.rows()).collect();
+            print_json(out, &rows)?;
+        }
+        Ask::Redirects { .. } => {
+            write!(out, "{}", redirects::page(&client.status().await?, look))?;
+        }
+        Ask::Failover(order) => give(client, moves::Order::Failover(order), out).await?,
+        Ask::Failback(order) => give(client, moves::Order::Failback(order), out).await?,
+        Ask::Evacuate(order) => give(client, moves::Order::Evacuate(order), out).await?,
+        Ask::Restore(order) => give(client, moves::Order::Restore(order), out).await?,
+        Ask::Pause(because) => give(client, moves::Order::Pause(because), out).await?,
+        Ask::Resume(because) => give(client, moves::Order::Resume(because), out).await?,
     }
     out.flush()?;
     Ok(())

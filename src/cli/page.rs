@@ -7,14 +7,19 @@
 use std::collections::BTreeSet;
 
 use super::paint::{Ink, Look, Table, cut, harmless, wrap};
+use super::redirects::{next_text, phase_text};
 use crate::health::Verdict;
 use crate::health::readiness::Mode;
 use crate::observe::events::{condition_word, mode_word};
-use crate::observe::problems::{Problem, Severity, number, problems};
+use crate::observe::problems::{Grade, Problem, Severity, number, problems};
 use crate::observe::stamp::span;
-use crate::observe::status::{MemberStatus, PoolStatus, Status, TargetStatus};
+use crate::observe::status::{
+    HomePhase, MemberStatus, PairStatus, PoolStatus, Status, TargetStatus,
+};
 use crate::observe::view::RunState;
 use crate::pairing::Condition;
+use crate::pairing::pair::Halt;
+use crate::topology::Automation;
 
 /// Where the text of a problem begins.
 const INDENT: usize = 13;
@@ -32,6 +37,10 @@ pub fn page(status: &Status, look: Look) -> String {
         page.push('\n');
         page += &pool_table(status, pool, look);
     }
+    for pair in &status.pairs {
+        page.push('\n');
+        page += &pair_table(status, pair, look);
+    }
     page += &lately(status, look);
     page
 }
@@ -45,28 +54,26 @@ fn headline(status: &Status, problems: &[Problem], look: Look) -> String {
             format!("draining: {} sessions left", number(status.sessions.open)),
         ),
         RunState::Starting => (Ink::Warn, starting(status)),
-        RunState::Serving if faults => (Ink::Bad, what_is_wrong(problems)),
+        RunState::Serving if faults => (Ink::Bad, counted(problems)),
         RunState::Serving => match problems.len() {
             0 => (Ink::Good, "all is well".to_owned()),
-            1 => (
-                Ink::Good,
-                "all is well; one member is out by order".to_owned(),
-            ),
-            n => (
-                Ink::Good,
-                format!("all is well; {n} members are out by order"),
-            ),
+            _ => (Ink::Good, format!("all is well; {}", counted(problems))),
         },
     };
     let left = format!("twinpool {}: {verdict}", status.instance);
+    with_moment(status, ink, &left, look)
+}
+
+/// A page's first line, with the moment at its right end; below it where there is no room.
+pub(super) fn with_moment(status: &Status, ink: Ink, left: &str, look: Look) -> String {
     let right = status.now.in_full();
     let gap = look
         .width
         .saturating_sub(left.chars().count() + right.chars().count());
     if gap < 2 {
-        return format!("{}\n{right}\n", look.ink(ink, &wrap(&left, look.width, 0)));
+        return format!("{}\n{right}\n", look.ink(ink, &wrap(left, look.width, 0)));
     }
-    format!("{}{}{right}\n", look.ink(ink, &left), " ".repeat(gap))
+    format!("{}{}{right}\n", look.ink(ink, left), " ".repeat(gap))
 }
 
 fn starting(status: &Status) -> String {
@@ -84,41 +91,29 @@ fn starting(status: &Status) -> String {
     format!("starting: {asked} of {all} first probes are back")
 }
 
-fn what_is_wrong(problems: &[Problem]) -> String {
+/// How many there are of each kind, worst first; where there are faults, of those alone.
+fn counted(problems: &[Problem]) -> String {
+    let faults = problems.iter().any(|problem| problem.severity.is_fault());
     let count = |severity| {
         let of = || {
             problems
                 .iter()
                 .filter(|problem| problem.severity == severity)
         };
-        let members: BTreeSet<&String> = of().flat_map(|problem| &problem.members).collect();
-        match members.len() {
+        let named: BTreeSet<&String> = of().flat_map(|problem| &problem.about).collect();
+        match named.len() {
             0 => of().count(),
-            members => members,
+            named => named,
         }
     };
-    let mut parts = Vec::new();
-    let mut say = |severity, one: &str, many: &str| match count(severity) {
-        0 => {}
-        1 => parts.push(one.to_owned()),
-        n => parts.push(format!("{n} {many}")),
-    };
-    say(Severity::Isolated, "isolated, verdicts are held", "");
-    say(Severity::PoolLost, "1 pool lost", "pools lost");
-    say(Severity::ServiceLost, "1 service lost", "services lost");
-    say(Severity::MemberDown, "1 member down", "members down");
-    say(
-        Severity::Own,
-        "this instance needs help",
-        "things this instance needs",
-    );
-    say(Severity::MemberBusy, "1 member busy", "members busy");
-    say(
-        Severity::NotAsked,
-        "1 member cannot be asked",
-        "members cannot be asked",
-    );
-    say(Severity::Degraded, "1 pool degraded", "pools degraded");
+    let parts: Vec<String> = Severity::ALL
+        .into_iter()
+        .filter(|severity| severity.is_fault() == faults)
+        .filter_map(|severity| match count(severity) {
+            0 => None,
+            n => Some(severity.counted(n)),
+        })
+        .collect();
     parts.join(", ")
 }
 
@@ -159,12 +154,10 @@ fn summary(status: &Status, look: Look) -> String {
 
 /// What, since when, whom, next.
 fn told(status: &Status, problem: &Problem, look: Look) -> String {
-    let ink = match problem.severity {
-        Severity::Isolated | Severity::PoolLost | Severity::ServiceLost | Severity::MemberDown => {
-            Ink::Bad
-        }
-        Severity::Own | Severity::MemberBusy | Severity::NotAsked | Severity::Degraded => Ink::Warn,
-        Severity::Operator => Ink::Wanted,
+    let ink = match problem.severity.grade() {
+        Grade::Bad => Ink::Bad,
+        Grade::Doubtful => Ink::Warn,
+        Grade::Wanted => Ink::Wanted,
     };
     let mut lines = vec![harmless(&problem.what)];
     if let Some(since) = problem.since {
@@ -203,8 +196,9 @@ fn pool_table(status: &Status, pool: &PoolStatus, look: Look) -> String {
     } else {
         "; not fronted here"
     };
+    let users = users_elsewhere(status, pool);
     let line = format!(
-        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}",
+        "{} ({place}) {} for {}: {} of {} present, {} needed{elsewhere}{users}",
         pool.name,
         condition_word(pool.condition),
         span(status.now.since(pool.since)),
@@ -216,6 +210,83 @@ fn pool_table(status: &Status, pool: &PoolStatus, look: Look) -> String {
     page += &service_table(pool, look);
     page += &member_table(pool, look);
     page
+}
+
+/// Where the users of a pool are sent while that is not their home.
+fn users_elsewhere(status: &Status, pool: &PoolStatus) -> String {
+    let mut homes = status.pairs.iter().flat_map(|pair| &pair.pools);
+    let Some(home) = homes.find(|home| home.pool == pool.name) else {
+        return String::new();
+    };
+    match home.phase {
+        HomePhase::Home if home.spilling => format!("; spilling to {}", home.twin),
+        HomePhase::Home => String::new(),
+        HomePhase::Away => format!("; its users are on {}", home.twin),
+        HomePhase::Returning => format!(
+            "; {} % of its clients are home, the others on {}",
+            home.share, home.twin
+        ),
+    }
+}
+
+/// A pair: its rules in a line, and how many sessions of each home pool's users stand where.
+fn pair_table(status: &Status, pair: &PairStatus, look: Look) -> String {
+    let all_home = pair.pools.iter().all(|home| home.phase == HomePhase::Home);
+    let ink = match (pair.halt, all_home) {
+        (Some(Halt::Damaged | Halt::Alarm), _) => Ink::Bad,
+        (None, true) => Ink::Good,
+        _ => Ink::Warn,
+    };
+    let halt = match pair.halt {
+        None => "",
+        Some(Halt::Damaged) => "; automation waits: its record was damaged",
+        Some(Halt::Alarm) => "; automation ended with an alarm",
+        Some(Halt::Paused) => "; automation is paused",
+    };
+    let line = format!(
+        "pair {}: failover {}, failback {}, generation {}{halt}",
+        pair.name,
+        automation_word(pair.failover),
+        automation_word(pair.failback),
+        number(pair.generation),
+    );
+    let mut page = format!("{}\n", look.ink(ink, &wrap(&line, look.width, 2)));
+    let mut table = Table::new(&[
+        "USERS OF",
+        "PHASE",
+        "SERVED BY",
+        "SINCE",
+        ">AT HOME",
+        ">AT TWIN",
+        ">TO MOVE",
+    ]);
+    for home in &pair.pools {
+        table.row(vec![
+            home.pool.clone(),
+            phase_text(home),
+            home.serving.join(" + "),
+            home.since.clock_face(status.now),
+            number(home.sessions_at_home),
+            number(home.sessions_at_twin),
+            number(home.to_move),
+        ]);
+    }
+    page += &table.lay_out(look, 2);
+    for home in &pair.pools {
+        if let Some(next) = next_text(status, home) {
+            let line = format!("{}: next: {next}", home.pool);
+            page += &format!("  {}\n", look.ink(Ink::Faint, &wrap(&line, look.width, 2)));
+        }
+    }
+    page
+}
+
+/// The word for who begins something.
+pub(super) fn automation_word(automation: Automation) -> &'static str {
+    match automation {
+        Automation::Manual => "manual",
+        Automation::Automatic => "automatic",
+    }
 }
 
 fn service_table(pool: &PoolStatus, look: Look) -> String {

@@ -4,19 +4,21 @@
 //! is written by us. Nothing is decided here.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::Loaded;
 use crate::config::duration::write as span;
-use crate::config::worst_case::{notices_hang, of_pool};
+use crate::config::worst_case::{notices_hang, of_loss, of_pool};
 use crate::topology::{
-    BelowQuorum, CheckKind, Member, Policy, Pool, QuorumNeed, Service, Topology,
+    Automation, BelowQuorum, CheckKind, Member, Pair, Policy, Pool, QuorumNeed, Service, Side,
+    Topology,
 };
 
 /// Members that are listed by name; a longer list is cut and says so.
 const LISTED_MEMBERS: usize = 32;
 
-/// The configuration as twinpool understands it, pool by pool.
+/// The configuration as twinpool understands it, pool by pool, then pair by pair.
 pub fn report(loaded: &Loaded) -> String {
     let topology = &loaded.config.topology;
     let mut page = String::new();
@@ -24,14 +26,22 @@ pub fn report(loaded: &Loaded) -> String {
         describe(&mut page, pool, topology);
         page.push('\n');
     }
+    for pair in &topology.pairs {
+        describe_pair(&mut page, pair, topology);
+        page.push('\n');
+    }
     page.push_str(&loaded.warnings.render(false));
     let members = topology.pools.iter().map(|pool| pool.members.len()).sum();
     line(
         &mut page,
         &format!(
-            "valid: {}, {}",
+            "valid: {}, {}{}",
             count(topology.pools.len(), "pool"),
-            count(members, "member")
+            count(members, "member"),
+            match topology.pairs.len() {
+                0 => String::new(),
+                pairs => format!(", {}", count(pairs, "pair")),
+            }
         ),
     );
     page
@@ -46,6 +56,20 @@ fn describe(page: &mut String, pool: &Pool, topology: &Topology) {
     line(page, &format!("  quorum: {}", quorum(pool)));
     for service in &pool.services {
         describe_service(page, pool, service);
+    }
+    if !pool.after_pools.is_empty() {
+        let before: Vec<&str> = pool
+            .after_pools
+            .iter()
+            .map(|id| topology.pool(*id).name.as_str())
+            .collect();
+        line(
+            page,
+            &format!(
+                "  moves after {} when its site is evacuated or restored",
+                before.join(", ")
+            ),
+        );
     }
     let worst = of_pool(pool);
     let hang = match worst.hang {
@@ -118,13 +142,17 @@ fn quorum(pool: &Pool) -> String {
 }
 
 fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
-    let listen: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
-    let front = if listen.is_empty() {
+    let front = if service.listen.is_empty() && service.listen_at_twin.is_empty() {
         "not fronted, only checked".to_owned()
     } else {
+        let own = (!service.listen.is_empty()).then(|| addresses(&service.listen));
+        let at_twin = &service.listen_at_twin;
+        let at_twin =
+            (!at_twin.is_empty()).then(|| format!("for the twin's site on {}", addresses(at_twin)));
+        let listens: Vec<String> = own.into_iter().chain(at_twin).collect();
         format!(
             "listens on {}, {}",
-            listen.join(", "),
+            listens.join(", "),
             policy(service.balance)
         )
     };
@@ -149,6 +177,124 @@ fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
             check(service),
         ),
     );
+}
+
+fn addresses(listen: &[SocketAddr]) -> String {
+    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
+    listen.join(", ")
+}
+
+fn describe_pair(page: &mut String, pair: &Pair, topology: &Topology) {
+    let [one, two] = pair.pools.map(|id| stands(topology.pool(id), topology));
+    line(
+        page,
+        &format!("pair {}: {one} and {two} back each other up", pair.name),
+    );
+    line(
+        page,
+        &format!(
+            "  failover: {}; failback: {}",
+            failover(pair),
+            failback(pair)
+        ),
+    );
+    line(
+        page,
+        &format!(
+            "  while users move, at most {} of their sessions are ended each second, and a member \
+             takes at most {} new connections of theirs each second",
+            pair.move_rate, pair.arrivals
+        ),
+    );
+    for side in Side::BOTH {
+        describe_loss(page, pair, side, topology);
+    }
+}
+
+fn stands(pool: &Pool, topology: &Topology) -> String {
+    let Some(site) = pool.site.map(|site| &topology.sites[site.index()]) else {
+        return pool.name.clone();
+    };
+    let region = site.region.as_deref().unwrap_or("no region");
+    format!("{} ({}, {region})", pool.name, site.name)
+}
+
+fn failover(pair: &Pair) -> String {
+    match pair.rules.failover {
+        Automation::Manual => "when someone orders it".to_owned(),
+        Automation::Automatic => {
+            format!("automatic, {} after a pool is lost", span(pair.rules.after))
+        }
+    }
+}
+
+fn failback(pair: &Pair) -> String {
+    let rules = &pair.rules;
+    let begins = match rules.failback {
+        Automation::Manual => "when someone orders it".to_owned(),
+        Automation::Automatic => format!(
+            "automatic, when the pool has been well for {} ({} at most, after relapses)",
+            span(rules.hold),
+            span(rules.longest_hold)
+        ),
+    };
+    let ramp = if rules.ramp.is_zero() {
+        "all at once".to_owned()
+    } else {
+        format!("over {}", span(rules.ramp))
+    };
+    format!("{begins}, {ramp}")
+}
+
+/// How long the users of one pool wait for the other, and what that consists of.
+fn describe_loss(page: &mut String, pair: &Pair, side: Side, topology: &Topology) {
+    let [home, twin] = [side, side.other()].map(|side| topology.pool(pair.pool(side)));
+    let (home_name, twin_name) = (&home.name, &twin.name);
+    let primary = home.primary();
+    let worst = of_loss(home, &pair.rules);
+    let (known, published) = (seconds(worst.known), seconds(worst.published));
+    let told = match (worst.total(), worst.after) {
+        (Some(total), Some(after)) => format!(
+            "its users are on {twin_name} at most {} later: {known} until the {} check tells, {} \
+             `after`, {published} to write it down and publish it",
+            seconds(total),
+            primary.name,
+            seconds(after)
+        ),
+        _ => format!(
+            "the {} check tells at most {known} later; its users are on {twin_name} when someone \
+             orders `twinpool failover {home_name}`, at most {published} later, to write it down \
+             and publish it",
+            primary.name
+        ),
+    };
+    line(
+        page,
+        &format!("  if the members of {home_name} fall silent, {told}"),
+    );
+    if !notices_hang(&primary.check) {
+        line(
+            page,
+            &format!(
+                "    that they hang is not noticed by the tcp check of {}",
+                primary.name
+            ),
+        );
+    }
+    if pair.spill {
+        let fronted = home.services.iter();
+        let fronted =
+            fronted.filter(|one| !(one.listen.is_empty() && one.listen_at_twin.is_empty()));
+        let longest = fronted.map(|one| one.connect.first_share()).max();
+        line(
+            page,
+            &format!(
+                "    before that, a connection that no member of {home_name} accepts goes to \
+                 {twin_name} by itself, at most {} after it came (spill)",
+                seconds(longest.unwrap_or_default())
+            ),
+        );
+    }
 }
 
 fn check(service: &Service) -> String {
@@ -226,6 +372,8 @@ mod tests {
         insta::assert_snapshot!("validate_reference", report(&parse(text, "f").unwrap()));
         let text = include_str!("../../tests/config/warnings.toml");
         insta::assert_snapshot!("validate_warnings", report(&parse(text, "f").unwrap()));
+        let text = include_str!("../../tests/config/pair-warnings.toml");
+        insta::assert_snapshot!("validate_pairs", report(&parse(text, "f").unwrap()));
         let mut text = "[pools.big]\nrole = \"front-end\"\n".to_owned();
         for number in 1..=8 {
             text.push_str(&format!("members.fe{number} = \"10.1.0.{number}\"\n"));

@@ -9,14 +9,19 @@
 //! a mistake: it notes a diagnostic with its place and what to write instead, takes a stand-in and
 //! goes on; a configuration comes out only if no error was noted.
 
+mod after_pool;
 mod check;
 mod diagnostic;
 pub mod duration;
+mod listeners;
 mod members;
+mod pairs;
 mod pool;
 mod presets;
 mod reader;
 mod resolve;
+mod roles;
+mod services;
 pub mod worst_case;
 
 pub use diagnostic::{Diagnostic, Errors};
@@ -43,7 +48,7 @@ pub struct Config {
     pub observe: Observe,
     /// `[control]`.
     pub control: Control,
-    /// `[sites]`, `[roles]` and `[pools]`.
+    /// `[sites]`, `[roles]`, `[pools]` and `[pairs]`; the pairs that are in force on this instance.
     pub topology: Topology,
 }
 

@@ -140,6 +140,7 @@ impl<'a> Table<'a> {
                 "service" => "{ listen = \"10.1.0.10:5061\" }",
                 "check" => "{ kind = \"tcp\" }",
                 "connect" => "{ budget = \"2s\" }",
+                "pair" => "{ pools = [\"fe-seoul\", \"fe-busan\"] }",
                 _ => "{ … }",
             };
             self.wrong_type(value, "a table", example);
@@ -231,36 +232,73 @@ impl<'a> Table<'a> {
 
     /// One of a few words.
     pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
-        let (text, span) = self.string(key)?;
+        let value = self.get(key)?;
+        let Some(text) = value.raw.as_str() else {
+            let example = words.first().map_or("…", |(word, _)| word);
+            self.wrong_type(&value, "a word", &format!("\"{example}\""));
+            return None;
+        };
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let known = words.iter().map(|(word, _)| *word);
-            self.note(unknown(&format!("`{key}`"), &text, span, known));
+            self.note(unknown(&format!("`{key}`"), text, value.span, known));
         }
         found.map(|(_, meaning)| *meaning)
     }
 
     /// A list of names, each with its place; whatever else stands in it is told.
-    pub(super) fn names(&self, key: &'static str) -> Option<Vec<(String, Range<usize>)>> {
+    pub(super) fn names(
+        &self,
+        key: &'static str,
+        example: &str,
+    ) -> Option<Vec<(String, Range<usize>)>> {
         let value = self.get(key)?;
-        let Some(list) = value.raw.as_array() else {
-            self.wrong_type(&value, "a list of names", "[\"sip\"]");
+        if value.raw.as_array().is_none() {
+            self.wrong_type(&value, "a list of names", example);
             return None;
+        }
+        Some(self.listed_names(&value, example))
+    }
+
+    /// A name, or a list of names; none is an empty list.
+    pub(super) fn name_or_names(
+        &self,
+        key: &'static str,
+        example: &str,
+    ) -> Vec<(String, Range<usize>)> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
         };
+        if let Some(name) = value.raw.as_str() {
+            return vec![(name.to_owned(), value.span)];
+        }
+        if value.raw.as_array().is_none() {
+            self.wrong_type(&value, "a name or a list of names", example);
+        }
+        self.listed_names(&value, example)
+    }
+
+    fn listed_names(&self, value: &Value<'a>, example: &str) -> Vec<(String, Range<usize>)> {
         let mut names = Vec::new();
-        for entry in list {
+        let key = &value.key;
+        for entry in value
+            .raw
+            .as_array()
+            .into_iter()
+            .flat_map(|list| list.iter())
+        {
             match entry.get_ref().as_str() {
                 Some(name) => names.push((name.to_owned(), entry.span())),
                 None => {
                     let message = format!("`{key}` holds something else than a name");
                     let label = format!("this is {}", a(entry.get_ref().type_str()));
-                    let help = format!("write names in quotes, `{key} = [\"sip\"]`");
+                    let help = format!("write names in quotes, `{key} = {example}`");
                     let diagnostic = Diagnostic::new(message, entry.span());
                     self.note(diagnostic.label(label).help(help));
                 }
             }
         }
-        Some(names)
+        names
     }
 
     pub(super) fn wrong_type(&self, value: &Value<'a>, wanted: &str, example: &str) {

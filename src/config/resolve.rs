@@ -12,17 +12,16 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::diagnostic::Diagnostic;
-use super::presets::{self, RoleDef, ServiceDef};
+use super::listeners::{Listener, UNWRITTEN, tell_shared_listeners};
+use super::presets::{self, RoleDef};
 use super::reader::{Notes, Table, unknown};
-use super::{Config, Control, Errors, Instance, Loaded, Observe, check, pool};
+use super::{Config, Control, Errors, Instance, Loaded, Observe, after_pool, pairs, pool, roles};
 use crate::topology::{Pool, PoolId, Site, SiteId, Topology};
 
-const MOST_POOLS: usize = 1_000;
+pub(super) const MOST_POOLS: usize = 1_000;
 const MOST_WORKERS: u32 = 256;
 const MOST_SITES: usize = 1_000;
 const LONGEST_NAME: usize = 64;
-/// The place of what the file does not say.
-const UNWRITTEN: Range<usize> = usize::MAX..usize::MAX;
 /// The kernel allows 107 bytes; some are left for the name that it is bound under at first.
 const LONGEST_SOCKET: usize = 100;
 const OBSERVE: &str = "127.0.0.1:9600";
@@ -65,36 +64,47 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
         return None;
     }
     let root = Table::new(notes, "the file", 0..0, Some(root.get_ref()));
-    for later in ["pairs", "cluster"] {
-        if let Some(value) = root.get(later) {
-            let message = format!("`{later}` is not in this version yet");
-            let help = "leave it out; it comes with a later version";
-            notes.note(Diagnostic::new(message, value.span).help(help));
-        }
+    if let Some(value) = root.get("cluster") {
+        let message = "`cluster` is not in this version yet";
+        let help = "leave it out; it comes with a later version";
+        notes.note(Diagnostic::new(message, value.span).help(help));
     }
     let sites = sites(&root.table("sites", "sites"));
-    let names: Vec<String> = sites.iter().map(|site| site.name.clone()).collect();
+    let names: Vec<String> = sites.iter().map(|named| named.site.name.clone()).collect();
     let mut roles = presets::roles();
-    own_roles(&root.table("roles", "roles"), &mut roles);
-    let (instance, site_place) = instance(&root.table("instance", "[instance]"), &names);
+    roles::own_roles(&root.table("roles", "roles"), &mut roles);
+    let (instance, instance_places) = instance(&root.table("instance", "[instance]"), &names);
     let (observe, observe_place) = observe(&root.table("observe", "[observe]"));
     let control = control(&root.table("control", "[control]"));
-    let (pools, listeners) = pools(
+    let mut pools = pools(
         &root.table("pools", "pools"),
         &roles,
         &names,
         instance.site,
         notes,
     );
-    // Pools of other sites are bound by other instances, and may have the same addresses.
-    let is_here = |pool: &Pool| instance.site.is_none_or(|site| pool.site == Some(site));
+    after_pool::resolve(&mut pools, &names, notes);
+    let pairs_table = root.table("pairs", "pairs");
+    let pairs = pairs::read(&pairs_table, &pools, &sites);
+    if !pairs_table.is_misread() {
+        pairs::tell_unpaired(&pools, &pairs, notes);
+    }
+    if let Some(first) = &pairs.first {
+        tell_not_in_force(&instance, &instance_places, first, notes);
+    }
     // The page listens first. Where its address is a default there is no place to point at.
     let place = observe_place.unwrap_or(UNWRITTEN);
     let own = observe.listen.map(|address| (address, place));
-    let bound = pools.iter().zip(listeners).filter(|(p, _)| is_here(p));
-    let bound: Vec<_> = own.into_iter().chain(bound.flat_map(|(_, l)| l)).collect();
+    let bound = pools.iter().flat_map(|pool| pool.bound(instance.site));
+    let bound: Vec<_> = own.into_iter().chain(bound).collect();
     tell_shared_listeners(&bound, notes);
-    let pools = fronted(pools, instance.site.zip(site_place), &names, notes);
+    let pools = pools.into_iter().filter_map(|named| named.read);
+    let pools: Vec<Pool> = pools.map(|read| read.pool).collect();
+    let sites: Vec<Site> = sites.into_iter().map(|named| named.site).collect();
+    let (pools, pairs) = match instance.site.zip(instance_places.site) {
+        Some(site) => (fronted(pools, site, &names, notes), Vec::new()),
+        None => (pools, pairs.pairs),
+    };
     Some(Config {
         instance,
         observe,
@@ -102,7 +112,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
         topology: Topology {
             sites,
             pools,
-            pairs: Vec::new(),
+            pairs,
         },
     })
 }
@@ -123,7 +133,15 @@ pub(super) fn check_name(table: &Table<'_>, what: &str, name: &str, place: Range
     }
 }
 
-fn sites(table: &Table<'_>) -> Vec<Site> {
+/// A site, and the places that others may have to point at.
+pub(super) struct NamedSite {
+    pub(super) site: Site,
+    pub(super) place: Range<usize>,
+    /// Whether it says its region, rightly or not.
+    pub(super) wrote_region: bool,
+}
+
+fn sites(table: &Table<'_>) -> Vec<NamedSite> {
     let mut sites = Vec::new();
     let named = table.named();
     if named.len() > MOST_SITES {
@@ -132,97 +150,35 @@ fn sites(table: &Table<'_>) -> Vec<Site> {
         table.note(Diagnostic::new(message, table.span()).help(help));
     }
     for (name, place, value) in named.into_iter().take(MOST_SITES) {
-        check_name(table, "site", &name, place);
+        check_name(table, "site", &name, place.clone());
         let site = table.as_table(&value, "site");
-        let region = site.string("region").map(|(region, _)| region);
-        sites.push(Site { name, region });
+        let wrote_region = site.is_misread() || site.get("region").is_some();
+        let region = site.string("region").map(|(region, place)| {
+            if region.trim().is_empty() {
+                let message = format!("the region of site `{name}` is empty");
+                let help = "write the area that it stands in, `region = \"kr-north\"`, or leave \
+                            `region` out";
+                site.note(Diagnostic::new(message, place).help(help));
+            }
+            region
+        });
+        sites.push(NamedSite {
+            site: Site { name, region },
+            place,
+            wrote_region,
+        });
     }
     sites
 }
 
-fn own_roles(table: &Table<'_>, roles: &mut Vec<RoleDef>) {
-    for (name, place, value) in table.named() {
-        check_name(table, "role", &name, place.clone());
-        if roles.iter().any(|role| role.name == name) {
-            let message = format!("there is a role `{name}` already");
-            let help = "choose another name for your own";
-            table.note(Diagnostic::new(message, place).help(help));
-            continue;
-        }
-        let role = table.as_table(&value, "role");
-        let services_table = role.table("services", "services of a role");
-        let services = role_services(&services_table);
-        let names = services.iter().map(|service| service.name.as_str());
-        if services.is_empty() && !role.is_misread() && !services_table.is_misread() {
-            let message = format!("role `{name}` has no services");
-            let help = "write `services.http = { port = 8080 }` in it";
-            table.note(Diagnostic::new(message, role.span()).help(help));
-        }
-        let primary = match role.string("primary") {
-            Some((primary, place)) => {
-                if !services.is_empty() && !services.iter().any(|service| service.name == primary) {
-                    table.note(unknown("primary service", &primary, place, names));
-                }
-                primary
-            }
-            None => {
-                let first = names.clone().next().unwrap_or("http");
-                let message = format!("role `{name}` has no primary service");
-                let help = format!(
-                    "write `primary = \"{first}\"`: its check decides the pool's condition"
-                );
-                table.note(Diagnostic::new(message, role.span()).help(help));
-                first.to_owned()
-            }
-        };
-        roles.push(RoleDef {
-            name,
-            primary,
-            needs_quorum: false,
-            services,
-        });
-    }
+/// Where `[instance]` says what others may have to point at.
+struct InstancePlaces {
+    site: Option<Range<usize>>,
+    /// Whether it says where state is kept, rightly or not.
+    wrote_state_dir: bool,
 }
 
-fn role_services(table: &Table<'_>) -> Vec<ServiceDef> {
-    let mut services: Vec<ServiceDef> = Vec::new();
-    let mut requires = Vec::new();
-    for (index, (name, place, value)) in table.named().into_iter().enumerate() {
-        check_name(table, "service", &name, place);
-        let service = table.as_table(&value, "service of a role");
-        let mut def = ServiceDef::unknown(&name);
-        match service.integer("port", 1..=65_535) {
-            Some(port) => def.port = u16::try_from(port).ok(),
-            None if service.get("port").is_none() && !service.is_misread() => {
-                let message = format!("service `{name}` has no port");
-                let help = "write the port that members serve it on, `port = 8080`";
-                service.note(Diagnostic::new(message, service.span()).help(help));
-            }
-            None => {}
-        }
-        if let Some(value) = service.get("check") {
-            def.check = check::read(&service, &value, &def.check);
-        }
-        if let Some(names) = service.names("requires") {
-            def.requires = names.iter().map(|(name, _)| name.clone()).collect();
-            requires.push((index, names));
-        }
-        services.push(def);
-    }
-    for (index, names) in requires {
-        for (name, place) in names {
-            if !services.iter().any(|service| service.name == name) {
-                let known = services.iter().map(|service| service.name.as_str());
-                table.note(unknown("service that is required", &name, place, known));
-                services[index].requires.retain(|kept| *kept != name);
-            }
-        }
-    }
-    services
-}
-
-/// And the place of its site.
-fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, Option<Range<usize>>) {
+fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, InstancePlaces) {
     let mut site_place = None;
     let site = table.string("site").and_then(|(name, place)| {
         site_place = Some(place.clone());
@@ -257,7 +213,32 @@ fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, Option<Range<usiz
             .duration("stop_deadline")
             .unwrap_or(Duration::from_secs(30)),
     };
-    (instance, site_place)
+    let places = InstancePlaces {
+        site: site_place,
+        wrote_state_dir: table.get("state_dir").is_some(),
+    };
+    (instance, places)
+}
+
+/// What keeps pairs that validate from doing anything here, or this instance from running.
+fn tell_not_in_force(
+    instance: &Instance,
+    places: &InstancePlaces,
+    pair: &Range<usize>,
+    notes: &Notes,
+) {
+    if let (Some(_), Some(place)) = (instance.site, &places.site) {
+        let message = "pairs are not in force on an instance of one site";
+        let help = "leave `site` of [instance] out, so that one instance fronts both pools of a \
+                    pair; instances that share pairs come with a later version";
+        let diagnostic = Diagnostic::new(message, place.clone()).also(pair.clone(), "such a pair");
+        notes.note(diagnostic.help(help).warning());
+    } else if instance.state_dir.is_none() && !places.wrote_state_dir {
+        let message = "there are pairs, and nowhere to keep who is sent where";
+        let help = "write `state_dir = \"/var/lib/twinpool\"` in [instance], or have systemd set \
+                    $STATE_DIRECTORY; `twinpool run` refuses to start without";
+        notes.note(Diagnostic::new(message, pair.clone()).help(help).warning());
+    }
 }
 
 /// systemd separates several with colons.
@@ -320,16 +301,41 @@ fn control(table: &Table<'_>) -> Control {
     }
 }
 
-type Listener = (SocketAddr, Range<usize>);
+/// A pool, and the places that others may have to point at.
+pub(super) struct NamedPool {
+    pub(super) name: String,
+    pub(super) place: Range<usize>,
+    /// None where too little of it was right.
+    pub(super) read: Option<pool::Read>,
+}
 
-/// The pools, and the listeners of each.
+impl NamedPool {
+    /// Where an instance of this site listens for it; one without a site stands in for the twin's
+    /// too. Pools of other sites are bound by other instances, and may have the same addresses.
+    fn bound(&self, own_site: Option<SiteId>) -> Vec<Listener> {
+        let Some(read) = &self.read else {
+            return Vec::new();
+        };
+        match own_site {
+            None => read
+                .listeners
+                .iter()
+                .chain(&read.at_twin)
+                .cloned()
+                .collect(),
+            Some(_) if read.pool.site == own_site => read.listeners.clone(),
+            Some(_) => Vec::new(),
+        }
+    }
+}
+
 fn pools(
     table: &Table<'_>,
     roles: &[RoleDef],
     sites: &[String],
     own_site: Option<SiteId>,
     notes: &Notes,
-) -> (Vec<Pool>, Vec<Vec<Listener>>) {
+) -> Vec<NamedPool> {
     let named = table.named();
     if named.is_empty() && !table.is_misread() {
         let help = "write `[pools.NAME]` with a `role`, `members` and `services`";
@@ -341,10 +347,9 @@ fn pools(
         notes.note(Diagnostic::new(message, table.span()).help(help));
     }
     let mut pools = Vec::new();
-    let mut listeners = Vec::new();
+    let mut id = PoolId(0);
     for (name, place, value) in named.into_iter().take(MOST_POOLS) {
         check_name(table, "pool", &name, place.clone());
-        let id = PoolId(pools.len() as u16);
         let section = table.as_table(&value, "pool");
         if let Some(site) =
             own_site.filter(|_| section.get("site").is_none() && !section.is_misread())
@@ -354,79 +359,28 @@ fn pools(
             let help = format!("write the site where it stands, `site = \"{own}\"` for this one's");
             notes.note(Diagnostic::new(message, place.clone()).help(help).warning());
         }
-        if let Some(read) = pool::read(&section, name, id, roles, sites) {
-            listeners.push(read.listeners);
-            pools.push(read.pool);
-        }
+        let read = pool::read(&section, name.clone(), id, roles, sites);
+        id.0 += u16::from(read.is_some());
+        pools.push(NamedPool { name, place, read });
     }
-    (pools, listeners)
+    pools
 }
 
-/// Two listeners may not share an address; one on every address has all of them.
-fn tell_shared_listeners(listeners: &[Listener], notes: &Notes) {
-    let mut exact: HashMap<SocketAddr, &Listener> = HashMap::new();
-    // By port and family: the first on every address, and the first on any.
-    let mut on_every: HashMap<(u16, bool), &Listener> = HashMap::new();
-    let mut on_any: HashMap<(u16, bool), &Listener> = HashMap::new();
-    for listener in listeners {
-        let (address, place) = listener;
-        if address.port() == 0 {
-            continue;
-        }
-        let key = (address.port(), address.is_ipv4());
-        let is_every = address.ip().is_unspecified();
-        let on_this = exact.get(address).or_else(|| on_every.get(&key));
-        let earlier = on_this.or_else(|| on_any.get(&key).filter(|_| is_every));
-        if let Some((other, other_place)) = earlier {
-            notes.note(listened_on_twice(*address, place, *other, other_place));
-        }
-        exact.entry(*address).or_insert(listener);
-        on_any.entry(key).or_insert(listener);
-        if is_every {
-            on_every.entry(key).or_insert(listener);
-        }
-    }
-}
-
-fn listened_on_twice(
-    address: SocketAddr,
-    place: &Range<usize>,
-    other: SocketAddr,
-    other_place: &Range<usize>,
-) -> Diagnostic {
-    let twice = |message| Diagnostic::new(message, place.clone()).label("here");
-    if *other_place == UNWRITTEN {
-        return twice(format!("{address} is listened on twice")).help(format!(
-            "[observe] listens on {other} unless told otherwise; give this service another port, \
-             or write another `listen` in [observe]"
-        ));
-    }
-    let label = if other == address {
-        "here too".to_owned()
-    } else {
-        format!("{other} takes it")
-    };
-    twice(format!("{address} is listened on twice"))
-        .also(other_place.clone(), label)
-        .help("give each listener an address or a port of its own")
-}
-
-/// The pools that this instance fronts, numbered anew.
+/// The pools that an instance of a site fronts, numbered anew.
 fn fronted(
     pools: Vec<Pool>,
-    site: Option<(SiteId, Range<usize>)>,
+    (site, place): (SiteId, Range<usize>),
     sites: &[String],
     notes: &Notes,
 ) -> Vec<Pool> {
-    let Some((site, place)) = site else {
-        return pools;
-    };
     let any = !pools.is_empty();
-    let fronted = pools.into_iter().filter(|pool| pool.site == Some(site));
-    let fronted: Vec<Pool> = fronted
-        .enumerate()
-        .map(|(index, pool)| renumbered(pool, PoolId(index as u16)))
-        .collect();
+    let mut fronted: Vec<Pool> = pools;
+    fronted.retain(|pool| pool.site == Some(site));
+    let ids = fronted.iter().map(|pool| pool.id).zip((0..).map(PoolId));
+    let ids: HashMap<PoolId, PoolId> = ids.collect();
+    for pool in &mut fronted {
+        renumber(pool, &ids);
+    }
     if any && fronted.is_empty() {
         let name = &sites[site.index()];
         let message = format!("no pool stands in site `{name}`, which this instance fronts");
@@ -437,17 +391,24 @@ fn fronted(
     fronted
 }
 
-fn renumbered(mut pool: Pool, id: PoolId) -> Pool {
+fn renumber(pool: &mut Pool, ids: &HashMap<PoolId, PoolId>) {
+    let id = ids[&pool.id];
     pool.id = id;
     pool.primary = id.service(pool.primary.index() as u16);
+    pool.after_pools = pool
+        .after_pools
+        .iter()
+        .filter_map(|after| ids.get(after).copied())
+        .collect();
     for (index, member) in pool.members.iter_mut().enumerate() {
         member.id = id.member(index as u16);
     }
     for (index, service) in pool.services.iter_mut().enumerate() {
         service.id = id.service(index as u16);
+        // It stands at the twin's site, which another instance fronts.
+        service.listen_at_twin.clear();
         for required in &mut service.requires {
             *required = id.service(required.index() as u16);
         }
     }
-    pool
 }

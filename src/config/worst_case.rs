@@ -1,4 +1,5 @@
-//! The worst case: how long a member can be dead before it is out, from its check's settings.
+//! The worst case: how long a member can be dead before it is out, from its check's settings; and
+//! how long a pool can be lost before its users are on the twin.
 //!
 //! Probes start `interval` (give or take `jitter`) apart, and `in_doubt` apart once one has
 //! failed, but never before the one before it has ended. A member that dies right after a probe
@@ -9,7 +10,13 @@
 
 use std::time::Duration;
 
-use crate::topology::{Check, CheckKind, Pool, Service};
+use crate::topology::{Automation, Check, CheckKind, PairRules, Pool, Service};
+
+/// What a decided failover takes until it is written to disk, in force, and with every worker. A
+/// margin and no bound: a sync that takes longer delays it by as much, and one that fails is tried
+/// again. The moments in which witnesses of the silence are asked
+/// ([`LEAD`](crate::pairing::isolation::LEAD) before a probe) lie within it too.
+pub const WRITE_AND_PUBLISH: Duration = Duration::from_millis(500);
 
 /// The longest time from a member's death until it is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +37,34 @@ pub struct PoolWorstCase {
     pub silent: Duration,
     /// When its process hangs while its kernel still accepts. None: some service never notices.
     pub hang: Option<Duration>,
+}
+
+/// The longest time from the moment when all members of a pool fall silent until its users are
+/// sent to the twin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossWorstCase {
+    /// Until the pool is known to be lost: its primary service alone decides that.
+    pub known: Duration,
+    /// Until automation sends its users away. None: a person does.
+    pub after: Option<Duration>,
+    /// Until that is written and published.
+    pub published: Duration,
+}
+
+impl LossWorstCase {
+    /// All of it, where no person is waited for.
+    pub fn total(&self) -> Option<Duration> {
+        Some(self.known + self.after? + self.published)
+    }
+}
+
+/// The worst case of a pool in a pair with these rules.
+pub fn of_loss(pool: &Pool, rules: &PairRules) -> LossWorstCase {
+    LossWorstCase {
+        known: until_out(&pool.primary().check).silent,
+        after: (rules.failover == Automation::Automatic).then_some(rules.after),
+        published: WRITE_AND_PUBLISH,
+    }
 }
 
 /// The worst case of one check.
@@ -93,7 +128,10 @@ mod tests {
     use crate::config::{self, presets};
     use crate::health::machine::{Machine, Rules};
     use crate::health::{Answer, Failure, Verdict};
+    use crate::pairing::pair::{Fitness, PairMachine, PairOutput};
+    use crate::pairing::record::Record;
     use crate::time::Time;
+    use crate::topology::Side;
 
     /// How long after its death a member is out when it dies right after the probe that comes
     /// after `probes` others, with these swings in turn.
@@ -192,5 +230,44 @@ mod tests {
         );
         let alone = "services.focus = { listen = \"127.0.0.1:0\", requires = [] }";
         assert_eq!(of_pool(&pool(alone)).hang, None);
+    }
+
+    fn rules(failover: Automation) -> PairRules {
+        PairRules {
+            failover,
+            after: Duration::from_secs(10),
+            failback: Automation::Manual,
+            hold: Duration::from_secs(300),
+            longest_hold: Duration::from_secs(3_600),
+            ramp: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn a_lost_pool_waits_for_its_primary_service_alone() {
+        let slow =
+            "services.web-internal = { listen = \"127.0.0.1:0\", check = { interval = \"1h\" } }";
+        let worst = of_loss(&pool(slow), &rules(Automation::Automatic));
+        assert_eq!(worst.known, Duration::from_millis(2_600));
+        assert_eq!(worst.total(), Some(Duration::from_millis(13_100)));
+        let worst = of_loss(&pool(slow), &rules(Automation::Manual));
+        assert_eq!((worst.after, worst.total()), (None, None));
+    }
+
+    #[test]
+    fn the_pair_machine_has_the_failover_written_when_the_figure_says() {
+        let start = Time::from_millis(1_000_000);
+        let rules = rules(Automation::Automatic);
+        let service = "services.sip = { listen = \"127.0.0.1:0\" }";
+        let worst = of_loss(&pool(service), &rules);
+        let mut machine = PairMachine::new(rules, Record::home(1, start), false, start);
+        for side in Side::BOTH {
+            machine.handle_pool(side, Fitness::Well, start);
+        }
+        machine.handle_pool(Side::First, Fitness::Lost, start + worst.known);
+        let (at, _) = machine.poll_timeout().unwrap();
+        machine.handle_timeout(at);
+        assert!(matches!(machine.poll_output(), Some(PairOutput::Store(_))));
+        assert_eq!(Some(at.since(start) + worst.published), worst.total());
     }
 }

@@ -1,7 +1,8 @@
 //! The control socket: everything that the read-only listener tells, and the commands.
 //!
 //! ```text
-//! twinpool drain … ─► Unix socket ─► server ─► Command ─► Desk (the daemon) ─► order() ─► Decider
+//! twinpool drain …    ─► Unix socket ─► server ─► Command ─► Desk (the daemon) ─► order() ─► Decider
+//! twinpool failover …                         ─► Redirection ─► Desk ─► redirect ─► Decider, disk
 //! ```
 //!
 //! The permissions of the socket decide who may command; who it was is taken from the connection's
@@ -9,6 +10,7 @@
 //! listener. Nothing here decides.
 
 pub mod order;
+pub mod redirect;
 pub mod server;
 pub mod socket;
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::order::parse_span;
+use super::redirect::{AutomationBody, PoolBody, SiteBody};
 use super::socket::ControlSocket;
 use crate::health::readiness::Mode;
-use crate::observe::desk::{Command, Desk, Refused};
+use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused};
 use crate::observe::http::{Pages, json, not_found, text, unescaped, wrong_method};
 use crate::observe::serve::{Request, Response, ServerCounters, serve};
 
@@ -23,7 +25,9 @@ pub const LONGEST_REASON: usize = 500;
 pub const MOST_COMMANDS: usize = 16;
 
 const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, and POST \
-                         /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready";
+                         /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
+                         /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
+                         /v1/commands/restore, /v1/commands/pause, /v1/commands/resume";
 
 /// The body of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +83,7 @@ fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
             Err(missing) => text(StatusCode::NOT_FOUND, format!("{missing}\n")),
         };
     }
-    if mode_of(path).is_some() {
+    if kind_of(path).is_some() {
         return wrong_method("POST");
     }
     pages
@@ -95,13 +99,13 @@ struct Commands {
 impl Commands {
     async fn take(&self, uid: u32, request: Request) -> Response {
         let path = request.uri().path();
-        let Some(mode) = mode_of(path) else {
+        let Some(kind) = kind_of(path) else {
             return match path.strip_prefix("/v1/commands/") {
                 Some(_) => not_found(ENDPOINTS),
                 None => wrong_method("GET, HEAD"),
             };
         };
-        match self.carry_out(mode, uid, request).await {
+        match self.carry_out(kind, uid, request).await {
             Ok(text) => json(StatusCode::OK, &CommandAnswer { done: true, text }),
             Err((code, text)) => json(code, &CommandAnswer { done: false, text }),
         }
@@ -109,7 +113,7 @@ impl Commands {
 
     async fn carry_out(
         &self,
-        mode: Mode,
+        kind: Kind,
         uid: u32,
         request: Request,
     ) -> Result<String, (StatusCode, String)> {
@@ -121,8 +125,8 @@ impl Commands {
                 format!("the command could not be read ({LARGEST_BODY} bytes at most): {error}");
             (StatusCode::PAYLOAD_TOO_LARGE, told)
         })?;
-        let command =
-            parse(mode, uid, &body.to_bytes()).map_err(|told| (StatusCode::BAD_REQUEST, told))?;
+        let order =
+            parse(kind, uid, &body.to_bytes()).map_err(|told| (StatusCode::BAD_REQUEST, told))?;
         if self.under_way.get() >= MOST_COMMANDS {
             let told = "too many commands are under way; try again".to_owned();
             return Err((StatusCode::SERVICE_UNAVAILABLE, told));
@@ -132,7 +136,10 @@ impl Commands {
         let desk = self.desk.clone();
         let carried_out = tokio::task::spawn_local(async move {
             let _under_way = under_way;
-            desk.command(command).await
+            match order {
+                Ordered::Member(command) => desk.command(command).await,
+                Ordered::Pairs(redirection) => desk.redirect(redirection).await,
+            }
         });
         match carried_out.await {
             Ok(Ok(text)) => Ok(text),
@@ -142,11 +149,34 @@ impl Commands {
     }
 }
 
-fn mode_of(path: &str) -> Option<Mode> {
+/// What can be ordered here.
+#[derive(Clone, Copy)]
+enum Kind {
+    Member(Mode),
+    /// Of a pool's users.
+    Pool(fn(String) -> Redirect),
+    /// Of the users of a site's pools.
+    Site(fn(String) -> Redirect),
+    Automation(fn() -> Redirect),
+}
+
+/// What is ordered.
+enum Ordered {
+    Member(Command),
+    Pairs(Redirection),
+}
+
+fn kind_of(path: &str) -> Option<Kind> {
     match path.strip_prefix("/v1/commands/")? {
-        "drain" => Some(Mode::Drain),
-        "maintenance" => Some(Mode::Maintenance),
-        "ready" => Some(Mode::Ready),
+        "drain" => Some(Kind::Member(Mode::Drain)),
+        "maintenance" => Some(Kind::Member(Mode::Maintenance)),
+        "ready" => Some(Kind::Member(Mode::Ready)),
+        "failover" => Some(Kind::Pool(Redirect::Failover)),
+        "failback" => Some(Kind::Pool(Redirect::Failback)),
+        "evacuate" => Some(Kind::Site(Redirect::Evacuate)),
+        "restore" => Some(Kind::Site(Redirect::Restore)),
+        "pause" => Some(Kind::Automation(|| Redirect::Pause)),
+        "resume" => Some(Kind::Automation(|| Redirect::Resume)),
         _ => None,
     }
 }
@@ -160,33 +190,79 @@ fn code_of(refused: &Refused) -> StatusCode {
     }
 }
 
-fn parse(mode: Mode, uid: u32, body: &[u8]) -> Result<Command, String> {
-    let body: CommandBody = serde_json::from_slice(body).map_err(|error| {
-        format!(
-            "not a command: {error}; write {{\"member\": \"POOL/MEMBER\", \"reason\": \"why\", \
-             \"for\": \"2h\", \"force\": false}}"
-        )
-    })?;
-    if let Some(reason) = &body.reason
+fn parse(kind: Kind, uid: u32, body: &[u8]) -> Result<Ordered, String> {
+    let by = || user_name(uid);
+    Ok(match kind {
+        Kind::Member(mode) => {
+            let example =
+                r#"{"member": "POOL/MEMBER", "reason": "why", "for": "2h", "force": false}"#;
+            let body: CommandBody = body_of(body, example)?;
+            Ordered::Member(Command {
+                mode,
+                member: body.member,
+                by: by(),
+                reason: checked(body.reason)?,
+                lasting: body.lasting.as_deref().map(parse_span).transpose()?,
+                force: body.force,
+            })
+        }
+        Kind::Pool(what) => {
+            let example = r#"{"pool": "POOL", "reason": "why", "now": false, "force": false, "dry_run": false}"#;
+            let body: PoolBody = body_of(body, example)?;
+            Ordered::Pairs(Redirection {
+                what: what(body.pool),
+                by: by(),
+                reason: checked(body.reason)?,
+                now: body.now,
+                force: body.force,
+                dry_run: body.dry_run,
+            })
+        }
+        Kind::Site(what) => {
+            let example = r#"{"site": "SITE", "reason": "why", "now": false, "force": false, "dry_run": false}"#;
+            let body: SiteBody = body_of(body, example)?;
+            Ordered::Pairs(Redirection {
+                what: what(body.site),
+                by: by(),
+                reason: checked(body.reason)?,
+                now: body.now,
+                force: body.force,
+                dry_run: body.dry_run,
+            })
+        }
+        Kind::Automation(what) => {
+            let body: AutomationBody = body_of(body, r#"{"reason": "why"}"#)?;
+            Ordered::Pairs(Redirection {
+                what: what(),
+                by: by(),
+                reason: checked(body.reason)?,
+                now: false,
+                force: false,
+                dry_run: false,
+            })
+        }
+    })
+}
+
+fn body_of<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("not a command: {error}; write {example}"))
+}
+
+/// A reason that is kept and shown: bounded, one line, or none at all.
+fn checked(reason: Option<String>) -> Result<Option<String>, String> {
+    if let Some(reason) = &reason
         && reason.chars().count() > LONGEST_REASON
     {
         return Err(format!(
             "the reason is longer than {LONGEST_REASON} characters"
         ));
     }
-    if let Some(reason) = &body.reason
+    if let Some(reason) = &reason
         && reason.chars().any(char::is_control)
     {
         return Err("the reason is to be one line, without control characters".to_owned());
     }
-    Ok(Command {
-        mode,
-        member: body.member,
-        by: user_name(uid),
-        reason: body.reason.filter(|reason| !reason.trim().is_empty()),
-        lasting: body.lasting.as_deref().map(parse_span).transpose()?,
-        force: body.force,
-    })
+    Ok(reason.filter(|reason| !reason.trim().is_empty()))
 }
 
 /// The user's name by `/etc/passwd`, or `uid N`.

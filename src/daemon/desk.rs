@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::hub::Hub;
+use super::redirecting;
 use crate::clock;
 use crate::control::order;
 use crate::health::Answer;
@@ -10,7 +11,7 @@ use crate::health::runner::{self, Runner};
 use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use crate::observe::events::Event;
 use crate::observe::names::NoSuch;
-use crate::observe::status::{self, PoolHealth, Status};
+use crate::observe::status::{self, PoolHealth, Scope, Status};
 use crate::observe::view::{CheckTotals, Exchange, RunState, View};
 use crate::observe::why::{self, Why};
 use crate::topology::TargetId;
@@ -29,6 +30,7 @@ impl HubDesk {
         let book = hub.book.borrow();
         let events = hub.events.borrow();
         let problem = hub.keeper.problem();
+        let now = clock::now();
         look(&View {
             name: &hub.config.instance.name,
             site: hub.config.instance.site,
@@ -43,15 +45,15 @@ impl HubDesk {
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
-            to_move: &|_| 0,
-            spilling: &|_| false,
-            record_problem: &|_| None,
+            to_move: &|pool| hub.to_move(pool),
+            spilling: &|pool| hub.is_spilling(pool),
+            record_problem: &|pair| hub.pairs.problem(pair, now),
             events: &events,
             servers: &[
                 ("observe", &*hub.observe_counters),
                 ("control", &*hub.control_counters),
             ],
-            now: clock::now(),
+            now,
             wall: clock::wall(),
         })
     }
@@ -62,8 +64,8 @@ impl Desk for HubDesk {
         self.0.state.get()
     }
 
-    fn pool_health(&self, pool: &str) -> Option<PoolHealth> {
-        self.view(|view| status::pool_health(view, pool))
+    fn pool_health(&self, pool: &str, scope: Scope) -> Option<PoolHealth> {
+        self.view(|view| status::pool_health(view, pool, scope))
     }
 
     fn status(&self) -> Status {
@@ -79,8 +81,7 @@ impl Desk for HubDesk {
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
-        let told = format!("{:?} is not wired yet", redirection.what);
-        Box::pin(async move { Err(Refused::Failed(told)) })
+        Box::pin(redirecting::carry_out(self.0.clone(), redirection))
     }
 
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>> {
@@ -92,10 +93,7 @@ impl Desk for HubDesk {
             let member = order.member;
             hub.order(order, now)
                 .map_err(|refusal| order::refused(&refusal, member, &hub.topology))?;
-            Ok(match hub.kept().await {
-                Ok(()) => done,
-                Err(error) => format!("{done}; this does not outlive a restart: {error}"),
-            })
+            Ok(redirecting::kept(&hub, done).await)
         })
     }
 }

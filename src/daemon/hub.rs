@@ -21,7 +21,9 @@ use super::StartError;
 use super::desk::HubDesk;
 use super::keeper::Keeper;
 use super::memory::Remembered;
+use super::pairs::Pairs;
 use super::paths;
+use super::records::{Records, Stored};
 use super::resolver::{Resolved, Resolver};
 use crate::clock;
 use crate::config::Config;
@@ -38,7 +40,7 @@ use crate::observe::http;
 use crate::observe::serve::ServerCounters;
 use crate::observe::stamp::Clock;
 use crate::observe::view::RunState;
-use crate::pairing::{Decider, Event, Order, Output, Refusal};
+use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
 use crate::proxy::{FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, start};
 use crate::time::Time;
@@ -67,6 +69,7 @@ pub(super) struct Hub {
     pub(super) counters: Vec<Arc<WorkerCounters>>,
     pub(super) events: RefCell<Events>,
     pub(super) keeper: Keeper,
+    pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
     pub(super) limits: Limits,
@@ -93,6 +96,7 @@ pub(super) struct Inputs {
     reports: mpsc::Receiver<FromWorker>,
     names: mpsc::Receiver<Resolved>,
     paths: mpsc::Receiver<Vec<IpAddr>>,
+    stored: mpsc::Receiver<Stored>,
     _resolver: Resolver,
 }
 
@@ -101,6 +105,7 @@ enum Input {
     Report(FromWorker),
     Name(Resolved),
     Paths(Vec<IpAddr>),
+    Stored(Stored),
     Due,
 }
 
@@ -112,7 +117,6 @@ impl Hub {
         listeners: Vec<Vec<Listener>>,
         control: ControlSocket,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
-        let now = clock::now();
         let topology = Arc::new(config.topology.clone());
         let limits = Limits::new(
             descriptors,
@@ -123,16 +127,29 @@ impl Hub {
         );
         let prober = Prober::new(&topology).map_err(StartError::Probes)?;
         let (runner, answers) = Runner::new(prober, clock::now);
-        let (keeper, remembered) =
-            Keeper::open(config.instance.state_dir.as_deref()).map_err(StartError::Store)?;
-        let standing = remembered.standing(&topology, clock_at(now));
+        let (keeper, kept) = Keeper::open(config.instance.state_dir.as_deref()).await;
+        let (records, begin, stored) = match (&config.instance.state_dir, &*topology.pairs) {
+            (_, []) => Records::none(),
+            (None, [first, ..]) => return Err(StartError::NoStateDir(first.name.clone())),
+            (Some(dir), _) => Records::open(dir, &topology, clock_at(clock::now())).await,
+        };
+        let now = clock::now();
+        let mut standing = kept.remembered.standing(&topology, clock_at(now));
+        if let Some(why) = kept.unusable.filter(|_| !topology.pairs.is_empty()) {
+            // Whoever paused is forgotten with it: a person has to say that automation may go on.
+            standing.pause = Some(Pause {
+                by: "twinpool".to_owned(),
+                reason: Some(format!("what operators decided is not known: {why}")),
+                since: now,
+            });
+        }
         let seed: u64 = rand::random();
-        let decider = Decider::new(topology.clone(), standing, Vec::new(), seed, now);
+        let decider = Decider::new(topology.clone(), standing, begin, seed, now);
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
-        let snapshot = Arc::new(Snapshot::new(&decider, &handles, now, |target| {
-            book.current(target)
-        }));
+        let address = |target| book.current(target);
+        let snapshot = Snapshot::new(&decider, &handles, now, |_| false, address);
+        let snapshot = Arc::new(snapshot);
 
         let observe = match config.observe.listen {
             Some(address) => {
@@ -175,9 +192,11 @@ impl Hub {
             reports,
             names,
             paths,
+            stored,
             _resolver: resolver,
         };
         let hub = Rc::new(Hub {
+            pairs: Pairs::new(records, &topology, now),
             topology,
             decider: RefCell::new(decider),
             book: RefCell::new(book),
@@ -198,6 +217,9 @@ impl Hub {
             faults_told: RefCell::new(Vec::new()),
             config,
         });
+        for (pair, problem) in hub.pairs.found() {
+            hub.tell_instance(format!("{pair}: {problem}"), now);
+        }
         let desk = Rc::new(HubDesk::new(hub.clone()));
         if let Some(observe) = observe {
             spawn_local(http::run(
@@ -236,6 +258,7 @@ impl Hub {
 
     async fn next_input(&self, inputs: &mut Inputs) -> Input {
         let due = self.decider.borrow().poll_timeout().map(|(due, _)| due);
+        let due = due.into_iter().chain(self.next_slice()).min();
         let wait = due.map_or(LOOK_AFTER, |due| clock::now().until(due).min(LOOK_AFTER));
         let timer = sleep_until(Instant::now() + wait);
         tokio::select! {
@@ -243,6 +266,7 @@ impl Hub {
             Some(report) = inputs.reports.recv() => Input::Report(report),
             Some(resolved) = inputs.names.recv() => Input::Name(resolved),
             Some(unrouted) = inputs.paths.recv() => Input::Paths(unrouted),
+            Some(stored) = inputs.stored.recv() => Input::Stored(stored),
             () = self.nudge.notified() => Input::Due,
             () = timer => Input::Due,
         }
@@ -262,6 +286,7 @@ impl Hub {
                 let members = self.book.borrow().members_only_at(&unrouted);
                 self.decider.borrow_mut().handle_paths(&members, now);
             }
+            Input::Stored(stored) => self.stored(stored, now),
             Input::Due => self.decider.borrow_mut().handle_timeout(now),
         }
     }
@@ -326,16 +351,19 @@ impl Hub {
                 Output::Tell(event) => self.tell(&event, now),
                 Output::Publish => publish = true,
                 Output::Remember => self.keeper.keep(self.remembered(now)),
-                Output::Store(..) | Output::Clear { .. } => {}
+                Output::Store(pair, record) => self.store(pair, &record, now),
+                Output::Clear { home, off, from } => self.clear(home, off, from, now),
             }
         }
-        if publish {
+        if publish || self.moving_changed(now) {
             self.publish();
         }
         for which in endings {
             self.tell_workers(&ToWorker::End(which));
         }
+        self.move_on(now);
         self.bring_up_to_date();
+        self.look(now);
         if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
             self.state.set(RunState::Serving);
         }
@@ -348,9 +376,14 @@ impl Hub {
     /// Carries out an operator's order and what follows from it.
     pub(super) fn order(&self, order: Order, now: Time) -> Result<(), Refusal> {
         self.decider.borrow_mut().handle_order(order, now)?;
+        self.follow(now);
+        Ok(())
+    }
+
+    /// Does what follows from something that was decided outside the loop.
+    pub(super) fn follow(&self, now: Time) {
         self.turn(now);
         self.nudge.notify_one();
-        Ok(())
     }
 
     /// Waits until what was ordered last is on disk.
@@ -401,16 +434,22 @@ impl Hub {
         let decider = self.decider.borrow();
         let book = self.book.borrow();
         let now = clock::now();
-        let snapshot = Snapshot::new(&decider, &self.handles, now, |t| book.current(t));
+        let moving = |pool| self.is_moving(pool, now);
+        let address = |target| book.current(target);
+        let snapshot = Snapshot::new(&decider, &self.handles, now, moving, address);
+        self.note_moving(now);
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
     }
 
     fn tell_workers(&self, message: &ToWorker) {
         for worker in self.workers.borrow_mut().iter_mut() {
-            if !worker.handle.tell(message.clone()) && !worker.behind {
-                worker.behind = true;
-                tracing::error!("a worker takes no messages; is it stuck?");
-            }
+            worker.tell(message.clone());
+        }
+    }
+
+    pub(super) fn tell_worker(&self, index: usize, message: ToWorker) {
+        if let Some(worker) = self.workers.borrow_mut().get_mut(index) {
+            worker.tell(message);
         }
     }
 
@@ -427,6 +466,7 @@ impl Hub {
             self.tell_workers(&ToWorker::Close);
         }
         self.publish();
+        self.move_anew();
         let decider = self.decider.borrow();
         for target in self.topology.targets() {
             if !decider.readiness(target).keeps {
@@ -438,11 +478,16 @@ impl Hub {
         }
     }
 
-    fn tell(&self, event: &Event, now: Time) {
+    pub(super) fn tell(&self, event: &Event, now: Time) {
         let at = clock_at(now).stamp(now);
         self.events
             .borrow_mut()
             .tell(&self.topology, event, now, at);
+    }
+
+    pub(super) fn tell_instance(&self, text: String, now: Time) {
+        let at = clock_at(now).stamp(now);
+        self.events.borrow_mut().tell_instance(text, at);
     }
 
     fn tell_fault(&self, fault: OwnFault, now: Time) {
@@ -461,7 +506,16 @@ impl Hub {
     }
 }
 
-fn clock_at(now: Time) -> Clock {
+impl Worker {
+    fn tell(&mut self, message: ToWorker) {
+        if !self.handle.tell(message) && !self.behind {
+            self.behind = true;
+            tracing::error!("a worker takes no messages; is it stuck?");
+        }
+    }
+}
+
+pub(super) fn clock_at(now: Time) -> Clock {
     Clock {
         now,
         wall: clock::wall(),

@@ -1,20 +1,26 @@
 //! The keeper: has what must outlive a restart written to disk, off the control thread.
 //!
-//! Only the newest state matters: while one write is under way, what comes in replaces what waits.
+//! Only the newest state matters: while one write is under way, what comes in replaces what waits,
+//! and one that failed is tried again every few seconds. What was found and could not be used is
+//! set aside by the first write, never overwritten.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
 
+use super::disk::{Found, LOAD_PATIENCE, Place, SLOW_WRITE};
 use super::memory::{NAME, Remembered};
-use crate::pairing::store::{Loaded, Store, StoreError};
+use crate::observe::stamp::span;
 
 /// Why nothing is kept.
 const NOWHERE: &str = "no `state_dir` is configured";
+/// From a write that failed to the next try: a full disk is emptied by people, in minutes.
+const RETRY: Duration = Duration::from_secs(3);
 
 /// Keeps the newest [`Remembered`] on disk.
 #[derive(Clone)]
@@ -26,54 +32,66 @@ struct Shared {
     given: Cell<u64>,
     /// The latest that was written, and how that went.
     written: watch::Sender<(u64, Result<(), String>)>,
+    /// Since when a write has been under way.
+    writing: Cell<Option<Instant>>,
     wake: Notify,
 }
 
+/// What was kept before a restart.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// As far as it could be read.
+    pub(super) remembered: Remembered,
+    /// Why nothing of it could be, if so: then nobody knows what operators decided.
+    pub(super) unusable: Option<String>,
+}
+
 impl Keeper {
-    /// Opens the store in `dir` and reads what is there.
-    ///
-    /// # Errors
-    /// When the directory cannot be used, or what is there must not be overwritten.
-    pub(super) fn open(dir: Option<&Path>) -> Result<(Keeper, Remembered), StoreError> {
+    /// Reads what is kept in `dir`. Nothing that is found there keeps an instance from serving.
+    pub(super) async fn open(dir: Option<&Path>) -> (Keeper, Kept) {
         let Some(dir) = dir else {
-            let (written, _) = watch::channel((u64::MAX, Err(NOWHERE.to_owned())));
-            let keeper = Keeper(Rc::new(Shared {
-                wanted: RefCell::new(None),
-                given: Cell::new(0),
-                written,
-                wake: Notify::new(),
-            }));
-            return Ok((keeper, Remembered::default()));
+            let (keeper, _) = Keeper::new((u64::MAX, Err(NOWHERE.to_owned())));
+            return (keeper, Kept::default());
         };
-        let store = Store::open(dir, NAME)?;
-        let mut problem = Ok(());
-        let remembered = match store.load()? {
-            Loaded::Fresh => Remembered::default(),
-            Loaded::Current(remembered) => remembered,
-            Loaded::Previous(remembered, why) => {
+        let place = Place::new(dir, NAME);
+        let mut kept = Kept::default();
+        let problem = match place.load(LOAD_PATIENCE).await {
+            Found::Fresh => Ok(()),
+            Found::Current(remembered) => {
+                kept.remembered = remembered;
+                Ok(())
+            }
+            Found::Previous(remembered, why) => {
+                kept.remembered = remembered;
                 tracing::warn!(%why, "the state file is damaged; the copy before it is in force");
-                problem = Err(format!(
+                Err(format!(
                     "the state file was damaged ({why}); an older copy is in force"
-                ));
-                remembered
+                ))
             }
-            Loaded::Damaged(why) => {
-                tracing::error!(%why, "the state file and the copy before it are damaged; every member is ready");
-                problem = Err(format!(
-                    "the state file was damaged ({why}); every member is ready"
-                ));
-                Remembered::default()
+            Found::Unusable(why) => {
+                tracing::error!(%why, "the state file cannot be used; every member is ready");
+                kept.unusable = Some(why.clone());
+                Err(format!(
+                    "the state file cannot be used ({why}); every member is ready. It is set aside \
+                     by the next write"
+                ))
             }
         };
-        let (written, _) = watch::channel((0, problem));
+        let (keeper, shared) = Keeper::new((0, problem));
+        spawn_local(write_all(place, kept.unusable.is_some(), shared));
+        (keeper, kept)
+    }
+
+    fn new(written: (u64, Result<(), String>)) -> (Keeper, Rc<Shared>) {
+        let (written, _) = watch::channel(written);
         let shared = Rc::new(Shared {
             wanted: RefCell::new(None),
             given: Cell::new(0),
             written,
+            writing: Cell::new(None),
             wake: Notify::new(),
         });
-        spawn_local(write_all(store, shared.clone()));
-        Ok((Keeper(shared), remembered))
+        (Keeper(shared.clone()), shared)
     }
 
     /// Has this written; what waited to be is replaced.
@@ -83,7 +101,7 @@ impl Keeper {
         self.0.wake.notify_one();
     }
 
-    /// Waits until what was given last has been written.
+    /// Waits until what was given last has been written, or could not be.
     pub(super) async fn kept(&self) -> Result<(), String> {
         let given = self.0.given.get();
         let mut written = self.0.written.subscribe();
@@ -95,28 +113,47 @@ impl Keeper {
 
     /// Why what is decided might not outlive a restart, if so.
     pub(super) fn problem(&self) -> Option<String> {
-        self.0.written.borrow().1.clone().err()
+        let under_way = self.0.writing.get().map(|since| since.elapsed());
+        match under_way {
+            Some(for_long) if for_long > SLOW_WRITE => {
+                Some(format!("the disk has not answered for {}", span(for_long)))
+            }
+            _ => self.0.written.borrow().1.clone().err(),
+        }
     }
 }
 
-async fn write_all(store: Store, shared: Rc<Shared>) {
-    let store = Arc::new(store);
+async fn write_all(place: Place, mut aside: bool, shared: Rc<Shared>) {
+    let mut failed = false;
     loop {
-        shared.wake.notified().await;
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            () = sleep(RETRY), if failed => {}
+        }
         let Some(remembered) = shared.wanted.take() else {
             continue;
         };
         let number = shared.given.get();
-        let store = store.clone();
-        let write = move || store.save(&remembered).map_err(|error| error.to_string());
-        let result = spawn_blocking(write)
-            .await
-            .unwrap_or_else(|error| Err(error.to_string()));
-        if let Err(error) = &result {
-            tracing::error!(%error, "cannot store what operators decided");
+        shared.writing.set(Some(Instant::now()));
+        let result = place.save(remembered.clone(), aside).await;
+        shared.writing.set(None);
+        aside &= result.is_err();
+        match &result {
+            Ok(()) if failed => tracing::info!("what operators decided can be stored again"),
+            Err(error) if !failed => {
+                tracing::error!(%error, "cannot store what operators decided; trying again");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        failed = result.is_err();
+        if failed {
+            shared.wanted.borrow_mut().get_or_insert(remembered);
         }
         shared
             .written
             .send_modify(|written| *written = (number, result));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,7 @@ impl Remembered {
 }
 
 /// When a stamp is by the deciding clock; moments before boot become boot.
-fn time(clock: Clock, stamp: Stamp) -> Time {
+pub(super) fn time(clock: Clock, stamp: Stamp) -> Time {
     let now = clock.stamp(clock.now);
     if stamp >= now {
         clock.now + now.until(stamp)

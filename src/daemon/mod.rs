@@ -9,16 +9,25 @@
 //! 1. bind: the control socket, then, with descriptors raised, every listener, and every problem
 //!    with one told at once
 //! 2. limits: sessions counted by what descriptors leave
-//! 3. memory: what operators decided before a restart
+//! 3. memory: what operators decided before a restart, and where the users of pairs were sent;
+//!    whatever state the disk is in, it serves
 //! 4. serve: workers with a first snapshot, then the control loop
 //! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset, the last state written
 
 mod desk;
+mod disk;
 mod hub;
 mod keeper;
 mod memory;
+mod pairs;
 pub mod paths;
+mod records;
+mod redirecting;
+
 pub mod resolver;
+#[cfg(test)]
+mod rig;
+mod spill;
 
 use std::fmt;
 use std::future::Future;
@@ -36,7 +45,6 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
-use crate::pairing::store::StoreError;
 use crate::proxy::listen::{self, BindError, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::Topology;
@@ -61,8 +69,8 @@ pub enum StartError {
     Control(socket::BindError),
     /// The checks cannot be asked.
     Probes(ProberError),
-    /// What operators decided cannot be read, and must not be overwritten.
-    Store(StoreError),
+    /// There is a pair, of this name, and nowhere to keep where its users are sent.
+    NoStateDir(String),
     /// A worker could not be started.
     Worker(io::Error),
 }
@@ -87,7 +95,11 @@ impl fmt::Display for StartError {
             ),
             StartError::Control(error) => error.fmt(f),
             StartError::Probes(error) => error.fmt(f),
-            StartError::Store(error) => error.fmt(f),
+            StartError::NoStateDir(pair) => write!(
+                f,
+                "pair {pair} needs a directory where twinpool keeps to which pool users are sent; \
+                 write `state_dir = \"/var/lib/twinpool\"` in [instance]"
+            ),
             StartError::Worker(error) => write!(f, "cannot start a worker: {error}"),
         }
     }
@@ -217,11 +229,49 @@ fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
         .iter_mut()
         .flat_map(|pool| &mut pool.services)
     {
+        // As they were bound, worker by worker; the first has them all.
         let bound = listeners
             .iter()
             .flatten()
             .filter(|l| l.service == service.id);
-        let count = service.listen.len();
-        service.listen = bound.map(|l| l.address).take(count).collect();
+        let mut bound = bound.map(|listener| listener.address);
+        for list in [&mut service.listen, &mut service.listen_at_twin] {
+            let count = list.len();
+            *list = bound.by_ref().take(count).collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn free_ports_are_known_once_they_are_bound_at_both_sites() {
+        let pool = |name: &str, listen: &str| {
+            format!(
+                "[sites.{name}]\nregion = \"{name}\"\n[pools.{name}]\nrole = \"mediation\"\n\
+                 site = \"{name}\"\nmembers.m = \"192.0.2.1\"\nservices.sip = {{ {listen} }}\n"
+            )
+        };
+        let free = "[\"127.0.0.1:0\", \"127.0.0.1:0\"]";
+        let text = format!(
+            "{}{}[pairs.both]\npools = [\"one\", \"two\"]\n",
+            pool("one", &format!("listen = {free}, listen_at_twin = {free}")),
+            pool("two", &format!("listen = {free}"))
+        );
+        let mut topology = config::parse(&text, "f").unwrap().config.topology;
+        let listeners = listen::bind(&topology, 2).unwrap();
+        take_bound_addresses(&mut topology, &listeners);
+        let service = |pool: usize| &topology.pools[pool].services[0];
+        let at = |from: usize, to: usize| -> Vec<SocketAddr> {
+            listeners[0][from..to].iter().map(|l| l.address).collect()
+        };
+        assert_eq!(service(0).listen, at(0, 2));
+        assert_eq!(service(0).listen_at_twin, at(2, 4));
+        assert_eq!(service(1).listen, at(4, 6));
+        assert!(service(1).listen_at_twin.is_empty());
+        assert!(at(0, 6).iter().all(|address| address.port() != 0));
     }
 }

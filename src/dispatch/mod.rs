@@ -8,14 +8,21 @@
 //! An established session keeps its attempt and with it only the member's handle, so snapshots
 //! come and go without touching it.
 //!
+//! Where a pool has a twin, the snapshot also says which of the two serves a client, and where a
+//! connection may go that was accepted nowhere ([`Snapshot::serving`], [`Snapshot::spill`]). While
+//! users move, each member takes so many of them a second; the others wait as if it were full.
+//!
 //! Hedging stays within a share of a service's attempts ([`HedgeBudget`]), so that a slow member
 //! cannot double the load of the others.
 
 pub mod addresses;
 mod attempt;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hedge;
+mod redirect;
 mod snapshot;
 
 pub use attempt::Attempt;
 pub use hedge::HedgeBudget;
-pub use snapshot::{Handles, MemberHandle, NoMember, PoolHandle, Route, Snapshot};
+pub use snapshot::{Handles, MemberHandle, NoMember, PoolHandle, Request, Route, Snapshot};

@@ -1,5 +1,6 @@
-//! The snapshot: for each service, who may be chosen and where each is found.
+//! The snapshot: for each service, who serves a client, who may be chosen and where each is found.
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Attempt;
-use crate::balance::{Lane, Load, NoSeat, Roster, Seat, Tried, client_key};
+use super::redirect::Redirect;
+use crate::balance::{Arrivals, Lane, Load, NoSeat, Pace, Roster, Seat, Tried, client_key};
 use crate::health::readiness::Takes;
 use crate::pairing::{Condition, Decider};
 use crate::time::Time;
@@ -20,7 +22,27 @@ use crate::topology::{
 pub struct Snapshot {
     /// By pool, then by service.
     routes: Vec<Vec<Route>>,
+    /// By pool: where its users are sent, where it has a twin.
+    redirects: Vec<Option<Redirect>>,
     pools: Vec<Arc<PoolHandle>>,
+}
+
+/// Who asks for a member, and what for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The service that the client asked for.
+    pub service: ServiceId,
+    /// The one that serves it: the same, or the twin's.
+    pub serving: ServiceId,
+    /// The client.
+    pub client: IpAddr,
+    /// Members of `serving` that have been tried for it.
+    pub tried: &'a Tried,
+    /// What choices carry from one to the next.
+    pub lane: &'a Lane,
+    /// Set when a member is passed over because it has taken as many of a moving pool's users as
+    /// it may for now.
+    pub held: &'a Cell<bool>,
 }
 
 /// Who may be chosen for one service.
@@ -40,10 +62,11 @@ struct Place {
     address: SocketAddr,
 }
 
-/// What outlives snapshots of one member: its load.
+/// What outlives snapshots of one member: its load, and how many of a moving pool's users came.
 #[derive(Debug)]
 pub struct MemberHandle {
     pub(super) load: Load,
+    arrivals: Arrivals,
     limit: Option<NonZeroU32>,
 }
 
@@ -66,7 +89,7 @@ pub struct Handles {
 pub enum NoMember {
     /// None is usable: refuse.
     NoneUsable,
-    /// All are full: wait.
+    /// All are full, or have taken as many of a moving pool's users as they may for now: wait.
     AllFull,
     /// All have been tried for this session.
     AllTried,
@@ -76,19 +99,22 @@ impl fmt::Display for NoMember {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             NoMember::NoneUsable => "no member is usable",
-            NoMember::AllFull => "every usable member is full",
+            NoMember::AllFull => "every usable member is full for now",
             NoMember::AllTried => "every usable member has been tried",
         })
     }
 }
 
 impl Snapshot {
-    /// What the decider's verdicts mean for every service. `address` gives where a target is
-    /// found, if that is known; `now` tells which operators' deadlines have passed.
+    /// What the decider's verdicts and records mean for every service. `address` gives where a
+    /// target is found, if that is known; `now` tells which operators' deadlines have passed;
+    /// `moving` says whether a pool's users are on the move beyond what its phase tells: from a
+    /// transition on, until it has settled.
     pub fn new(
         decider: &Decider,
         handles: &Handles,
         now: Time,
+        moving: impl Fn(PoolId) -> bool,
         address: impl Fn(TargetId) -> Option<SocketAddr>,
     ) -> Snapshot {
         let topology = decider.topology();
@@ -96,8 +122,13 @@ impl Snapshot {
             let route = |service| Route::new(decider, handles, service, now, &address);
             pool.services.iter().map(route).collect()
         });
+        let redirects = topology
+            .pools
+            .iter()
+            .map(|pool| Redirect::new(decider, pool, moving(pool.id)));
         Snapshot {
             routes: routes.collect(),
+            redirects: redirects.collect(),
             pools: handles.pools.clone(),
         }
     }
@@ -117,17 +148,35 @@ impl Snapshot {
         &self.pools[pool.index()]
     }
 
-    /// Chooses a member of `service` for a client and takes a place at it. Those in `tried` are
-    /// left out.
-    pub fn pick(
-        &self,
-        service: ServiceId,
-        client: IpAddr,
-        tried: &Tried,
-        lane: &Lane,
-        now: Time,
-    ) -> Result<Attempt, NoMember> {
-        self.route(service).pick(client, tried, lane, now)
+    /// The service that serves a client who asked for this one: the same, or the twin's.
+    pub fn serving(&self, service: ServiceId, client: IpAddr) -> ServiceId {
+        match &self.redirects[service.pool.index()] {
+            None => service,
+            Some(redirect) => redirect.serving(service, client),
+        }
+    }
+
+    /// Home pools whose users are sent elsewhere than `before` sent them.
+    pub fn redirected_since(&self, before: &Snapshot) -> impl Iterator<Item = PoolId> {
+        let phase = |redirect: &Option<Redirect>| redirect.as_ref().map(Redirect::phase);
+        let both = self.redirects.iter().zip(&before.redirects);
+        let both = (0..).map(PoolId).zip(both);
+        both.filter(move |(_, (now, then))| phase(now) != phase(then))
+            .map(|(pool, _)| pool)
+    }
+
+    /// The other pool's service, where a client may go that `serving` accepted nowhere; none where
+    /// it may not.
+    pub fn spill(&self, service: ServiceId, serving: ServiceId) -> Option<ServiceId> {
+        let redirect = self.redirects[service.pool.index()].as_ref()?;
+        redirect.spill(service, serving)
+    }
+
+    /// Chooses a member and takes a place at it.
+    pub fn pick(&self, request: &Request<'_>, now: Time) -> Result<Attempt, NoMember> {
+        let redirect = self.redirects[request.service.pool.index()].as_ref();
+        let pace = redirect.and_then(|r| r.pace(request.service, request.serving));
+        self.route(request.serving).pick(request, pace, now)
     }
 }
 
@@ -208,15 +257,24 @@ impl Route {
 
     fn pick(
         &self,
-        client: IpAddr,
-        tried: &Tried,
-        lane: &Lane,
+        request: &Request<'_>,
+        pace: Option<Pace>,
         now: Time,
     ) -> Result<Attempt, NoMember> {
-        let key = client_key(client);
+        let Request { tried, lane, .. } = *request;
+        let key = client_key(request.client);
         let load = |seat: usize| self.places[seat].member.load.get();
         loop {
-            let choice = self.roster.choose(key, tried, lane, now, load);
+            let choice = match pace {
+                None => self.roster.choose(key, tried, lane, now, load),
+                Some(pace) => self
+                    .roster
+                    .choose_open(key, tried, lane, now, load, |seat| {
+                        let open = self.places[seat].member.arrivals.has_room(pace, now);
+                        request.held.set(request.held.get() || !open);
+                        open
+                    }),
+            };
             let place = &self.places[match choice {
                 Ok(choice) => choice.0,
                 Err(NoSeat::Empty) => return Err(NoMember::NoneUsable),
@@ -225,7 +283,7 @@ impl Route {
             }];
             // Another worker may take the last place between the choice and here; then the member
             // is full and the next choice leaves it out.
-            if place.member.load.take(place.member.limit) {
+            if place.member.take(pace, now) {
                 let member = place.member.clone();
                 return Ok(Attempt::new(member, place.target, place.address));
             }
@@ -239,6 +297,7 @@ impl Handles {
         let member = |member: &crate::topology::Member| {
             Arc::new(MemberHandle {
                 load: Load::default(),
+                arrivals: Arrivals::default(),
                 limit: member.max_connections,
             })
         };
@@ -268,6 +327,16 @@ impl MemberHandle {
     /// Sessions and attempts that it holds.
     pub fn load(&self) -> u32 {
         self.load.get()
+    }
+
+    /// Takes a place, and the arrival of one more where those are limited; both or none.
+    fn take(&self, pace: Option<Pace>, now: Time) -> bool {
+        let place = self.load.take(self.limit);
+        if place && !pace.is_none_or(|pace| self.arrivals.take(pace, now)) {
+            self.load.release();
+            return false;
+        }
+        place
     }
 
     pub(super) fn is_limited(&self) -> bool {

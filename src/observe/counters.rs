@@ -111,12 +111,13 @@ pub struct HomeCounters {
     pub at_twin: Counter,
     /// Of those, sessions that are over.
     pub at_twin_ended: Counter,
-    /// Connections that no home member accepted and that went to the twin.
+    /// Connections that no home member accepted and that the twin did; those that came home from
+    /// the twin in the same way while their pool returned, too.
     pub spilled: Counter,
     /// Sessions ended because their users moved.
     pub moved: Counter,
-    /// Times that a member was passed over because it had taken all the arrivals of a moving pool
-    /// that it may.
+    /// Connections for which a member was passed over because it had taken all the arrivals of a
+    /// moving pool that it may, for then.
     pub arrivals_held: Counter,
 }
 

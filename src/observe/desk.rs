@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::events::Event;
 use super::metrics;
 use super::names::NoSuch;
-use super::status::{PoolHealth, Status};
+use super::status::{PoolHealth, Scope, Status};
 use super::view::RunState;
 use super::why::Why;
 use crate::health::readiness::Mode;
@@ -25,12 +25,12 @@ pub trait Desk {
     /// Whether a pool's users can be served here, or none when there is no such pool:
     /// `/health/POOL`, which other load balancers ask every second. Cheap. Implement it by
     /// [`status::pool_health`](super::status::pool_health).
-    fn pool_health(&self, pool: &str) -> Option<PoolHealth>;
+    fn pool_health(&self, pool: &str, scope: Scope) -> Option<PoolHealth>;
 
     /// Everything at this moment. Implement it by [`status::status`](super::status::status).
     fn status(&self) -> Status;
 
-    /// Everything behind a pool's condition or a member's verdicts. Implement it by
+    /// Everything behind a pool's condition, a member's verdicts or a pair's redirects. Implement it by
     /// [`why::why`](super::why::why).
     fn why(&self, name: &str) -> Result<Why, NoSuch>;
 
@@ -45,6 +45,7 @@ pub trait Desk {
     /// The same for an order about pairs; of several steps each is told, and the first that failed
     /// ends them.
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>>;
+
     /// The status as OpenMetrics text.
     fn metrics(&self) -> String {
         metrics::text(self.status().into())

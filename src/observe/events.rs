@@ -3,16 +3,20 @@
 //! One sentence is made of each transition, here and nowhere else; the log, `/v1/events` and the
 //! status page all tell that sentence. Storms are told whole.
 
+mod redirects;
+
+pub use redirects::redirect_cause_text;
+
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use self::redirects::Decision;
 use super::stamp::{Stamp, span};
 use super::status::cause_text;
 use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Reason, Verdict};
 use crate::pairing;
-use crate::pairing::record::{By, Cause};
 use crate::time::Time;
 use crate::topology::{TargetId, Topology};
 
@@ -34,6 +38,10 @@ pub struct Event {
     pub member: Option<String>,
     /// The service, where there is one.
     pub service: Option<String>,
+    /// The pair, where it is about one.
+    pub pair: Option<String>,
+    /// The site, where it is about a whole one.
+    pub site: Option<String>,
     /// The whole of it in a sentence.
     pub text: String,
 }
@@ -117,6 +125,14 @@ impl Events {
         self.ring.iter().skip(skip).cloned().collect()
     }
 
+    /// The last `n` of those that `is_wanted`, oldest first.
+    pub fn last_of(&self, n: usize, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+        let wanted = self.ring.iter().rev().filter(|event| is_wanted(event));
+        let mut last: Vec<Event> = wanted.take(n).cloned().collect();
+        last.reverse();
+        last
+    }
+
     fn keep(&mut self, kind: Kind, names: Names, text: String, at: Stamp) -> &Event {
         tracing::info!(target: "twinpool::events", "{text}");
         if self.ring.len() == KEPT {
@@ -130,6 +146,8 @@ impl Events {
             pool: names.pool,
             member: names.member,
             service: names.service,
+            pair: names.pair,
+            site: names.site,
             text,
         });
         &self.ring[self.ring.len() - 1]
@@ -204,62 +222,18 @@ pub fn sentence(topology: &Topology, event: &pairing::Event, now: Time) -> Strin
             reason,
             generation,
         } => {
-            let pool = &topology.pool(*pool).name;
-            let by = match by {
-                By::Twinpool => String::new(),
-                By::Operator(name) => format!(" by {name}"),
+            let decision = Decision {
+                cause: *cause,
+                by,
+                reason: reason.as_deref(),
             };
-            let reason = reason.as_ref().map(|reason| format!(" ({reason})"));
-            let reason = reason.unwrap_or_default();
-            let cause = redirect_cause_text(*cause);
-            format!("{pool}: {from} → {to}{by}: {cause}{reason}; generation {generation}")
+            redirects::redirected(topology, *pool, (*from, *to), &decision, *generation)
         }
-        E::Alarm { pair, on: true } => format!(
-            "{}: automation ended: it failed over and back too often; a person has to `resume`",
-            topology.pair(*pair).name
-        ),
-        E::Alarm { pair, on: false } => {
-            format!("{}: the alarm is over", topology.pair(*pair).name)
-        }
-        E::Unwritten {
-            pair,
-            error: Some(error),
-        } => format!(
-            "{}: the record cannot be written, and what it wanted is not in force: {error}",
-            topology.pair(*pair).name
-        ),
-        E::Unwritten { pair, error: None } => {
-            format!(
-                "{}: the record can be written again",
-                topology.pair(*pair).name
-            )
-        }
-        E::Pause {
-            pause: Some(pause), ..
-        } => {
-            let reason = pause.reason.as_ref().map(|reason| format!(" ({reason})"));
-            let reason = reason.unwrap_or_default();
-            format!("all automation of pairs is paused by {}{reason}", pause.by)
-        }
-        E::Pause { pause: None, by } => {
-            let by = by.as_deref().unwrap_or("twinpool");
-            format!("automation of pairs goes on: resumed by {by}")
-        }
-        E::Site { site, lost: true } => {
-            let site = &topology.sites[site.index()].name;
-            format!("site {site}: lost: every pool in it is lost")
-        }
-        E::Site { site, lost: false } => {
-            let site = &topology.sites[site.index()].name;
-            format!("site {site}: no longer lost")
-        }
-        E::Spill { pool, on: true } => format!(
-            "{}: spilling: connections that no member accepted go to the twin",
-            topology.pool(*pool).name
-        ),
-        E::Spill { pool, on: false } => {
-            format!("{}: no longer spilling", topology.pool(*pool).name)
-        }
+        E::Alarm { pair, on } => redirects::alarm(topology, *pair, *on),
+        E::Unwritten { pair, error } => redirects::unwritten(topology, *pair, error.as_deref()),
+        E::Pause { pause, by } => redirects::pause(pause.as_ref(), by.as_deref()),
+        E::Site { site, lost } => redirects::site(topology, *site, *lost),
+        E::Spill { pool, on } => redirects::spill(topology, *pool, *on),
     }
 }
 
@@ -271,20 +245,6 @@ pub fn reason_text(topology: &Topology, reason: Reason) -> String {
         Reason::Failed(failure) => format!("{failure} ({})", failure.layer()),
         Reason::Flapping => "flapping: failures come back before it has been well".to_owned(),
         Reason::Requires(service) => format!("requires {}", topology.service(service).name),
-    }
-}
-
-/// Why users are sent where they are sent, in words.
-pub fn redirect_cause_text(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Start => "it always was",
-        Cause::Ordered => "ordered",
-        Cause::Lost => "the home pool was lost",
-        Cause::LeftLost => "the pool that served them was lost",
-        Cause::FirstToReturn => "both pools were lost, and this one was the first to return",
-        Cause::Relapsed => "the home pool was lost again",
-        Cause::Held => "the home pool has been well for long enough",
-        Cause::Returned => "all are home again",
     }
 }
 
@@ -336,6 +296,8 @@ struct Names {
     pool: Option<String>,
     member: Option<String>,
     service: Option<String>,
+    pair: Option<String>,
+    site: Option<String>,
 }
 
 fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
@@ -352,16 +314,28 @@ fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
         let names = Names {
             pool: pool_name(id.pool),
             member: Some(topology.member(id).name.clone()),
-            service: None,
+            ..Names::default()
         };
         (kind, names)
     };
     let of_service = |kind, id: crate::topology::ServiceId| {
         let names = Names {
             pool: pool_name(id.pool),
-            member: None,
             service: Some(topology.service(id).name.clone()),
+            ..Names::default()
         };
+        (kind, names)
+    };
+    let of_pair = |kind, id| {
+        let names = Names {
+            pair: Some(topology.pair(id).name.clone()),
+            ..Names::default()
+        };
+        (kind, names)
+    };
+    let of_home = |kind, id| {
+        let (kind, mut names) = of_pool(kind, id);
+        names.pair = topology.pair_of(id).map(|(pair, _)| pair.name.clone());
         (kind, names)
     };
     match event {
@@ -376,12 +350,18 @@ fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {
         E::Deadline { member } => of_member(Kind::Deadline, *member),
         E::First { service, .. } => of_service(Kind::First, *service),
         E::Isolation { .. } => (Kind::Isolation, Names::default()),
-        E::Redirect { pool, .. } => of_pool(Kind::Redirect, *pool),
-        E::Spill { pool, .. } => of_pool(Kind::Spill, *pool),
-        E::Alarm { .. } => (Kind::Alarm, Names::default()),
-        E::Unwritten { .. } => (Kind::Store, Names::default()),
+        E::Redirect { pool, .. } => of_home(Kind::Redirect, *pool),
+        E::Spill { pool, .. } => of_home(Kind::Spill, *pool),
+        E::Alarm { pair, .. } => of_pair(Kind::Alarm, *pair),
+        E::Unwritten { pair, .. } => of_pair(Kind::Store, *pair),
         E::Pause { .. } => (Kind::Pause, Names::default()),
-        E::Site { .. } => (Kind::Site, Names::default()),
+        E::Site { site, .. } => {
+            let names = Names {
+                site: Some(topology.sites[site.index()].name.clone()),
+                ..Names::default()
+            };
+            (Kind::Site, names)
+        }
     }
 }
 

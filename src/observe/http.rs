@@ -23,7 +23,7 @@ use super::metrics;
 use super::names::NoSuch;
 use super::problems::problems;
 use super::serve::{Request, Response, ServerCounters, serve};
-use super::status::Status;
+use super::status::{PairStatus, RedirectRow, Scope, Status};
 use super::view::RunState;
 
 /// How old a status, or a page made of one, may be on the read-only listener.
@@ -93,11 +93,12 @@ impl Pages {
             "/metrics" => self.metrics(),
             "/v1/status" => self.status_json(),
             "/v1/pools" => json(StatusCode::OK, &self.status().pools),
-            "/v1/pairs" | "/v1/redirects" => json::<[(); 0]>(StatusCode::OK, &[]),
+            "/v1/pairs" => json(StatusCode::OK, &self.status().pairs),
+            "/v1/redirects" => self.redirects(),
             "/v1/events" => self.events(query),
             _ => {
                 if let Some(pool) = named("/health/") {
-                    self.health(&unescaped(pool))
+                    self.health(&unescaped(pool), query)
                 } else if let Some(pool) = named("/v1/pools/") {
                     self.pool(&unescaped(pool))
                 } else {
@@ -120,12 +121,29 @@ impl Pages {
         text(code, body)
     }
 
-    fn health(&self, pool: &str) -> Response {
-        match self.desk.pool_health(pool) {
+    fn health(&self, pool: &str, query: &str) -> Response {
+        let scope = match value_of(query, "scope") {
+            None => Scope::HomeOrTwin,
+            Some("home") => Scope::Home,
+            Some(_) => {
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    "scope can be home: write /health/POOL?scope=home for the home pool alone, or \
+                     /health/POOL for whoever may serve its users\n",
+                );
+            }
+        };
+        match self.desk.pool_health(pool, scope) {
             Some(health) if health.ok => json(StatusCode::OK, &health),
             Some(health) => json(StatusCode::SERVICE_UNAVAILABLE, &health),
             None => self.no_pool(pool),
         }
+    }
+
+    fn redirects(&self) -> Response {
+        let status = self.status();
+        let rows: Vec<RedirectRow> = status.pairs.iter().flat_map(PairStatus::rows).collect();
+        json(StatusCode::OK, &rows)
     }
 
     fn pool(&self, name: &str) -> Response {
@@ -136,11 +154,7 @@ impl Pages {
     }
 
     fn events(&self, query: &str) -> Response {
-        let since = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("since="))
-            .unwrap_or("0");
-        match since.parse() {
+        match value_of(query, "since").unwrap_or("0").parse() {
             Ok(since) => json(StatusCode::OK, &self.desk.events(since)),
             Err(_) => text(
                 StatusCode::BAD_REQUEST,
@@ -196,6 +210,14 @@ fn kept<T: Clone>(
     let page = make();
     shelf.replace(Some((now, page.clone())));
     page
+}
+
+/// What a query gives for a key; nothing where it names the key alone.
+fn value_of<'a>(query: &'a str, key: &str) -> Option<&'a str> {
+    query.split('&').find_map(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        (name == key).then_some(value)
+    })
 }
 
 /// A path's part with `%XX` undone; what is not UTF-8 then names nothing anyway.
@@ -266,8 +288,11 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
-    use crate::observe::sample::{self, FakeDesk};
+    use crate::observe::sample::{self, FakeDesk, Plight};
     use crate::observe::serve::{EXCHANGE_TIMEOUT, HEAD_TIMEOUT, MOST_CONNECTIONS};
+    use crate::observe::status::HomePhase;
+    use crate::pairing::pair::Destination;
+    use crate::pairing::record::Cause;
 
     /// A real server on a port of its own, in front of a desk with nobody behind it.
     struct Served {
@@ -402,6 +427,55 @@ mod tests {
             let response = served.get("/readyz").await;
             assert_eq!((code(&response), body(&response)), (503, "draining\n"));
             assert_eq!(code(&served.get("/healthz").await), 200);
+        });
+    }
+
+    #[test]
+    fn pairs_and_redirects_are_served() {
+        local(async {
+            let mut plight = Plight::new();
+            plight.order("fe-seoul", Destination::Twin);
+            let served = served(plight.status()).await;
+            let pairs = served.get("/v1/pairs").await;
+            let pairs: Vec<PairStatus> = serde_json::from_str(body(&pairs)).unwrap();
+            assert_eq!(pairs, plight.status().pairs);
+            let rows = served.get("/v1/redirects").await;
+            let rows: Vec<RedirectRow> = serde_json::from_str(body(&rows)).unwrap();
+            assert_eq!(rows.len(), 4);
+            let seoul = &rows[0];
+            assert_eq!((seoul.pool.as_str(), seoul.generation), ("fe-seoul", 1));
+            assert_eq!((seoul.phase, seoul.share), (HomePhase::Away, 0));
+            assert_eq!(seoul.serving, ["fe-busan"]);
+            assert_eq!((seoul.cause, seoul.by.as_str()), (Cause::Ordered, "alice"));
+            assert_eq!(seoul.reason.as_deref(), Some("kernel update"));
+            assert_eq!(
+                (rows[1].share, &rows[1].serving),
+                (100, &vec!["fe-busan".to_owned()])
+            );
+        });
+    }
+
+    #[test]
+    fn health_is_asked_of_the_home_pool_alone_where_that_is_wanted() {
+        local(async {
+            let served = served(sample::well()).await;
+            let either = served.get("/health/fe-seoul").await;
+            assert!(!body(&either).contains("at home: "), "{either}");
+            for query in ["scope=home", "x=1&scope=home"] {
+                let home = served.get(&format!("/health/fe-seoul?{query}")).await;
+                assert_eq!(code(&home), 200);
+                assert!(body(&home).contains("at home: "), "{home}");
+            }
+            for query in ["scope=twin", "scope=", "scope", "scope=home%20"] {
+                let wrong = served.get(&format!("/health/fe-seoul?{query}")).await;
+                assert_eq!(code(&wrong), 400, "{query}");
+                assert!(
+                    body(&wrong).contains("write /health/POOL?scope=home"),
+                    "{wrong}"
+                );
+            }
+            let unknown = served.get("/health/fe-soul?scope=home").await;
+            assert_eq!(code(&unknown), 404);
         });
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! daemon ─ lends ─► View ─► status() ─► Status ─┬─► /v1/status, /v1/pools      (http)
+//!                     │                         ├─► /v1/pairs, /v1/redirects    (http)
 //!                     │                         ├─► /metrics                    (metrics)
 //!                     │                         └─► the page of `twinpool status` (cli)
 //!                     └───► why()    ─► Why    ───► /v1/why on the control socket
@@ -17,6 +18,7 @@ pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod names;
+pub mod outlook;
 pub mod problems;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -31,4 +33,4 @@ pub use events::Events;
 pub use stamp::Stamp;
 pub use status::{PoolHealth, Status};
 pub use view::{CheckTotals, Exchange, RunState, View};
-pub use why::Why;
+pub use why::{PairWhy, PoolWhy, Why};

@@ -1,8 +1,8 @@
-//! What people type, `POOL` and `POOL/MEMBER`, looked up; or what they probably meant.
+//! What people type, `POOL`, `POOL/MEMBER` and `PAIR`, looked up; or what they probably meant.
 
 use std::fmt;
 
-use crate::topology::{Member, Pool, Topology};
+use crate::topology::{Member, Pair, Pool, Topology};
 
 /// Names less alike than this (Jaro-Winkler, 0 to 1) are not suggested.
 const ALIKE: f64 = 0.7;
@@ -14,12 +14,14 @@ pub enum Named<'a> {
     Pool(&'a Pool),
     /// A member of it.
     Member(&'a Pool, &'a Member),
+    /// A pair.
+    Pair(&'a Pair),
 }
 
 /// A name that stands for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoSuch {
-    /// What it should have been: `pool`, `member`.
+    /// What it should have been: `pool`, `member`, `pool or pair`.
     pub what: &'static str,
     /// What was typed, cut to a bounded length.
     pub name: String,
@@ -34,12 +36,23 @@ const REPEATED: usize = 80;
 /// How many known names an error lists.
 const LISTED: usize = 12;
 
-/// Looks up `POOL` or `POOL/MEMBER`.
+/// Looks up `POOL`, `POOL/MEMBER` or `PAIR`; a pool before a pair that has its name.
 pub fn find<'a>(topology: &'a Topology, name: &str) -> Result<Named<'a>, NoSuch> {
-    match name.split_once('/') {
-        None => find_pool(topology, name).map(Named::Pool),
-        Some(_) => find_member(topology, name).map(|(pool, member)| Named::Member(pool, member)),
+    if name.contains('/') {
+        return find_member(topology, name).map(|(pool, member)| Named::Member(pool, member));
     }
+    if let Some(pool) = topology.pool_named(name) {
+        return Ok(Named::Pool(pool));
+    }
+    topology.pair_named(name).map(Named::Pair).ok_or_else(|| {
+        let pools = topology.pools.iter().map(|pool| pool.name.as_str());
+        let pairs = topology.pairs.iter().map(|pair| pair.name.as_str());
+        let what = match topology.pairs.is_empty() {
+            true => "pool",
+            false => "pool or pair",
+        };
+        NoSuch::new(what, name, pools.chain(pairs))
+    })
 }
 
 /// Looks up `POOL`.
@@ -118,7 +131,7 @@ impl std::error::Error for NoSuch {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::sample::topology;
+    use crate::observe::sample::{pair_topology, topology};
 
     fn missing(name: &str) -> String {
         find(&topology(), name).unwrap_err().to_string()
@@ -131,6 +144,21 @@ mod tests {
         assert!(matches!(
             find(&topology, "fe-seoul/fe2"),
             Ok(Named::Member(_, member)) if member.name == "fe2"
+        ));
+    }
+
+    #[test]
+    fn pairs_are_found_after_pools() {
+        let mut topology = pair_topology();
+        assert!(matches!(find(&topology, "korea"), Ok(Named::Pair(pair)) if pair.name == "korea"));
+        assert_eq!(
+            find(&topology, "koera").unwrap_err().to_string(),
+            "no pool or pair is named \"koera\"; did you mean \"korea\"?"
+        );
+        topology.pairs[0].name = "fe-seoul".to_owned();
+        assert!(matches!(
+            find(&topology, "fe-seoul"),
+            Ok(Named::Pool(pool)) if pool.name == "fe-seoul"
         ));
     }
 

@@ -1,6 +1,10 @@
 //! What tests look at: a small topology, statuses of it in every plight, and a desk with nobody
 //! behind it.
 
+mod pairs;
+
+pub(crate) use pairs::{Plight, pair_topology};
+
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
@@ -11,7 +15,7 @@ use super::names::{self, NoSuch};
 use super::stamp::{Clock, Stamp};
 use super::status::*;
 use super::view::{CheckTotals, RunState};
-use super::why::{ExchangeWhy, TargetWhy, Why};
+use super::why::{ExchangeWhy, PoolWhy, TargetWhy, Why};
 use crate::health::readiness::{Mode, Takes};
 use crate::health::{Failure, Reason, Verdict};
 use crate::pairing::Condition;
@@ -170,6 +174,9 @@ pub(crate) fn well() -> Status {
             accept_errors: 0,
         }],
         pools: topology.pools.iter().map(pool_well).collect(),
+        pairs: vec![],
+        pause: None,
+        sites: vec![],
         recent: vec![],
     }
 }
@@ -474,7 +481,7 @@ pub(crate) fn why_of(status: &Status, name: &str) -> Why {
             })
         })
         .collect();
-    Why {
+    Why::Pool(Box::new(PoolWhy {
         name: name.to_owned(),
         now: status.now,
         isolated: status.isolated.clone(),
@@ -482,7 +489,8 @@ pub(crate) fn why_of(status: &Status, name: &str) -> Why {
         member: member.map(str::to_owned),
         pool,
         targets,
-    }
+        redirect: None,
+    }))
 }
 
 /// Answers with what it was given, and keeps what it was told.
@@ -510,8 +518,15 @@ impl Desk for FakeDesk {
         self.status.borrow().state
     }
 
-    fn pool_health(&self, pool: &str) -> Option<PoolHealth> {
-        Some(self.status.borrow().pool(pool)?.health.clone())
+    fn pool_health(&self, pool: &str, scope: Scope) -> Option<PoolHealth> {
+        let health = self.status.borrow().pool(pool)?.health.clone();
+        Some(match scope {
+            Scope::HomeOrTwin => health,
+            Scope::Home => PoolHealth {
+                why: format!("at home: {}", health.why),
+                ..health
+            },
+        })
     }
 
     fn status(&self) -> Status {

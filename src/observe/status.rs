@@ -4,9 +4,14 @@
 //! computed once, here, from a [`View`](super::view::View). Nothing here decides, and nothing here knows how it looks
 //! on a page.
 
+mod health;
+mod pair;
 mod survey;
 
-pub use survey::{cause_text, pool_health, status};
+pub use health::{Scope, pool_health};
+pub(super) use pair::pair_status;
+pub use pair::{HomePhase, HomeStatus, NextMove, PairStatus, PauseStatus, RedirectRow, SiteStatus};
+pub use survey::{cause_text, status};
 pub(super) use survey::{isolated, pool_status, target_status};
 
 use std::net::SocketAddr;
@@ -52,6 +57,12 @@ pub struct Status {
     pub servers: Vec<ServerStatus>,
     /// In file order.
     pub pools: Vec<PoolStatus>,
+    /// In file order.
+    pub pairs: Vec<PairStatus>,
+    /// While all automation of pairs is paused.
+    pub pause: Option<PauseStatus>,
+    /// In file order.
+    pub sites: Vec<SiteStatus>,
     /// The last transitions, oldest first.
     pub recent: Vec<Event>,
 }
@@ -353,6 +364,15 @@ impl Status {
     /// The pool with this name.
     pub fn pool(&self, name: &str) -> Option<&PoolStatus> {
         self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The pair of the pool with this name, and the pool's users in it.
+    pub fn home(&self, pool: &str) -> Option<(&PairStatus, &HomeStatus)> {
+        let homes = self.pairs.iter().flat_map(|pair| {
+            let homes = pair.pools.iter();
+            homes.map(move |home| (pair, home))
+        });
+        homes.into_iter().find(|(_, home)| home.pool == pool)
     }
 }
 

@@ -1,5 +1,9 @@
-//! [`Why`]: everything behind a pool's condition or a member's verdicts: the rule that decides, how
-//! far its counts have come, the last exchanges, and what comes next.
+//! [`Why`]: everything behind a pool's condition, a member's verdicts or a pair's redirects: the rule
+//! that decides, how far its counts have come, the last exchanges, and what comes next.
+
+mod pair;
+
+pub use pair::{HomeWhy, PairWhy};
 
 use std::time::Duration;
 
@@ -11,9 +15,19 @@ use super::status::{Isolated, PoolStatus, TargetStatus, isolated, pool_status, t
 use super::view::View;
 use crate::topology::{BelowQuorum, Check, CheckKind, Member, Pool, Service};
 
-/// An explanation.
+/// An explanation; as JSON, of one or the other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Why {
+#[serde(untagged)]
+pub enum Why {
+    /// Of a pool or a member.
+    Pool(Box<PoolWhy>),
+    /// Of a pair.
+    Pair(Box<PairWhy>),
+}
+
+/// An explanation of a pool or a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolWhy {
     /// What was asked about: `POOL` or `POOL/MEMBER`.
     pub name: String,
     /// The moment.
@@ -29,6 +43,9 @@ pub struct Why {
     /// The targets behind the answer: of a member all its services, of a pool the primary service
     /// on each member.
     pub targets: Vec<TargetWhy>,
+    /// Where the pool's users are sent, when a pool was asked about that has a twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<HomeWhy>,
 }
 
 /// What stands behind one verdict.
@@ -55,12 +72,16 @@ pub struct ExchangeWhy {
     pub text: String,
 }
 
-/// Explains `POOL` or `POOL/MEMBER`.
+/// Explains `POOL`, `POOL/MEMBER` or `PAIR`.
 pub fn why(view: &View<'_>, name: &str) -> Result<Why, NoSuch> {
-    let (pool, member) = match names::find(view.topology, name)? {
-        Named::Pool(pool) => (pool, None),
-        Named::Member(pool, member) => (pool, Some(member)),
-    };
+    Ok(match names::find(view.topology, name)? {
+        Named::Pool(pool) => Why::Pool(Box::new(of_pool(view, name, pool, None))),
+        Named::Member(pool, member) => Why::Pool(Box::new(of_pool(view, name, pool, Some(member)))),
+        Named::Pair(named) => Why::Pair(Box::new(pair::why(view, named))),
+    })
+}
+
+fn of_pool(view: &View<'_>, name: &str, pool: &Pool, member: Option<&Member>) -> PoolWhy {
     let targets = match member {
         Some(member) => pool
             .services
@@ -73,7 +94,7 @@ pub fn why(view: &View<'_>, name: &str) -> Result<Why, NoSuch> {
             .map(|member| target(view, member, pool.primary()))
             .collect(),
     };
-    Ok(Why {
+    PoolWhy {
         name: name.to_owned(),
         now: view.clock().stamp(view.now),
         isolated: isolated(view),
@@ -81,7 +102,11 @@ pub fn why(view: &View<'_>, name: &str) -> Result<Why, NoSuch> {
         rule: quorum_rule(pool),
         member: member.map(|member| member.name.clone()),
         targets,
-    })
+        redirect: match member {
+            Some(_) => None,
+            None => pair::of_pool(view, pool),
+        },
+    }
 }
 
 fn target(view: &View<'_>, member: &Member, service: &Service) -> TargetWhy {
@@ -151,7 +176,7 @@ pub(super) fn check_rule(check: &Check) -> String {
 }
 
 /// A configured span, exactly: `250 ms` where seconds would hide something.
-fn setting(configured: Duration) -> String {
+pub(super) fn setting(configured: Duration) -> String {
     match configured.subsec_millis() {
         0 => span(configured),
         _ => format!("{} ms", configured.as_millis()),

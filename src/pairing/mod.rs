@@ -1,5 +1,12 @@
-//! What the verdicts of many members mean together: quorum and condition, isolation, and the
-//! [`Decider`] that holds every machine and speaks with one voice. All of it pure.
+//! What the verdicts of many members mean together: quorum and condition, isolation, where the
+//! users of paired pools are sent, and the [`Decider`] that holds every machine and speaks with one
+//! voice. All of it pure but the [`store`], where records are kept.
+//!
+//! ```text
+//! verdicts ─► condition ─► PairMachine ─► Store(record) ─► disk ─► handle_stored ─► in force
+//!                 ▲            ▲                                                   │
+//!             isolation     operator                  publish, end, tell ◄─────────┘
+//! ```
 //!
 //! # Driver's contract
 //!
@@ -12,6 +19,7 @@ pub mod condition;
 pub mod decider;
 mod dice;
 pub mod isolation;
+pub mod moving;
 mod operators;
 pub mod pair;
 mod places;

@@ -42,7 +42,10 @@ use crate::topology::{Automation, PairRules, Side};
 pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Whether a pool can be sent users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fitness {
     /// Its first probes are not in.
     Unknown,
@@ -125,7 +128,10 @@ pub struct Prospect {
 }
 
 /// What automation can do; of what is due at one moment, the first of these is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Act {
     /// Send those who were coming home away again.
     Relapse,
@@ -142,7 +148,10 @@ pub enum Act {
 }
 
 /// Why automation decides nothing for a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Halt {
     /// Its record was damaged; a person has to look, and resume.
     Damaged,

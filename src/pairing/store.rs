@@ -4,7 +4,7 @@
 //! record is on disk, so what depends on it may be in force afterwards and never before.
 //! [`Store::load`] gives back the latest record that is whole, and says where it came from. The
 //! store knows nothing of what it keeps, never waits for anything but the disk, and never
-//! overwrites what a newer twinpool wrote.
+//! overwrites what a newer twinpool wrote: [`Store::save_aside`] first gives that another name.
 //!
 //! # Files
 //!
@@ -13,6 +13,7 @@
 //! | `NAME.json` | the record |
 //! | `NAME.json.prev` | the one before it |
 //! | `NAME.json.tmp`, `NAME.json.prev.tmp` | what a crash left of a save; of no use, never read |
+//! | `NAME.json.set-aside`, `NAME.json.prev.set-aside`, …`.2` | what could not be used, kept for a person to look at; never read |
 //!
 //! Each is one line of header and then the record as JSON, so that a person can read it:
 //!
@@ -36,7 +37,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -54,6 +55,9 @@ const MAX_HEADER: usize = 1024;
 
 /// Records name operators and their reasons: for the daemon's user alone.
 const FILE_MODE: u32 = 0o600;
+
+/// Files of one record that are set aside, at most: a person is to look before there are so many.
+const MOST_ASIDE: u32 = 99;
 
 /// The same for a state directory that is made here; systemd makes its own.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -113,6 +117,11 @@ pub enum StoreError {
         /// Its version.
         found: u32,
     },
+    /// Too many files have been set aside already.
+    Aside {
+        /// What was to be set aside.
+        path: PathBuf,
+    },
     /// The record is longer than [`MAX_RECORD`].
     TooLong {
         /// Its length in bytes.
@@ -146,8 +155,8 @@ enum Content<T> {
 impl Store {
     /// The record `name` in the directory `dir`, which is made if it is not there.
     pub fn open(dir: &Path, name: &str) -> Result<Store, StoreError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if name.is_empty() || !name.chars().all(plain) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
             return Err(StoreError::Name(name.to_owned()));
         }
         let failed = |source| StoreError::Directory {
@@ -184,6 +193,10 @@ impl Store {
                 let missing = || format!("{} is missing", path.display());
                 Loaded::Previous(record, why.unwrap_or_else(missing))
             }
+            (Content::Missing, None) if self.was_set_aside() => Loaded::Damaged(format!(
+                "{} was set aside, and nothing was saved since",
+                path.display()
+            )),
             (Content::Missing, None) => Loaded::Fresh,
             (Content::Missing, Some(why)) => {
                 Loaded::Damaged(format!("{why}; there is no previous copy"))
@@ -198,6 +211,23 @@ impl Store {
     /// error is of the last step, the fsync of the directory: then either may be found.
     pub fn save<T: Serialize>(&self, record: &T) -> Result<(), StoreError> {
         self.save_through(record, create)
+    }
+
+    /// As [`save`](Self::save) where what is there must not be used and not be lost: another
+    /// version's file, one that nobody can read, one about something else. It is given a name that
+    /// says so, beside its place. A crash on the way leaves it where it was.
+    pub fn save_aside<T: Serialize>(&self, record: &T) -> Result<(), StoreError> {
+        let bytes = encode(&self.name, record)?;
+        let tmp = self.file(".tmp");
+        write_new(&tmp, &bytes, create)?;
+        let (path, prev) = (self.file(""), self.file(".prev"));
+        self.set_aside(&prev)?;
+        self.set_aside(&path)?;
+        self.sync()?;
+        // The present one still stands, and is no more use than before.
+        remove_leftover(&prev)?;
+        fs::rename(&tmp, &path).map_err(step("rename", &tmp))?;
+        self.sync()
     }
 
     /// As [`save`](Self::save), with what makes the new file passed in, for tests.
@@ -216,25 +246,51 @@ impl Store {
 
         let bytes = encode(&self.name, record)?;
         let tmp = self.file(".tmp");
-        remove_leftover(&tmp)?;
-        let written = create(&tmp).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()
-        });
-        if let Err(source) = written {
-            let error = step("write", &tmp)(source);
-            return match remove_leftover(&tmp) {
-                Ok(()) => Err(error),
-                Err(second) => {
-                    tracing::warn!(error = %second, "what is left of a failed save stays");
-                    Err(error)
-                }
-            };
-        }
+        write_new(&tmp, &bytes, create)?;
         if keep {
             self.keep_present(&path)?;
         }
         fs::rename(&tmp, &path).map_err(step("rename", &tmp))?;
+        self.sync()
+    }
+
+    /// Gives a file that is there a second name, one that nobody has.
+    fn set_aside(&self, path: &Path) -> Result<(), StoreError> {
+        let is = match fs::symlink_metadata(path) {
+            Ok(is) => is,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(step("look at", path)(source)),
+        };
+        for n in 1..=MOST_ASIDE {
+            let mut aside = path.as_os_str().to_owned();
+            aside.push(".set-aside");
+            if n > 1 {
+                aside.push(format!(".{n}"));
+            }
+            let aside = PathBuf::from(aside);
+            match fs::symlink_metadata(&aside) {
+                // By a save that failed later.
+                Ok(other) if (other.dev(), other.ino()) == (is.dev(), is.ino()) => return Ok(()),
+                Ok(_) => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(source) => return Err(step("look at", &aside)(source)),
+            }
+            // Where there are no links the file goes; what takes its place is written already.
+            return fs::hard_link(path, &aside)
+                .or_else(|_| fs::rename(path, &aside))
+                .map_err(step("set aside", path));
+        }
+        Err(StoreError::Aside {
+            path: path.to_owned(),
+        })
+    }
+
+    fn was_set_aside(&self) -> bool {
+        let aside = [".set-aside", ".prev.set-aside"].map(|suffix| self.file(suffix));
+        aside.iter().any(|file| fs::symlink_metadata(file).is_ok())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
         let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
         dir.map_err(step("sync", &self.dir))
     }
@@ -372,6 +428,25 @@ fn create(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Puts `bytes` on disk under a name where nothing is of use; what fails leaves nothing there.
+fn write_new(
+    path: &Path,
+    bytes: &[u8],
+    create: impl FnOnce(&Path) -> io::Result<File>,
+) -> Result<(), StoreError> {
+    remove_leftover(path)?;
+    let written = create(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|source| {
+        if let Err(second) = remove_leftover(path) {
+            tracing::warn!(error = %second, "what is left of a failed save stays");
+        }
+        step("write", path)(source)
+    })
+}
+
 fn remove_leftover(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(step("remove", path)(error)),
@@ -389,7 +464,7 @@ impl fmt::Display for StoreError {
         match self {
             StoreError::Name(name) => write!(
                 f,
-                "{name:?} cannot name a record; use letters, digits, '-' and '_'"
+                "{name:?} cannot name a record; use letters, digits, '-', '_' and '.', no '.' first"
             ),
             StoreError::Directory { path, source } => write!(
                 f,
@@ -410,6 +485,12 @@ impl fmt::Display for StoreError {
                  {VERSION}) and is left alone; run that version, or move the file away",
                 path.display()
             ),
+            StoreError::Aside { path } => write!(
+                f,
+                "cannot save: {} cannot be used, and {MOST_ASIDE} like it have been set aside \
+                 already; look at them and remove them",
+                path.display()
+            ),
             StoreError::TooLong { length } => write!(
                 f,
                 "cannot save: the record has {length} bytes, {MAX_RECORD} are allowed"
@@ -426,7 +507,10 @@ impl std::error::Error for StoreError {
             | StoreError::Read { source, .. }
             | StoreError::Write { source, .. } => Some(source),
             StoreError::Encode(error) => Some(error),
-            StoreError::Name(_) | StoreError::Version { .. } | StoreError::TooLong { .. } => None,
+            StoreError::Name(_)
+            | StoreError::Version { .. }
+            | StoreError::Aside { .. }
+            | StoreError::TooLong { .. } => None,
         }
     }
 }

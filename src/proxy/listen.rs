@@ -24,6 +24,8 @@ pub struct Listener {
 pub struct BindError {
     /// `POOL/SERVICE`.
     pub service: String,
+    /// The key that names the address.
+    pub key: &'static str,
     /// The address.
     pub address: SocketAddr,
     /// What the kernel said.
@@ -34,6 +36,7 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let BindError {
             service,
+            key,
             address,
             source,
         } = self;
@@ -41,7 +44,7 @@ impl fmt::Display for BindError {
         match source.kind() {
             io::ErrorKind::AddrInUse => write!(
                 f,
-                "; find who does with `ss -ltnp 'sport = :{}'`, or choose another `listen`",
+                "; find who does with `ss -ltnp 'sport = :{}'`, or choose another `{key}`",
                 address.port()
             ),
             io::ErrorKind::PermissionDenied => write!(
@@ -56,15 +59,20 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// Binds every listener of `topology` once for each worker.
+/// Binds every listener of `topology` once for each worker: in front of each service those of
+/// `listen`, then those of `listen_at_twin`.
 pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
     let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     let mut errors = Vec::new();
     for service in topology.pools.iter().flat_map(|pool| &pool.services) {
-        for &address in &service.listen {
+        let own = service.listen.iter().map(|address| ("listen", *address));
+        let at_twin = service.listen_at_twin.iter();
+        let at_twin = at_twin.map(|address| ("listen_at_twin", *address));
+        for (key, address) in own.chain(at_twin) {
             if let Err(source) = bind_one(service, address, &mut bound) {
                 errors.push(BindError {
                     service: topology.service_path(service.id),
+                    key,
                     address,
                     source,
                 });
@@ -101,4 +109,60 @@ fn bind_one(
 
 fn local_address(socket: &Socket) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn topology(here: &str, there: &str) -> Topology {
+        let pool = |name: &str, site: &str, listen: &str| {
+            format!(
+                "[sites.{site}]\nregion = \"{site}\"\n[pools.{name}]\nrole = \"mediation\"\n\
+                 site = \"{site}\"\nmembers.m = \"192.0.2.1\"\nservices.sip = {{ {listen} }}\n"
+            )
+        };
+        let text = format!(
+            "{}{}[pairs.both]\npools = [\"one\", \"two\"]\n",
+            pool("one", "a", here),
+            pool("two", "b", there)
+        );
+        config::parse(&text, "f").unwrap().config.topology
+    }
+
+    #[test]
+    fn a_service_is_bound_at_the_twins_site_too() {
+        let topology = topology(
+            "listen = \"127.0.0.1:0\", listen_at_twin = [\"127.0.0.1:0\", \"127.0.0.1:0\"]",
+            "listen = \"127.0.0.1:0\"",
+        );
+        let bound = bind(&topology, 2).unwrap();
+        let services = |listeners: &[Listener]| -> Vec<u16> {
+            listeners.iter().map(|l| l.service.pool.0).collect()
+        };
+        for listeners in &bound {
+            assert_eq!(services(listeners), [0, 0, 0, 1]);
+        }
+        let addresses = |at: usize| bound[at].iter().map(|l| l.address).collect::<Vec<_>>();
+        assert_eq!(addresses(0), addresses(1));
+        assert!(addresses(0).iter().all(|address| address.port() != 0));
+    }
+
+    #[test]
+    fn an_address_that_is_taken_at_the_twins_site_is_told_by_its_key() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = holder.local_addr().unwrap();
+        let topology = topology(
+            &format!("listen = \"127.0.0.1:0\", listen_at_twin = \"{taken}\""),
+            "listen = \"127.0.0.1:0\"",
+        );
+        let errors = bind(&topology, 1).unwrap_err();
+        let [error] = errors.as_slice() else {
+            panic!("{errors:?}");
+        };
+        let message = error.to_string();
+        assert!(message.contains(&taken.to_string()), "{message}");
+        assert!(message.contains("another `listen_at_twin`"), "{message}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept ─► room for a session? ─► PROXY header? ─► connect: pick, dial, hedge, retry ─► relay
-//!              no: shed              bad: refuse       no member: refuse, or queue
+//!              no: shed              bad: refuse       no member: spill, queue or refuse
 //! ```
 //!
 //! A worker is one thread with a current-thread runtime, listeners of its own (`SO_REUSEPORT`) and
@@ -12,6 +12,9 @@
 //! Forwarding is plain code: one task a session, no lock, and no buffer while nothing moves. What
 //! a session may hold is bounded: two sockets, one pipe a direction while that direction is bulk,
 //! and what one read could not pass on.
+//!
+//! Users of a pool with a twin stand with the members that the snapshot sends them to; those who
+//! move are ended at the rate that the control thread sets ([`Which::Moved`]).
 //!
 //! This room never decides whether a member lives. It reports what the connect phase saw
 //! ([`FromWorker`]) and ends what it is told to end ([`ToWorker`]).
@@ -26,6 +29,7 @@ mod registry;
 mod relay;
 mod session;
 mod sockets;
+mod spills;
 mod worker;
 
 pub use limits::{Limits, raise_descriptor_limit};
@@ -72,7 +76,8 @@ pub enum Which {
         home: PoolId,
         /// On whose members.
         off: PoolId,
-        /// Which move it is: only sessions from before its first mention are ended.
+        /// Which move it is, later ones higher: only sessions from before its first mention are
+        /// ended.
         job: u64,
         /// How many at most.
         most: u64,
@@ -89,3 +94,6 @@ pub enum FromWorker {
     /// It failed through a fault of our own.
     OwnFault(OwnFault),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,14 @@
 //! Waiting for a member with room.
 //!
-//! A pool whose usable members are all full queues new sessions, first come first served on each
-//! worker, bounded in number over the instance and in time for each. The first in line looks for
-//! room whenever a session on this worker gives a limited place back, and every [`LOOK`] for places
-//! given back on other workers. Who breaks off meanwhile leaves the queue.
+//! A pool whose usable members are all full queues new sessions, bounded in number over the
+//! instance and in time for each. On each worker they stand in lines, first come first served: one
+//! for those whom the pool itself serves and, where it has a twin, one for those whom the twin
+//! does, because there may be room at one and none at the other. The first in line looks for room
+//! whenever a session on this worker gives a limited place back, and every [`LOOK`] for places
+//! given back on other workers and for members that may take another of a moving pool's users. Who
+//! breaks off meanwhile leaves the queue.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -16,23 +18,21 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::session::Refused;
 use super::worker::{Front, Worker};
-use crate::balance::Tried;
-use crate::clock;
 use crate::dispatch::{Attempt, NoMember, PoolHandle};
 
 /// How often the first in line looks for places that other workers' sessions gave back.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// One pool's queue on one worker.
+/// One line of a pool's queue on one worker.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct Line {
     waiting: Cell<usize>,
     /// Held by the first in line; fair, so it is the line.
-    line: Mutex<()>,
+    turn: Mutex<()>,
     room: Notify,
 }
 
-impl Queue {
+impl Line {
     /// Whether somebody waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.get() == 0
@@ -46,34 +46,29 @@ impl Queue {
     }
 }
 
-/// Waits for a place at a member that has not been tried.
+/// Waits until `pick` finds a place, or none to wait for.
 pub(super) async fn wait(
     worker: &Worker,
     front: &Front,
+    line: &Line,
     client: &TcpStream,
-    source: IpAddr,
-    tried: &Tried,
-) -> Result<Attempt, Refused> {
-    let pool = front.service.pool;
-    let handle = worker.snapshot().queue(pool).clone();
-    let queue = worker.queue(pool);
-    let Some(_place) = Waiting::join(&handle, queue) else {
+    mut pick: impl FnMut() -> Result<Attempt, NoMember>,
+) -> Result<Result<Attempt, NoMember>, Refused> {
+    let handle = worker.snapshot().queue(front.service.pool).clone();
+    let Some(_place) = Waiting::join(&handle, line) else {
         return Err(Refused::QueueFull);
     };
     front.counters(worker).queued.add(1);
     let deadline = Instant::now() + front.queue_timeout;
     let wait = async {
-        let _first = queue.line.lock().await;
+        let _first = line.turn.lock().await;
         loop {
-            let snapshot = worker.snapshot().clone();
-            match snapshot.pick(front.service, source, tried, &front.lane, clock::now()) {
-                Ok(attempt) => return Ok(attempt),
+            match pick() {
                 Err(NoMember::AllFull) => {}
-                Err(NoMember::NoneUsable) => return Err(Refused::NoMember),
-                Err(NoMember::AllTried) => return Err(Refused::Attempts),
+                picked => return Ok(picked),
             }
             // Elapsed or notified: either way it looks again.
-            if timeout(LOOK, queue.room.notified()).await.is_err() {
+            if timeout(LOOK, line.room.notified()).await.is_err() {
                 tracing::trace!("looking for room");
             }
         }
@@ -96,21 +91,21 @@ async fn broken(client: &TcpStream) {
 /// A place in the queue, given back when dropped.
 struct Waiting<'a> {
     pool: &'a PoolHandle,
-    queue: &'a Queue,
+    line: &'a Line,
 }
 
 impl<'a> Waiting<'a> {
-    fn join(pool: &'a PoolHandle, queue: &'a Queue) -> Option<Waiting<'a>> {
+    fn join(pool: &'a PoolHandle, line: &'a Line) -> Option<Waiting<'a>> {
         pool.join().then(|| {
-            queue.waiting.set(queue.waiting.get() + 1);
-            Waiting { pool, queue }
+            line.waiting.set(line.waiting.get() + 1);
+            Waiting { pool, line }
         })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.queue.waiting.set(self.queue.waiting.get() - 1);
+        self.line.waiting.set(self.line.waiting.get() - 1);
         self.pool.leave();
     }
 }

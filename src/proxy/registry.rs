@@ -3,6 +3,10 @@
 //!
 //! A session writes its own entry when it moves bytes. Ending sets a fate and wakes the task,
 //! which then ends itself; nobody else touches its sockets.
+//!
+//! Users who move are ended a few at a time ([`Which::Moved`]): the search for them goes on where
+//! it ended, looks at [`SCAN`] sessions a time at most, and stops for good once a whole round has
+//! found none.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -11,7 +15,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::Which;
-use crate::topology::TargetId;
+use crate::topology::{PoolId, TargetId};
 
 /// A session's place in its worker's registry.
 pub(super) type Key = usize;
@@ -19,17 +23,39 @@ pub(super) type Key = usize;
 /// A count of sweeps, [`super::worker::TICK`] apart.
 pub(super) type Tick = u32;
 
+/// Sessions looked at for one [`Which::Moved`]: a few hundred microseconds of the worker's time.
+const SCAN: usize = 1 << 15;
+
 /// Sessions on one worker.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     entries: RefCell<Slab<Entry>>,
     /// Where the next sweep goes on.
     cursor: Cell<Key>,
+    /// The latest move of each home pool whose users were ever moved.
+    moves: RefCell<Vec<Move>>,
+}
+
+/// The search for sessions of users who move.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    home: PoolId,
+    job: u64,
+    /// When it was first heard of: who came later has come to stay.
+    since: Tick,
+    /// Where the search goes on.
+    cursor: Key,
+    /// Places looked at since the last session was found.
+    barren: usize,
+    /// Nobody is left whom it could find.
+    done: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
     target: TargetId,
+    /// The pool that the client belongs to, which may be another than the member's.
+    home: PoolId,
     address: IpAddr,
     entered: Tick,
     /// When a byte last moved.
@@ -59,6 +85,7 @@ impl Registry {
     /// Registers a session that has been established.
     pub(super) fn enter(
         &self,
+        home: PoolId,
         target: TargetId,
         address: IpAddr,
         idle_ticks: Tick,
@@ -67,6 +94,7 @@ impl Registry {
     ) -> Key {
         self.entries.borrow_mut().insert(Entry {
             target,
+            home,
             address,
             entered: now,
             moved: Cell::new(now),
@@ -76,9 +104,9 @@ impl Registry {
         })
     }
 
-    /// Forgets a session that is over.
-    pub(super) fn leave(&self, key: Key) {
-        self.entries.borrow_mut().remove(key);
+    /// Forgets a session that is over; says whom it stood with.
+    pub(super) fn leave(&self, key: Key) -> TargetId {
+        self.entries.borrow_mut().remove(key).target
     }
 
     /// Notes that the session moved a byte.
@@ -98,7 +126,16 @@ impl Registry {
     }
 
     /// Ends those that `which` names; says how many.
-    pub(super) fn end(&self, which: &Which) -> usize {
+    pub(super) fn end(&self, which: &Which, now: Tick) -> usize {
+        if let Which::Moved {
+            home,
+            off,
+            job,
+            most,
+        } = *which
+        {
+            return self.end_moved(home, off, job, most, now);
+        }
         let entries = self.entries.borrow();
         let hit = |entry: &&Entry| match which {
             Which::Member { member, service } => {
@@ -117,6 +154,51 @@ impl Registry {
             .filter(hit)
             .map(|entry| entry.doom(Fate::End))
             .count()
+    }
+
+    fn end_moved(&self, home: PoolId, off: PoolId, job: u64, most: u64, now: Tick) -> usize {
+        let mut moves = self.moves.borrow_mut();
+        let at = moves.iter().position(|known| known.home == home);
+        let at = at.unwrap_or_else(|| {
+            moves.push(Move::new(home, job, now));
+            moves.len() - 1
+        });
+        let this = &mut moves[at];
+        if job > this.job {
+            *this = Move::new(home, job, now);
+        }
+        // A late word about a move that another one has replaced ends nobody.
+        if job < this.job || this.done {
+            return 0;
+        }
+        let entries = self.entries.borrow();
+        let places = entries.capacity();
+        let mut ended = 0;
+        for _ in 0..places.min(SCAN) {
+            if ended as u64 == most {
+                return ended;
+            }
+            let key = if this.cursor < places { this.cursor } else { 0 };
+            this.cursor = key + 1;
+            let entry = entries.get(key);
+            let hit = entry.filter(|entry| {
+                entry.home == home
+                    && entry.target.pool == off
+                    && !entry.is_doomed()
+                    && !is_after(entry.entered, this.since)
+            });
+            match hit {
+                Some(entry) => {
+                    entry.doom(Fate::End);
+                    ended += 1;
+                    this.barren = 0;
+                }
+                None => this.barren += 1,
+            }
+        }
+        // Ticks are coarse: who comes within the first one may still be meant.
+        this.done = this.barren >= places && is_after(now, this.since);
+        ended
     }
 
     /// Looks at one in `parts` of all sessions: those idle for too long end, and those that have
@@ -143,11 +225,134 @@ impl Registry {
     }
 }
 
+impl Move {
+    fn new(home: PoolId, job: u64, now: Tick) -> Move {
+        Move {
+            home,
+            job,
+            since: now,
+            cursor: 0,
+            barren: 0,
+            done: false,
+        }
+    }
+}
+
 impl Entry {
     fn doom(&self, fate: Fate) {
-        if !matches!(self.fate.get(), Fate::End | Fate::Idle) {
+        if !self.is_doomed() {
             self.fate.set(fate);
             self.waker.wake_by_ref();
         }
+    }
+
+    fn is_doomed(&self) -> bool {
+        matches!(self.fate.get(), Fate::End | Fate::Idle)
+    }
+}
+
+/// Whether one tick lies after another; the count may have begun anew between them.
+fn is_after(tick: Tick, other: Tick) -> bool {
+    tick != other && tick.wrapping_sub(other) < Tick::MAX / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const HOME: PoolId = PoolId(0);
+    const TWIN: PoolId = PoolId(1);
+
+    fn enter(registry: &Registry, home: PoolId, on: PoolId, now: Tick) -> Key {
+        let target = on.member(0).target(on.service(0));
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let waker = Waker::noop().clone();
+        registry.enter(home, target, address, Tick::MAX, now, waker)
+    }
+
+    fn end(registry: &Registry, job: u64, most: u64, now: Tick) -> usize {
+        let (home, off) = (HOME, TWIN);
+        let which = Which::Moved {
+            home,
+            off,
+            job,
+            most,
+        };
+        registry.end(&which, now)
+    }
+
+    fn ended(registry: &Registry, keys: &[Key]) -> usize {
+        let is = |&&key: &&Key| registry.fate(key) == Fate::End;
+        keys.iter().filter(is).count()
+    }
+
+    #[test]
+    fn users_who_move_are_ended_a_few_at_a_time_and_no_others() {
+        let registry = Registry::default();
+        let mut moving = Vec::new();
+        let mut others = Vec::new();
+        for _ in 0..50 {
+            moving.push(enter(&registry, HOME, TWIN, 5));
+            others.push(enter(&registry, HOME, HOME, 5));
+            others.push(enter(&registry, TWIN, TWIN, 5));
+            others.push(enter(&registry, TWIN, HOME, 5));
+        }
+        for round in 1..=7 {
+            assert_eq!(end(&registry, 1, 7, 9), 7);
+            assert_eq!(ended(&registry, &moving), round * 7);
+        }
+        assert_eq!(end(&registry, 1, 7, 9), 1);
+        assert_eq!(end(&registry, 1, 7, 9), 0);
+        assert_eq!(ended(&registry, &moving), 50);
+        assert_eq!(ended(&registry, &others), 0);
+    }
+
+    #[test]
+    fn who_came_after_a_move_began_stays_until_the_next_one() {
+        let registry = Registry::default();
+        let before = enter(&registry, HOME, TWIN, 9);
+        assert_eq!(end(&registry, 1, 0, 9), 0);
+        let after = enter(&registry, HOME, TWIN, 10);
+        assert_eq!(end(&registry, 1, 100, 10), 1);
+        assert_eq!(ended(&registry, &[before]), 1);
+        assert_eq!(end(&registry, 1, 100, 20), 0);
+        assert_eq!(ended(&registry, &[after]), 0);
+        assert_eq!(end(&registry, 2, 100, 20), 1);
+        assert_eq!(ended(&registry, &[after]), 1);
+    }
+
+    #[test]
+    fn a_late_word_about_a_move_that_was_replaced_ends_nobody() {
+        let registry = Registry::default();
+        assert_eq!(end(&registry, 2, 100, 3), 0);
+        let key = enter(&registry, HOME, TWIN, 3);
+        assert_eq!(end(&registry, 1, 100, 5), 0);
+        assert_eq!(ended(&registry, &[key]), 0);
+    }
+
+    #[test]
+    fn the_search_goes_on_where_it_ended_and_ends_when_nobody_is_left() {
+        let registry = Registry::default();
+        for _ in 0..2 * SCAN {
+            enter(&registry, HOME, HOME, 0);
+        }
+        let last = enter(&registry, HOME, TWIN, 0);
+        assert_eq!(end(&registry, 1, 10, 1), 0);
+        assert_eq!(end(&registry, 1, 10, 1), 0);
+        assert_eq!(end(&registry, 1, 10, 2), 1);
+        assert_eq!(ended(&registry, &[last]), 1);
+        while !registry.moves.borrow()[0].done {
+            assert_eq!(end(&registry, 1, 10, 2), 0);
+        }
+    }
+
+    #[test]
+    fn ticks_may_begin_anew() {
+        assert!(is_after(1, 0));
+        assert!(!is_after(0, 0));
+        assert!(!is_after(0, 1));
+        assert!(is_after(2, Tick::MAX));
+        assert!(!is_after(Tick::MAX, 2));
     }
 }

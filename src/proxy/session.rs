@@ -19,6 +19,7 @@ use super::sockets::reset_on_close;
 use super::worker::{Front, Worker};
 use crate::dispatch::Attempt;
 use crate::health::OwnFault;
+use crate::topology::PoolId;
 
 /// Why a client got no session.
 #[derive(Debug)]
@@ -84,10 +85,10 @@ pub(super) async fn serve(
                     tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
                 }
             }
-            let limited = attempt.is_limited();
+            let (limited, pool) = (attempt.is_limited(), attempt.target().pool);
             drop(attempt);
             if limited {
-                worker.queue(front.service.pool).room();
+                worker.room(pool);
             }
         }
         Err(refused) => {
@@ -125,7 +126,7 @@ async fn establish(
         }
     }
     let (mut member, attempt) = connect(worker, front, client, source.ip()).await?;
-    if front.send_proxy {
+    if front.sends_header_to(attempt.target().pool) {
         send_header(client, &mut member, source, destination)
             .await
             .map_err(|error| {
@@ -162,13 +163,14 @@ async fn carry(
 ) -> Result<(), Broken> {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let key = worker.registry().enter(
+        front.service.pool,
         attempt.target(),
         attempt.address().ip(),
         front.idle_ticks,
         worker.tick(),
         waker,
     );
-    let _entry = Entry { worker, key };
+    let _entry = Entry::new(worker, front, key, attempt.target().pool);
     let settle = |member: &TcpStream| watch_member(member, front.peer_timeout);
     relay(worker, front.counters(worker), key, client, member, settle).await
 }
@@ -221,19 +223,55 @@ impl Drop for Open<'_> {
     }
 }
 
-/// A session's place in the registry, given back when dropped.
+/// A session's place in the registry, given back when dropped; counted where it serves the users
+/// of a pool with a twin.
 struct Entry<'a> {
     worker: &'a Worker,
+    front: &'a Front,
     key: Key,
+}
+
+impl<'a> Entry<'a> {
+    fn new(worker: &'a Worker, front: &'a Front, key: Key, serving: PoolId) -> Entry<'a> {
+        if let Some(counters) = front.home_counters(worker) {
+            if serving == front.service.pool {
+                counters.at_home.add(1);
+            } else {
+                counters.at_twin.add(1);
+            }
+        }
+        Entry { worker, front, key }
+    }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.worker.registry().leave(self.key);
+        let target = self.worker.registry().leave(self.key);
+        if let Some(counters) = self.front.home_counters(self.worker) {
+            if target.pool == self.front.service.pool {
+                counters.at_home_ended.add(1);
+            } else {
+                counters.at_twin_ended.add(1);
+            }
+        }
     }
 }
 
 /// Whether a client's address lies in one of the nets.
 pub(super) fn lies_in(nets: &[ipnet::IpNet], address: IpAddr) -> bool {
     nets.iter().any(|net| net.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F: Future>(_: impl FnOnce(Rc<Worker>, Rc<Front>, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn size_of_a_session() {
+        eprintln!("serve {}", size(serve));
+    }
 }

@@ -16,16 +16,17 @@ use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::listen::Listener;
-use super::queue::Queue;
+use super::queue::Line;
 use super::registry::{Registry, Tick};
 use super::relay::Tools;
 use super::session::{lies_in, serve};
 use super::sockets::reset_on_close;
-use super::{FromWorker, ToWorker};
+use super::spills::Spills;
+use super::{FromWorker, ToWorker, Which};
 use crate::balance::Lane;
 use crate::dispatch::{HedgeBudget, Snapshot};
 use crate::health::{Answer, OwnFault, connect_failure};
-use crate::observe::counters::{ServiceCounters, WorkerCounters};
+use crate::observe::counters::{HomeCounters, ServiceCounters, WorkerCounters};
 use crate::topology::{ConnectRules, PoolId, ServiceId, Topology};
 
 /// From one sweep to the next; idle timeouts are kept to within [`SWEEPS`] of it.
@@ -115,12 +116,23 @@ pub(super) struct Worker {
     reports: mpsc::Sender<FromWorker>,
     registry: Registry,
     tools: Tools,
-    /// By pool.
+    /// By home pool.
     queues: Vec<Queue>,
+    spills: Spills,
     tick: Cell<Tick>,
     /// Clients that are being served, connected to a member or not yet.
     open: Cell<usize>,
     most: usize,
+}
+
+/// The queue of one home pool.
+#[derive(Debug, Default)]
+struct Queue {
+    twin: Option<PoolId>,
+    /// Those whom the pool itself serves.
+    at_home: Line,
+    /// Those whom the twin serves.
+    at_twin: Line,
 }
 
 /// What a worker knows of a service that it fronts.
@@ -131,7 +143,10 @@ pub(super) struct Front {
     pub(super) queue_timeout: Duration,
     pub(super) idle_ticks: Tick,
     pub(super) peer_timeout: Duration,
-    pub(super) send_proxy: bool,
+    /// Whether the pool has a twin.
+    has_twin: bool,
+    /// Whether members are sent a PROXY header: the pool's own, and the twin's.
+    send_proxy: [bool; 2],
     accept_proxy: Vec<IpNet>,
     pub(super) lane: Lane,
     pub(super) hedges: HedgeBudget,
@@ -149,8 +164,12 @@ impl Worker {
                 .topology
                 .pools
                 .iter()
-                .map(|_| Queue::default())
+                .map(|pool| Queue {
+                    twin: plan.topology.twin(pool.id),
+                    ..Queue::default()
+                })
                 .collect(),
+            spills: Spills::default(),
             tick: Cell::new(0),
             open: Cell::new(0),
             most: plan.sessions,
@@ -185,11 +204,13 @@ impl Worker {
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(ToWorker::Publish(snapshot)) => {
-                        worker.snapshot.replace(snapshot);
+                        let before = worker.snapshot.replace(snapshot);
+                        for home in worker.snapshot().redirected_since(&before) {
+                            worker.spills.forget_all(home);
+                        }
                     }
                     Some(ToWorker::End(which)) => {
-                        let ended = worker.registry.end(&which);
-                        tracing::debug!(ended, ?which, "sessions ended");
+                        worker.end(&which);
                     }
                     Some(ToWorker::Close) => listening.shutdown().await,
                     None => break,
@@ -235,6 +256,14 @@ impl Worker {
         }
     }
 
+    fn end(&self, which: &Which) {
+        let ended = self.registry.end(which, self.tick());
+        if let Which::Moved { home, .. } = which {
+            self.counters.home(*home).moved.add(ended as u64);
+        }
+        tracing::debug!(ended, ?which, "sessions ended");
+    }
+
     pub(super) fn snapshot(&self) -> Ref<'_, Arc<Snapshot>> {
         self.snapshot.borrow()
     }
@@ -255,13 +284,27 @@ impl Worker {
         self.tick.get()
     }
 
-    pub(super) fn queue(&self, pool: PoolId) -> &Queue {
-        &self.queues[pool.index()]
+    /// Where users of a home pool wait for members of the pool that serves them.
+    pub(super) fn line(&self, home: PoolId, serving: PoolId) -> &Line {
+        let queue = &self.queues[home.index()];
+        if serving == home {
+            &queue.at_home
+        } else {
+            &queue.at_twin
+        }
     }
 
-    /// Whether somebody waits for room in this pool on this worker.
-    pub(super) fn is_queueing(&self, pool: PoolId) -> bool {
-        !self.queue(pool).is_empty()
+    /// A limited place at one of a pool's members was given back.
+    pub(super) fn room(&self, pool: PoolId) {
+        let queue = &self.queues[pool.index()];
+        queue.at_home.room();
+        if let Some(twin) = queue.twin {
+            self.queues[twin.index()].at_twin.room();
+        }
+    }
+
+    pub(super) fn spills(&self) -> &Spills {
+        &self.spills
     }
 
     /// Reports to the control thread; when its inbox is full the report is counted and lost.
@@ -301,7 +344,13 @@ impl Front {
             queue_timeout: topology.pool(id.pool).queue_timeout,
             idle_ticks: Tick::try_from(ticks).unwrap_or(Tick::MAX),
             peer_timeout: service.peer_timeout,
-            send_proxy: service.send_proxy,
+            has_twin: topology.twin(id.pool).is_some(),
+            send_proxy: [
+                service.send_proxy,
+                topology
+                    .twin_service(id)
+                    .is_some_and(|twin| topology.service(twin).send_proxy),
+            ],
             accept_proxy: service.accept_proxy.clone(),
             lane: Lane::new(seed),
             hedges: HedgeBudget::default(),
@@ -311,6 +360,17 @@ impl Front {
     /// This service's counters on this worker.
     pub(super) fn counters<'a>(&self, worker: &'a Worker) -> &'a ServiceCounters {
         worker.counters.service(self.service)
+    }
+
+    /// The counters of the home pool's users, where it has a twin.
+    pub(super) fn home_counters<'a>(&self, worker: &'a Worker) -> Option<&'a HomeCounters> {
+        let home = || worker.counters.home(self.service.pool);
+        self.has_twin.then(home)
+    }
+
+    /// Whether a member of this pool, the front's own or its twin, is sent a PROXY header.
+    pub(super) fn sends_header_to(&self, pool: PoolId) -> bool {
+        self.send_proxy[usize::from(pool != self.service.pool)]
     }
 
     /// Whether a client at this address must begin with a PROXY header.

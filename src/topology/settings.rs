@@ -145,3 +145,40 @@ pub struct ConnectRules {
     /// How many attempts there may be, hedges included.
     pub attempts: NonZeroU32,
 }
+
+impl ConnectRules {
+    /// Where a connection that no member of one pool accepts goes to the twin's, the first of the
+    /// two has one part in so many of the budget, so that the other one's members can be tried as
+    /// often as is usual; but never less than [`ConnectRules::FIRST_HEDGES`].
+    const FIRST_SHARE: u32 = 4;
+    /// So many hedge delays are the least that the first of two pools has: one member that is
+    /// silent must not send a client to another site, so there is time for two.
+    const FIRST_HEDGES: u32 = 2;
+
+    /// What the first of two pools has of the budget. The other one has the rest, at least as much.
+    pub fn first_share(&self) -> Duration {
+        let share = (self.budget / Self::FIRST_SHARE).max(self.hedge * Self::FIRST_HEDGES);
+        share.min(self.budget / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_two_pools_has_time_for_two_hedges_and_leaves_half_at_least() {
+        let share = |hedge, budget| {
+            let rules = ConnectRules {
+                hedge: Duration::from_millis(hedge),
+                budget: Duration::from_millis(budget),
+                attempts: NonZeroU32::MIN,
+            };
+            rules.first_share().as_millis()
+        };
+        assert_eq!(share(250, 2_000), 500);
+        assert_eq!(share(50, 2_000), 500);
+        assert_eq!(share(400, 2_000), 800);
+        assert_eq!(share(1_500, 2_000), 1_000);
+    }
+}

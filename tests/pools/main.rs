@@ -6,6 +6,7 @@
 
 mod balancing;
 mod death;
+#[allow(dead_code, reason = "each program uses a part of it")]
 mod harness;
 mod lifecycle;
 mod limits;

@@ -1,7 +1,9 @@
 //! What a running twinpool says of itself.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::clock::now;
 use super::lab::Lab;
 use super::scene::{CLIENT, OBSERVE};
 use super::{Result, http};
@@ -9,8 +11,12 @@ use super::{Result, http};
 /// An event, as `/v1/events` tells it.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
+    /// When, on the clock of [`now`].
+    pub(crate) at: u64,
     /// What it is about: `verdict`, `isolation`, …
     pub(crate) kind: String,
+    /// The pool, where there is one.
+    pub(crate) pool: Option<String>,
     /// The member, where there is one.
     pub(crate) member: Option<String>,
     /// The whole of it.
@@ -25,9 +31,16 @@ pub(crate) fn events(lab: &Lab) -> Result<Vec<Told>> {
         .or_else(|| value.get("events")?.as_array())
         .ok_or_else(|| format!("/v1/events is no list: {value}"))?;
     let word = |event: &Value, key: &str| event.get(key)?.as_str().map(str::to_owned);
+    let (wall, monotonic) = (Timestamp::now(), i128::from(now()));
     list.iter()
         .map(|event| {
+            let at: Timestamp = word(event, "at")
+                .ok_or("an event without a time")?
+                .parse()?;
+            let ago = wall.as_nanosecond() - at.as_nanosecond();
             Ok(Told {
+                at: u64::try_from(monotonic - ago)?,
+                pool: word(event, "pool"),
                 kind: word(event, "kind").ok_or("an event without a kind")?,
                 member: word(event, "member"),
                 text: word(event, "text").ok_or("an event without a text")?,
@@ -47,6 +60,18 @@ pub(crate) fn total(lab: &Lab, key: &str) -> Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// Where a pool's users are sent: `home`, `away` or `returning`.
+pub(crate) fn phase(lab: &Lab, pool: &str) -> Result<String> {
+    let status = json(lab, "/v1/status")?;
+    let pairs = status["pairs"].as_array().ok_or("no pairs in the status")?;
+    let mut homes = pairs.iter().filter_map(|pair| pair["pools"].as_array());
+    let phase = homes.find_map(|homes| {
+        let home = homes.iter().find(|home| home["pool"] == pool)?;
+        home["phase"].as_str().map(str::to_owned)
+    });
+    phase.ok_or_else(|| format!("no phase of {pool} in the status: {}", status["pairs"]).into())
 }
 
 /// Whether it thinks now that the fault is its own.

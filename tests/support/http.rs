@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -10,6 +12,8 @@ use super::{Result, inside, lab::Lab};
 
 /// The longest head that is read: ours are a tenth of it.
 const HEAD_LIMIT: usize = 8 * 1024;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads one head, to the blank line; none at an orderly end before its first byte. What followed
 /// it stays in `buffer`.
@@ -80,18 +84,22 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
 
 /// Asks one thing from here; the whole answer, empty when nothing answers.
 fn ask(address: SocketAddr, path: &str) -> Result<String> {
-    let limit = Duration::from_secs(2);
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, limit) else {
+    let Ok(stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
         return Ok(String::new());
     };
-    stream.set_read_timeout(Some(limit))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    exchange(stream, path)
+}
+
+/// Asks one thing on an open connection; the whole answer.
+fn exchange(mut stream: impl Read + Write, path: &str) -> Result<String> {
     stream.write_all(
         format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").as_bytes(),
     )?;
     let mut answer = Vec::new();
     // A reset or a timeout after part of an answer: that part is all there is.
     if let Err(e) = stream.read_to_end(&mut answer) {
-        eprintln!("get {address}{path}: {e}");
+        eprintln!("get {path}: {e}");
     }
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
@@ -99,6 +107,15 @@ fn ask(address: SocketAddr, path: &str) -> Result<String> {
 /// Asks `http://ADDRESS/PATH` from this host; status and body, status 0 when nothing answers.
 pub(crate) fn get_here(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     split(&ask(address, path)?)
+}
+
+/// Asks `PATH` on a socket of this host, as [`get_here`].
+pub(crate) fn get_on(socket: &Path, path: &str) -> Result<(u16, String)> {
+    let Ok(stream) = UnixStream::connect(socket) else {
+        return split("");
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    split(&exchange(stream, path)?)
 }
 
 fn split(answer: &str) -> Result<(u16, String)> {

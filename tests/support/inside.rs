@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{Result, hostile, http, lab, load, member};
+use super::{Result, crowd, echo, hostile, http, lab, load, member};
 
 /// The first argument of a program that plays a part.
 const MARK: &str = "--play";
@@ -31,6 +31,8 @@ pub(crate) fn main() -> Option<ExitCode> {
         "janitor" => lab::janitor(),
         "member" => member::main(rest),
         "load" => load::main(rest),
+        "echo" => echo::main(rest),
+        "crowd" => crowd::main(rest),
         "get" => http::main(rest),
         "hostile" => hostile::main(rest),
         other => Err(format!("no part is named {other}").into()),

@@ -15,7 +15,9 @@
 
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod crowd;
 pub(crate) mod daemon;
+pub(crate) mod echo;
 pub(crate) mod hostile;
 pub(crate) mod http;
 pub(crate) mod inside;

@@ -105,13 +105,17 @@ fn nginx_stream() -> Option<&'static str> {
 
 /// Twinpool on its defaults: the command to run it in front of these pools.
 pub(crate) fn twinpool(dir: &Path, fronts: &[Front], settings: Settings) -> Result<Vec<String>> {
-    let mut text = String::new();
+    let mut text = "[instance]\n".to_owned();
     if let Some(workers) = settings.workers {
-        writeln!(text, "[instance]\nworkers = {workers}\n")?;
+        writeln!(text, "workers = {workers}")?;
+    }
+    if settings.paired {
+        // Where its pair's record is kept.
+        writeln!(text, "state_dir = {:?}", dir.join("state"))?;
     }
     writeln!(
         text,
-        "[observe]\nlisten = \"{}\"\n\n[control]\nsocket = \"{}\"\n\n[sites.here]\nregion = \"one\"\n",
+        "\n[observe]\nlisten = \"{}\"\n\n[control]\nsocket = \"{}\"\n\n[sites.here]\nregion = \"one\"\n",
         settings.observe,
         control_socket(dir),
     )?;
@@ -126,7 +130,7 @@ pub(crate) fn twinpool(dir: &Path, fronts: &[Front], settings: Settings) -> Resu
         writeln!(
             text,
             "[sites.there]\nregion = \"two\"\n\n[pairs.both]\npools = [\"{}\", \"{}\"]\nfailover = \"automatic\"\n\
-             after = \"1s\"\nhold = \"3s\"\nramp = \"2s\"\n",
+             after = \"1s\"\nfailback = \"automatic\"\nhold = \"3s\"\nramp = \"2s\"\n",
             fronts[0].pool, fronts[1].pool
         )?;
     }

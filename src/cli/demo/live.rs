@@ -1,5 +1,5 @@
 //! The demo without `--once`: serves until it is interrupted, shows what happens, and lets members
-//! fall at a typed word.
+//! and sites fall at a typed word.
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::load::{Book, Clients, RESIDENTS};
 use super::members::Mood;
 use super::screen::{Feeling, ROWS, Scene, line, screen};
-use super::stage::{MEMBERS, POOL, Stage};
+use super::stage::{SITES, Site, Stage};
 use crate::cli::paint::Look;
 use crate::observe::status::Status;
 
@@ -56,16 +56,16 @@ pub(super) async fn show(stage: &Stage, told: impl Future<Output = ()>) -> Resul
     let mut told = std::pin::pin!(told);
     let mut out = io::stdout();
     let terminal = out.is_terminal();
-    let clients = Clients::start(stage.front);
+    let clients = Clients::start(stage.fronts);
     let mut typed = typed_lines();
     let mut draw = interval(if terminal { DRAW } else { PRINT });
     draw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut live = Live {
         look_at: look_at(stage),
-        said: "members fall and return at your word; Ctrl-C ends the demo".to_owned(),
+        said: "members and sites fall and return at your word; Ctrl-C ends the demo".to_owned(),
         prompt: true,
         before: None,
-        rates: vec![0.0; MEMBERS.len()],
+        rates: vec![0.0; stage.members.len()],
     };
     if terminal {
         write!(out, "\x1b[2J")?;
@@ -83,7 +83,9 @@ pub(super) async fn show(stage: &Stage, told: impl Future<Output = ()>) -> Resul
             line = typed.recv(), if !typed.is_closed() || !typed.is_empty() => {
                 match line.as_deref().map(Word::read) {
                     Some(Ok(Word::Quit)) => break,
-                    Some(Ok(word)) => live.said = carried_out(stage, word).await,
+                    Some(Ok(Word::Make(names, mood))) => {
+                        live.said = carried_out(stage, &names, mood).await;
+                    }
                     Some(Err(why)) => live.said = why,
                     None => continue,
                 }
@@ -112,12 +114,13 @@ pub(super) async fn show(stage: &Stage, told: impl Future<Output = ()>) -> Resul
 }
 
 /// What can be typed.
-const COMMANDS: &str = "kill web2 · hang web3 · heal web2 · quit";
+const COMMANDS: &str = "kill seoul2 · hang seoul3 · cut seoul · heal seoul · quit";
 
 /// A typed word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Word {
-    Make(&'static str, Mood),
+    /// Makes these members so: one, or all of a site.
+    Make(Vec<&'static str>, Mood),
     Quit,
 }
 
@@ -132,38 +135,54 @@ impl Word {
         let mood = match verb {
             "kill" => Mood::Dead,
             "hang" => Mood::Hung,
+            "cut" => Mood::Cut,
             "heal" => Mood::Well,
             _ => return Err(format!("no such command; type one of: {COMMANDS}")),
         };
-        match MEMBERS.into_iter().find(|member| *member == name) {
-            Some(member) => Ok(Word::Make(member, mood)),
-            None => Err(format!("no such member; there are {}", MEMBERS.join(", "))),
+        let named = |site: &&Site| site.name == name;
+        let members: Vec<&str> = match SITES.iter().find(named) {
+            Some(site) => site.members.into(),
+            None => {
+                let all = SITES.iter().flat_map(|site| site.members);
+                all.filter(|member| *member == name).collect()
+            }
+        };
+        if members.is_empty() {
+            let known = |site: &Site| format!("{}, {}", site.name, site.members.join(", "));
+            let known = SITES.each_ref().map(known).join(", ");
+            return Err(format!("no such site or member; there are {known}"));
         }
+        Ok(Word::Make(members, mood))
     }
 }
 
-async fn carried_out(stage: &Stage, word: Word) -> String {
-    let Word::Make(name, mood) = word else {
-        return String::new();
-    };
-    let Some(member) = stage.member(name) else {
-        return format!("{name} is not there");
-    };
-    let was = member.mood();
-    match mood {
-        Mood::Dead => member.kill().await,
-        Mood::Hung => member.hang(),
-        Mood::Well => {
-            if let Err(error) = member.heal() {
-                return format!("{name} cannot return: {error}");
+async fn carried_out(stage: &Stage, names: &[&str], mood: Mood) -> String {
+    let mut said = Vec::new();
+    for name in names {
+        let Some(member) = stage.member(name) else {
+            continue;
+        };
+        let was = member.mood();
+        let done = match mood {
+            Mood::Dead => {
+                member.kill().await;
+                Ok(())
             }
-        }
+            Mood::Hung => {
+                member.hang();
+                Ok(())
+            }
+            Mood::Cut => member.cut(),
+            Mood::Well => member.heal().await,
+        };
+        said.push(match (was, member.mood()) {
+            _ if let Err(error) = done => format!("{name}: {error}"),
+            (was, is) if is != mood => format!("{name} is {was}; `heal {name}` first"),
+            (was, is) if was == is => format!("{name} is {is} already"),
+            (_, is) => format!("{name} is {is} now"),
+        });
     }
-    match (was, member.mood()) {
-        (Mood::Dead, Mood::Dead) => format!("{name} is dead already; `heal {name}` first"),
-        (was, is) if was == is => format!("{name} is {is} already"),
-        (_, is) => format!("{name} is {is} now"),
-    }
+    said.join(", ")
 }
 
 /// What is typed, line by line, from a thread of its own: a terminal cannot be read in passing.
@@ -246,7 +265,8 @@ impl Live {
             let member = status.pools.iter().find_map(|pool| pool.member(name));
             member.map_or(0, |member| member.sessions)
         };
-        let counted: Vec<u64> = MEMBERS.into_iter().map(given).collect();
+        let members = SITES.iter().flat_map(|site| site.members);
+        let counted: Vec<u64> = members.map(given).collect();
         if let Some((then, before)) = &self.before {
             let passed = now.duration_since(*then).as_secs_f64().max(1e-3);
             let risen = counted.iter().zip(before);
@@ -308,11 +328,11 @@ fn look_at(stage: &Stage) -> Vec<String> {
     let mut rows = Vec::new();
     if let Some(observe) = stage.observe {
         rows.push(format!(
-            "look  http://{observe}/metrics  http://{observe}/v1/status"
+            "look  http://{observe}/metrics  http://{observe}/v1/redirects"
         ));
     }
-    rows.extend(command("      ", "status"));
-    rows.extend(command("try   ", &format!("drain {POOL}/web1")));
+    let [first, _] = &SITES;
+    rows.extend(command("try   ", &format!("evacuate {}", first.name)));
     rows
 }
 
@@ -337,26 +357,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typed_words_name_a_deed_and_a_member() {
-        assert_eq!(
-            Word::read("kill web2\n"),
-            Ok(Word::Make("web2", Mood::Dead))
-        );
-        assert_eq!(
-            Word::read(" hang  web3"),
-            Ok(Word::Make("web3", Mood::Hung))
-        );
-        assert_eq!(Word::read("heal web2"), Ok(Word::Make("web2", Mood::Well)));
+    fn typed_words_name_a_deed_and_a_member_or_a_site() {
+        let make = |members: &[&'static str], mood| Ok(Word::Make(members.to_vec(), mood));
+        assert_eq!(Word::read("kill seoul2\n"), make(&["seoul2"], Mood::Dead));
+        assert_eq!(Word::read(" hang  busan3"), make(&["busan3"], Mood::Hung));
+        assert_eq!(Word::read("heal seoul2"), make(&["seoul2"], Mood::Well));
+        let busan = ["busan1", "busan2", "busan3"];
+        assert_eq!(Word::read("cut busan"), make(&busan, Mood::Cut));
         assert_eq!(Word::read("quit"), Ok(Word::Quit));
     }
 
     #[test]
     fn what_is_mistyped_is_answered_with_what_can_be_typed() {
         for (line, part) in [
-            ("", "kill web2"),
-            ("kill", "kill web2"),
-            ("murder web1", "kill web2"),
-            ("kill web9", "web1, web2, web3, web4"),
+            ("", "kill seoul2"),
+            ("kill", "kill seoul2"),
+            ("murder seoul1", "kill seoul2"),
+            (
+                "kill seoul9",
+                "seoul, seoul1, seoul2, seoul3, busan, busan1",
+            ),
         ] {
             let told = Word::read(line).expect_err(line);
             assert!(told.contains(part), "{line:?}: {told}");
@@ -380,6 +400,7 @@ mod tests {
             book.exchanges.push_back(Exchange {
                 number: after,
                 who: Who::Visitor,
+                home: 0,
                 ended: start + Duration::from_secs(after),
                 took: Duration::from_millis(took),
                 outcome,

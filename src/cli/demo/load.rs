@@ -5,19 +5,23 @@
 //! *Residents* hold one session and ask on it again and again: they are what a dead member had in
 //! its hands. When a resident's session ends it opens another one at once.
 //!
+//! Both are users of one site or of the other, and come to that site's service whatever happens.
+//! Each has an address of its own within 127.0.0.0/8, as clients have elsewhere: who comes home
+//! first in a failback goes by that.
+//!
 //! Nothing is tried again in secret: a request that got no whole answer is a failure, and is told.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -28,6 +32,8 @@ use super::wire::{self, LONGEST};
 const VISIT_EVERY: Duration = Duration::from_millis(5);
 /// Long sessions.
 pub(super) const RESIDENTS: usize = 60;
+/// Of three clients two are users of the first site, one of the second.
+const TURN: [usize; 3] = [0, 1, 0];
 /// From a resident's answer to its next request.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// How long a client waits for an answer, connecting included.
@@ -37,7 +43,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_CLIENTS: u32 = 2048;
 /// How long a resident that cannot even connect waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// Exchanges that are kept: a minute's worth twice over.
+/// Exchanges that are kept: more than a minute's worth twice over.
 const MOST_KEPT: usize = 64 * 1024;
 
 /// Why a request got no answer.
@@ -85,8 +91,20 @@ impl fmt::Display for Failure {
 pub(super) enum Who {
     /// A client that came for one request.
     Visitor,
-    /// A client with a long session.
-    Resident,
+    /// A client with a long session, by its place among them.
+    Resident(usize),
+}
+
+impl Who {
+    /// Whether it has a long session.
+    pub(super) fn is_resident(self) -> bool {
+        matches!(self, Who::Resident(_))
+    }
+}
+
+/// The site whose user the client in this place is, by its place among the sites.
+pub(super) fn home(place: usize) -> usize {
+    TURN[place % TURN.len()]
 }
 
 /// One request and what came of it.
@@ -94,6 +112,8 @@ pub(super) enum Who {
 pub(super) struct Exchange {
     pub(super) number: u64,
     pub(super) who: Who,
+    /// The site whose user asked.
+    pub(super) home: usize,
     /// When it was over.
     pub(super) ended: Instant,
     /// From its start, for a visitor from its connect, to its whole answer or its failure.
@@ -108,6 +128,8 @@ pub(super) struct Exchange {
 #[derive(Clone, Debug)]
 pub(super) struct Cut {
     pub(super) at: Instant,
+    /// The resident's place.
+    pub(super) place: usize,
     pub(super) with: Rc<str>,
     pub(super) how: Failure,
 }
@@ -157,22 +179,26 @@ fn keep<T>(list: &mut VecDeque<T>, entry: T) -> u64 {
 /// All clients.
 pub(super) struct Clients {
     pub(super) book: RefCell<Book>,
-    front: SocketAddr,
+    /// Of each site.
+    fronts: [SocketAddr; 2],
     next_number: Cell<u64>,
     out: Cell<usize>,
+    /// The member that answered each resident last.
+    with: RefCell<Vec<Option<Rc<str>>>>,
     stopping: watch::Sender<bool>,
     /// One permit for each client that is there.
     there: Arc<Semaphore>,
 }
 
 impl Clients {
-    /// Starts the clients of the service at `front`.
-    pub(super) fn start(front: SocketAddr) -> Rc<Clients> {
+    /// Starts the clients of the sites whose services are at `fronts`.
+    pub(super) fn start(fronts: [SocketAddr; 2]) -> Rc<Clients> {
         let clients = Rc::new(Clients {
             book: RefCell::default(),
-            front,
+            fronts,
             next_number: Cell::new(0),
             out: Cell::new(0),
+            with: RefCell::new(vec![None; RESIDENTS]),
             stopping: watch::Sender::new(false),
             there: Arc::new(Semaphore::new(MOST_CLIENTS as usize)),
         });
@@ -193,6 +219,11 @@ impl Clients {
     /// Residents without a session at this moment.
     pub(super) fn out(&self) -> usize {
         self.out.get()
+    }
+
+    /// The member that answered each resident last, by their places.
+    pub(super) fn with(&self) -> Vec<Option<Rc<str>>> {
+        self.with.borrow().clone()
     }
 
     fn number(&self) -> u64 {
@@ -226,15 +257,17 @@ async fn visit(clients: Rc<Clients>) {
 
 async fn visit_once(clients: &Clients) {
     let number = clients.number();
+    let home = home(number as usize);
     let began = Instant::now();
     let outcome = patiently(async {
-        let mut session = Session::open(clients.front).await?;
+        let mut session = Session::open(visitors_address(number), clients.fronts[home]).await?;
         session.ask(number, false).await
     })
     .await;
     clients.book.borrow_mut().note(Exchange {
         number,
         who: Who::Visitor,
+        home,
         ended: Instant::now(),
         took: began.elapsed(),
         outcome,
@@ -250,6 +283,7 @@ async fn reside(clients: Rc<Clients>, place: usize) {
     let mut stopping = clients.stopping.subscribe();
     let mut resident = Resident {
         clients: &clients,
+        place,
         out_since: None,
     };
     // Evenly spread over the interval, so that their requests are too.
@@ -266,6 +300,7 @@ async fn reside(clients: Rc<Clients>, place: usize) {
 
 struct Resident<'a> {
     clients: &'a Clients,
+    place: usize,
     /// Since when it is without a session, and when it noticed.
     out_since: Option<(Instant, Instant)>,
 }
@@ -273,6 +308,7 @@ struct Resident<'a> {
 impl Resident<'_> {
     /// One session, from its connect to its end.
     async fn stay(&mut self, stopping: &mut watch::Receiver<bool>) -> Result<(), Failure> {
+        let (place, home) = (self.place, home(self.place));
         let mut with = None;
         let mut session = None;
         loop {
@@ -281,14 +317,15 @@ impl Resident<'_> {
             let outcome = patiently(async {
                 let open = match &mut session {
                     Some(open) => open,
-                    none => none.insert(Session::open(self.clients.front).await?),
+                    none => none.insert(self.open().await?),
                 };
                 open.ask(number, true).await
             })
             .await;
             self.clients.book.borrow_mut().note(Exchange {
                 number,
-                who: Who::Resident,
+                who: Who::Resident(place),
+                home,
                 ended: Instant::now(),
                 took: began.elapsed(),
                 outcome: outcome.clone(),
@@ -304,6 +341,7 @@ impl Resident<'_> {
             };
             self.is_back();
             with = Some(member.clone());
+            self.clients.with.borrow_mut()[place] = Some(member.clone());
             let Some(open) = &mut session else {
                 return Ok(());
             };
@@ -314,7 +352,7 @@ impl Resident<'_> {
                     let at = Instant::now();
                     let mut book = self.clients.book.borrow_mut();
                     book.cut += 1;
-                    book.forgotten += keep(&mut book.cuts, Cut { at, with: member, how });
+                    book.forgotten += keep(&mut book.cuts, Cut { at, place, with: member, how });
                     drop(book);
                     self.is_out(at);
                     return Err(how);
@@ -322,6 +360,11 @@ impl Resident<'_> {
                 () = sleep(ASK_EVERY) => {}
             }
         }
+    }
+
+    async fn open(&self) -> Result<Session, Failure> {
+        let from = Ipv4Addr::new(127, 0, 1, 1 + self.place as u8);
+        Session::open(from, self.clients.fronts[home(self.place)]).await
     }
 
     fn is_out(&mut self, since: Instant) {
@@ -348,6 +391,13 @@ async fn patiently<T>(deed: impl Future<Output = Result<T, Failure>>) -> Result<
         .unwrap_or(Err(Failure::Silence))
 }
 
+/// Visitors have so many addresses in turn.
+const VISITORS_ADDRESSES: u64 = 250;
+
+fn visitors_address(number: u64) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 2, 1 + (number % VISITORS_ADDRESSES) as u8)
+}
+
 /// A connection through twinpool.
 struct Session {
     stream: TcpStream,
@@ -355,8 +405,10 @@ struct Session {
 }
 
 impl Session {
-    async fn open(front: SocketAddr) -> Result<Session, Failure> {
-        let stream = TcpStream::connect(front).await?;
+    async fn open(from: Ipv4Addr, front: SocketAddr) -> Result<Session, Failure> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket.connect(front).await?;
         stream.set_nodelay(true)?;
         Ok(Session {
             stream,
@@ -418,7 +470,7 @@ mod tests {
     fn clients_see_who_answered_and_stop_without_a_failure() {
         locally(async {
             let member = Member::start("web1").expect("started");
-            let clients = Clients::start(member.address());
+            let clients = Clients::start([member.address(); 2]);
             until(|| clients.book.borrow().exchanges.len() > 200).await;
             clients.stop().await;
             let book = clients.book.borrow();
@@ -435,22 +487,24 @@ mod tests {
     fn residents_whose_member_dies_are_cut_and_come_back_when_it_does() {
         locally(async {
             let member = Member::start("web1").expect("started");
-            let clients = Clients::start(member.address());
+            let clients = Clients::start([member.address(); 2]);
             let all = |clients: &Clients| {
                 let book = clients.book.borrow();
-                let residents = book.exchanges.iter().filter(|e| e.who == Who::Resident);
+                let residents = book.exchanges.iter().filter(|e| e.who.is_resident());
                 residents.count() >= RESIDENTS
             };
             until(|| all(&clients)).await;
             member.kill().await;
             until(|| clients.out() == RESIDENTS).await;
-            member.heal().expect("healed");
+            member.heal().await.expect("healed");
             until(|| clients.out() == 0).await;
             clients.stop().await;
             let book = clients.book.borrow();
             assert!(book.cut >= RESIDENTS as u64 && book.failed > 0);
             assert_eq!(book.outages.len(), RESIDENTS);
             assert!(book.cuts.iter().all(|cut| &*cut.with == "web1"));
+            let with = clients.with();
+            assert!(with.iter().all(|with| with.as_deref() == Some("web1")));
         });
     }
 
@@ -461,7 +515,7 @@ mod tests {
             let member = Member::start("web1").expect("started");
             member.hang();
             let outcome = patiently(async {
-                let mut session = Session::open(member.address()).await?;
+                let mut session = Session::open(Ipv4Addr::LOCALHOST, member.address()).await?;
                 session.ask(1, false).await
             })
             .await;

@@ -1,9 +1,12 @@
-//! Members that answer, die, hang and return at a word.
+//! Members that answer, die, hang, vanish and return at a word.
 //!
 //! A member is an HTTP server on a free loopback port. To twinpool its death looks as the death of
 //! a process does: the listener is gone and every connection it had is reset, also those it had not
 //! accepted yet. A hung one looks as a stopped process does: the kernel still accepts for it, it
-//! reads and answers nothing, and what it was sent it reads when it goes on.
+//! reads and answers nothing, and what it was sent it reads when it goes on. One that is cut off
+//! looks as a host that lost its power: connects to it are met with silence, because its kernel
+//! drops what comes while its queue is full, and what it had says nothing any more; when it
+//! returns it knows nothing of that.
 //!
 //! A member remembers the numbers of the requests that reached it. What clients lost is held
 //! against that afterwards: only a request that was in a fallen member's hands may be lost.
@@ -11,7 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +34,12 @@ const MOST_CONNECTIONS: u32 = 4096;
 /// Connections that the kernel keeps for a member that does not accept: a hung one is to look hung,
 /// not full.
 const BACKLOG: i32 = 1024;
+/// Connections that the kernel keeps for a member that is cut off; with one more it is full.
+const CUT_BACKLOG: i32 = 1;
+/// Connections of our own that fill it, with some to spare.
+const PLUGS: usize = 4;
+/// What they say, so that they are not taken for clients whose request never came.
+const PLUG: &[u8] = b"GET /plug HTTP/1.1\r\n\r\n";
 /// Numbers of requests that a member remembers: a story of a minute has some thousands.
 const MOST_REMEMBERED: usize = 32 * 1024;
 /// How long accepting rests after it failed, for want of descriptors for instance.
@@ -43,6 +52,8 @@ pub(super) enum Mood {
     Well,
     /// It neither accepts nor reads nor answers.
     Hung,
+    /// Its host is silent: nothing can even be connected.
+    Cut,
     /// It is gone, and so is all it held.
     Dead,
 }
@@ -52,6 +63,7 @@ impl fmt::Display for Mood {
         f.pad(match self {
             Mood::Well => "well",
             Mood::Hung => "hung",
+            Mood::Cut => "cut",
             Mood::Dead => "dead",
         })
     }
@@ -62,6 +74,10 @@ pub(super) struct Member {
     address: SocketAddr,
     mood: watch::Sender<Mood>,
     inner: Rc<Inner>,
+    /// The listener's, while there is one.
+    door: RefCell<Option<Socket>>,
+    /// What fills the queue while it is cut off.
+    plugs: RefCell<Vec<Socket>>,
     /// Bound and never listening: keeps the port while the member is dead, so that no client of
     /// this machine gets it as a source port meanwhile.
     _place: Socket,
@@ -92,9 +108,11 @@ impl Member {
                 heard: RefCell::default(),
                 unheard: Cell::new(0),
             }),
+            door: RefCell::default(),
+            plugs: RefCell::default(),
             _place: place,
         };
-        member.heal()?;
+        member.begin()?;
         Ok(member)
     }
 
@@ -112,23 +130,57 @@ impl Member {
 
     /// It dies; returns when nothing is left of it.
     pub(super) async fn kill(&self) {
+        self.plugs.take();
+        self.door.take();
         self.mood.send_replace(Mood::Dead);
         // The semaphore is never closed; if it were, nothing would be left to wait for.
         drop(self.inner.alive.acquire_many(MOST_CONNECTIONS).await);
     }
 
-    /// It hangs. A dead one stays dead.
+    /// It hangs. One that is dead or cut off stays so.
     pub(super) fn hang(&self) {
         if self.mood() == Mood::Well {
             self.mood.send_replace(Mood::Hung);
         }
     }
 
-    /// A dead one starts anew on its port, a hung one goes on where it stopped.
-    pub(super) fn heal(&self) -> io::Result<()> {
+    /// It is cut off. A dead one stays dead.
+    pub(super) fn cut(&self) -> io::Result<()> {
+        let door = self.door.borrow();
+        let Some(door) = door.as_ref().filter(|_| self.mood() != Mood::Cut) else {
+            return Ok(());
+        };
+        self.mood.send_replace(Mood::Cut);
+        door.listen(CUT_BACKLOG)?;
+        for _ in 0..PLUGS {
+            let mut plug = bound(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
+            // Those for which there is no room any more are under way for good, and say nothing.
+            match plug.connect(&self.address.into()) {
+                Err(error) if !is_under_way(&error) => return Err(error),
+                _ => {}
+            }
+            match plug.write(PLUG) {
+                Err(error) if !is_under_way(&error) => return Err(error),
+                _ => {}
+            }
+            self.plugs.borrow_mut().push(plug);
+        }
+        Ok(())
+    }
+
+    /// One that is dead or cut off starts anew on its port, a hung one goes on where it stopped.
+    pub(super) async fn heal(&self) -> io::Result<()> {
+        if self.mood() == Mood::Cut {
+            self.kill().await;
+        }
+        self.begin()
+    }
+
+    fn begin(&self) -> io::Result<()> {
         if self.mood() == Mood::Dead {
             let socket = bound(self.address)?;
             socket.listen(BACKLOG)?;
+            self.door.replace(Some(socket.try_clone()?));
             let listener = TcpListener::from_std(socket.into())?;
             let permit = Arc::clone(&self.inner.alive)
                 .try_acquire_owned()
@@ -182,6 +234,14 @@ fn bound(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether a socket that must not wait only says that it is not connected yet.
+fn is_under_way(error: &io::Error) -> bool {
+    let in_progress = rustix::io::Errno::INPROGRESS.raw_os_error();
+    let kind = error.kind();
+    error.raw_os_error() == Some(in_progress)
+        || matches!(kind, ErrorKind::WouldBlock | ErrorKind::NotConnected)
+}
+
 /// Accepts until the member dies; then whatever the kernel had accepted for it dies too.
 async fn serve(
     inner: Rc<Inner>,
@@ -194,7 +254,7 @@ async fn serve(
         let next = async {
             match now {
                 Mood::Well => accept(&inner, &listener).await,
-                Mood::Hung | Mood::Dead => std::future::pending().await,
+                Mood::Hung | Mood::Cut | Mood::Dead => std::future::pending().await,
             }
         };
         if now == Mood::Dead {
@@ -260,7 +320,7 @@ impl Connection {
                 }
                 return;
             }
-            if now == Mood::Hung {
+            if now == Mood::Hung || now == Mood::Cut {
                 if mood.changed().await.is_err() {
                     return;
                 }
@@ -319,155 +379,4 @@ impl Drop for Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::Future;
-    use std::io::ErrorKind;
-    use tokio::time::timeout;
-
-    const SOON: Duration = Duration::from_secs(5);
-
-    fn locally(test: impl Future<Output = ()>) {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(tokio::runtime::LocalOptions::default())
-            .expect("a runtime")
-            .block_on(async { timeout(SOON, test).await.expect("in time") });
-    }
-
-    async fn ask(stream: &mut TcpStream, number: u64) -> io::Result<Option<Rc<str>>> {
-        stream.write_all(&wire::request(number, true)).await?;
-        answered(stream).await
-    }
-
-    async fn answered(stream: &mut TcpStream) -> io::Result<Option<Rc<str>>> {
-        let mut bytes = Vec::new();
-        loop {
-            if let Some(member) = wire::take_answer(&mut bytes).expect("an answer") {
-                return Ok(Some(member));
-            }
-            if stream.read_buf(&mut bytes).await? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    #[test]
-    fn a_member_answers_request_after_request() {
-        locally(async {
-            let member = Member::start("web1").expect("started");
-            let mut stream = TcpStream::connect(member.address()).await.expect("open");
-            for number in [7, 8] {
-                let by = ask(&mut stream, number).await.expect("asked");
-                assert_eq!(by.as_deref(), Some("web1"));
-                assert!(member.heard(number));
-            }
-            assert!(!member.heard(9));
-        });
-    }
-
-    #[test]
-    fn a_dead_member_resets_what_it_held_and_refuses_what_comes() {
-        locally(async {
-            let member = Member::start("web1").expect("started");
-            let mut stream = TcpStream::connect(member.address()).await.expect("open");
-            ask(&mut stream, 1).await.expect("asked");
-            member.kill().await;
-            let end = stream.read(&mut [0; 16]).await.expect_err("a reset");
-            assert_eq!(end.kind(), ErrorKind::ConnectionReset);
-            let refused = TcpStream::connect(member.address()).await;
-            assert_eq!(
-                refused.expect_err("refused").kind(),
-                ErrorKind::ConnectionRefused
-            );
-        });
-    }
-
-    #[test]
-    fn a_connection_that_the_kernel_accepted_for_a_hung_member_dies_with_it() {
-        locally(async {
-            let member = Member::start("web1").expect("started");
-            member.hang();
-            tokio::task::yield_now().await;
-            let mut waiting = TcpStream::connect(member.address()).await.expect("open");
-            waiting
-                .write_all(&wire::request(5, true))
-                .await
-                .expect("sent");
-            let silent = TcpStream::connect(member.address()).await.expect("open");
-            member.kill().await;
-            let end = waiting.read(&mut [0; 16]).await.expect_err("a reset");
-            assert_eq!(end.kind(), ErrorKind::ConnectionReset);
-            assert!(member.heard(5), "it was in its hands");
-            assert_eq!(member.unheard(), 1);
-            drop(silent);
-        });
-    }
-
-    #[test]
-    fn a_member_returns_on_its_port() {
-        locally(async {
-            let member = Member::start("web1").expect("started");
-            let address = member.address();
-            member.kill().await;
-            member.heal().expect("healed");
-            assert_eq!(member.address(), address);
-            let mut stream = TcpStream::connect(address).await.expect("open");
-            assert!(ask(&mut stream, 1).await.expect("asked").is_some());
-        });
-    }
-
-    #[test]
-    fn a_hung_member_answers_what_it_was_sent_when_it_goes_on() {
-        locally(async {
-            let member = Member::start("web1").expect("started");
-            let mut stream = TcpStream::connect(member.address()).await.expect("open");
-            ask(&mut stream, 1).await.expect("asked");
-            member.hang();
-            tokio::task::yield_now().await;
-            stream
-                .write_all(&wire::request(2, true))
-                .await
-                .expect("sent");
-            let quiet = timeout(Duration::from_millis(50), stream.read(&mut [0; 16])).await;
-            assert!(quiet.is_err(), "a hung member says nothing");
-            assert!(!member.heard(2));
-            member.heal().expect("healed");
-            let by = answered(&mut stream).await.expect("an answer");
-            assert_eq!(by.as_deref(), Some("web1"));
-            assert!(member.heard(2));
-        });
-    }
-
-    #[test]
-    fn a_hung_member_learns_of_requests_whose_connection_is_already_reset() {
-        locally(async {
-            let member = Member::start("web1").expect("started");
-            member.hang();
-            tokio::task::yield_now().await;
-            let mut stream = TcpStream::connect(member.address()).await.expect("open");
-            stream
-                .write_all(&wire::request(3, true))
-                .await
-                .expect("sent");
-            SockRef::from(&stream)
-                .set_linger(Some(Duration::ZERO))
-                .expect("linger");
-            drop(stream);
-            member.heal().expect("healed");
-            while !member.heard(3) {
-                tokio::task::yield_now().await;
-            }
-        });
-    }
-
-    #[test]
-    fn only_the_last_requests_are_remembered() {
-        let mut heard = Heard::default();
-        for number in 0..MOST_REMEMBERED as u64 + 2 {
-            heard.note(number);
-        }
-        assert_eq!(heard.numbers.len(), MOST_REMEMBERED);
-        assert!(!heard.numbers.contains(&1) && heard.numbers.contains(&2));
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
-//! `twinpool demo`: see a server die and nobody notice, in one process.
+//! `twinpool demo`: see a server die, and a site, and nobody notice, in one process.
 //!
 //! Real sockets on loopback, real daemon code, default check settings:
 //!
 //! ```text
-//! clients ─► twinpool, on threads of its own ─► members
+//! clients ─► twinpool, on threads of its own ─► members of two sites
 //!   (load)      ▲ (stage)                      (members)
 //!               └── status, over the control socket, as the commands ask it
 //! ```
@@ -19,6 +19,7 @@ mod ledger;
 mod live;
 mod load;
 mod members;
+mod reckoning;
 mod screen;
 mod stage;
 mod story;
@@ -37,14 +38,14 @@ use live::LiveError;
 use stage::{Stage, StageError};
 use story::StoryError;
 
-/// Setting the stage and playing the story take no longer, whatever happens; what is left of a
-/// minute is for striking the stage.
-const ONCE: Duration = Duration::from_secs(54);
+/// Setting the stage and playing the story take no longer, whatever happens; what is left of two
+/// minutes is for striking the stage. Where all goes well it is about one.
+const ONCE: Duration = Duration::from_secs(114);
 
 /// Runs the demo: the story once, or until it is interrupted.
 ///
 /// The exit code is 0 when nothing went wrong: for `once`, when nothing was lost beyond what was in
-/// a member's hands when it fell. Otherwise it is 1.
+/// a member's hands when it fell, and everybody was where he should be. Otherwise it is 1.
 pub fn run(once: bool) -> ExitCode {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_of_it_takes_less_than_a_minute() {
-        assert!(ONCE + stage::STOP < Duration::from_secs(60));
+    fn the_whole_of_it_takes_less_than_two_minutes() {
+        assert!(ONCE + stage::STOP < Duration::from_secs(120));
     }
 }

@@ -11,7 +11,7 @@ use crate::health::Verdict;
 use crate::health::readiness::Mode;
 use crate::observe::events::{condition_word, mode_word};
 use crate::observe::stamp::span;
-use crate::observe::status::{MemberStatus, PoolStatus, Status};
+use crate::observe::status::{HomePhase, HomeStatus, MemberStatus, PoolStatus, Status};
 use crate::pairing::Condition;
 
 /// Rows of the view.
@@ -61,9 +61,9 @@ pub(super) fn screen(scene: &Scene<'_>, look: Look) -> String {
     match &scene.status {
         Ok(status) => {
             rows.push(headline(status, look));
+            rows.push(look.ink(Ink::Faint, &MemberRow::titles()));
             for pool in &status.pools {
                 rows.push(pool_row(status, pool, look));
-                rows.push(look.ink(Ink::Faint, &MemberRow::titles()));
                 for member in &pool.members {
                     rows.push(member_row(scene, status, member, look));
                 }
@@ -106,7 +106,12 @@ pub(super) fn line(scene: &Scene<'_>) -> String {
         Ok(status) => status
             .pools
             .iter()
-            .map(|pool| format!("{} {}", pool.name, condition_word(pool.condition)))
+            .map(|pool| {
+                let users = home(status, pool).map_or(String::new(), |home| {
+                    format!(" with users {}", users_text(status, home))
+                });
+                format!("{} {}{users}", pool.name, condition_word(pool.condition))
+            })
             .collect::<Vec<_>>()
             .join(", "),
         Err(why) => format!("no status: {why}"),
@@ -146,16 +151,39 @@ fn pool_row(status: &Status, pool: &PoolStatus, look: Look) -> String {
         Condition::Degraded => Ink::Warn,
         Condition::Lost => Ink::Bad,
     };
+    let users = home(status, pool).map_or(String::new(), |home| {
+        format!("; users {}", users_text(status, home))
+    });
     let text = format!(
-        "pool {}: {} for {}, {} of {} members present, {} needed",
+        "{}: {} for {}, {} of {} members{users}",
         pool.name,
         condition_word(pool.condition),
         span(status.now.since(pool.since)),
         pool.present,
         pool.of_first,
-        pool.need
     );
     look.ink(ink, &cut(&text, look.width))
+}
+
+/// What is said of a pool's users, where it has a twin.
+fn home<'a>(status: &'a Status, pool: &PoolStatus) -> Option<&'a HomeStatus> {
+    let mut homes = status.pairs.iter().flat_map(|pair| &pair.pools);
+    homes.find(|home| home.pool == pool.name)
+}
+
+/// Where a pool's users are.
+fn users_text(status: &Status, home: &HomeStatus) -> String {
+    let since = span(status.now.since(home.since));
+    let text = match home.phase {
+        HomePhase::Home if home.spilling => format!("home, some spilling to {}", home.twin),
+        HomePhase::Home => "home".to_owned(),
+        HomePhase::Away => format!("away for {since}"),
+        HomePhase::Returning => format!("coming home, {} % so far", home.share),
+    };
+    match home.to_move {
+        0 => text,
+        n => format!("{text}, {n} to move"),
+    }
 }
 
 /// The columns of a member's row.

@@ -1,4 +1,5 @@
-//! The stage: members, and a real twinpool in front of them.
+//! The stage: two sites with members, and a real twinpool in front of them, which has them back
+//! each other up.
 //!
 //! twinpool runs as `twinpool run` would: the same code, given a configuration in TOML, on threads
 //! of its own, with default check settings. The demo asks it through its control socket, as the
@@ -25,14 +26,43 @@ use crate::health::Verdict;
 use crate::observe::status::{MemberStatus, Status};
 use crate::observe::view::RunState;
 
-/// The pool that is fronted.
-pub(super) const POOL: &str = "web";
-/// Its one service.
+/// A site, and its one pool.
+pub(super) struct Site {
+    pub(super) name: &'static str,
+    region: &'static str,
+    pub(super) pool: &'static str,
+    pub(super) members: [&'static str; 3],
+}
+
+/// Both.
+pub(super) const SITES: [Site; 2] = [
+    Site {
+        name: "seoul",
+        region: "kr-north",
+        pool: "web-seoul",
+        members: ["seoul1", "seoul2", "seoul3"],
+    },
+    Site {
+        name: "busan",
+        region: "kr-south",
+        pool: "web-busan",
+        members: ["busan1", "busan2", "busan3"],
+    },
+];
+/// What the pools' servers do.
+const ROLE: &str = "web";
+/// Their one service.
 const SERVICE: &str = "http";
-/// Its members.
-pub(super) const MEMBERS: [&str; 4] = ["web1", "web2", "web3", "web4"];
-/// How many of them it needs.
-const QUORUM: usize = 2;
+/// The rules of the pair, short enough for a demo. [`HOLD`] and [`RAMP`] say the same.
+const RULES: &str = r#"failover = "automatic"
+after = "1s"
+failback = "automatic"
+hold = "5s"
+ramp = "5s""#;
+/// How long a recovered pool stays well before its users come home.
+pub(super) const HOLD: Duration = Duration::from_secs(5);
+/// How long their share takes to rise to all of them.
+pub(super) const RAMP: Duration = Duration::from_secs(5);
 
 /// How long twinpool may take until all members are up; checks of a second make it one or two.
 pub(super) const START: Duration = Duration::from_secs(10);
@@ -45,9 +75,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// Members, and twinpool in front of them.
 pub(super) struct Stage {
+    /// Of both sites, in the order of [`SITES`].
     pub(super) members: Vec<Member>,
-    /// Where clients connect.
-    pub(super) front: SocketAddr,
+    /// Where the clients of each site connect.
+    pub(super) fronts: [SocketAddr; 2],
     /// The read-only HTTP listener.
     pub(super) observe: Option<SocketAddr>,
     /// The control socket.
@@ -108,7 +139,7 @@ impl Stage {
         let by = Instant::now() + START;
         let place = Place::make()?;
         let mut members = Vec::new();
-        for name in MEMBERS {
+        for name in SITES.iter().flat_map(|site| site.members) {
             let member = Member::start(name).map_err(|error| StageError::Member(name, error))?;
             members.push(member);
         }
@@ -135,17 +166,16 @@ impl Stage {
             }
             Err(_) => return Err(StageError::NotReady("it did not start".to_owned())),
         };
-        let front = started
-            .topology
-            .pool_named(POOL)
-            .and_then(|pool| pool.service_named(SERVICE))
-            .and_then(|service| service.listen.first().copied());
-        let Some(front) = front else {
+        let front = |site: &Site| {
+            let pool = started.topology.pool_named(site.pool)?;
+            pool.service_named(SERVICE)?.listen.first().copied()
+        };
+        let [Some(first), Some(second)] = SITES.each_ref().map(front) else {
             return Err(StageError::Thread("twinpool fronts nothing".to_owned()));
         };
         let stage = Stage {
             members,
-            front,
+            fronts: [first, second],
             observe: started.observe,
             client: Client::new(&started.socket),
             socket: started.socket,
@@ -233,6 +263,11 @@ fn down(status: &Status) -> Vec<String> {
         .collect()
 }
 
+/// The site of the member with this name, by its place in [`SITES`].
+pub(super) fn site_of(member: &str) -> Option<usize> {
+    SITES.iter().position(|site| site.members.contains(&member))
+}
+
 /// The verdict of a member's one service.
 pub(super) fn verdict(member: &MemberStatus) -> Verdict {
     member
@@ -279,13 +314,8 @@ fn file(place: &Path, members: &[(&str, SocketAddr)]) -> Result<String, StageErr
         text.ok_or_else(|| StageError::Place(path, io::ErrorKind::InvalidFilename.into()))
     };
     let (state, socket) = (quoted("state")?, quoted("sock")?);
-    let members: String = members
-        .iter()
-        .map(|(name, address)| {
-            let (ip, port) = (address.ip(), address.port());
-            format!("{name} = {{ address = \"{ip}\", ports = {{ {SERVICE} = {port} }} }}\n")
-        })
-        .collect();
+    let [first, second] = SITES.each_ref().map(|site| site.pool);
+    let sites: String = SITES.iter().map(|site| section(site, members)).collect();
     Ok(format!(
         r#"[instance]
 name = "demo"
@@ -297,20 +327,46 @@ listen = "127.0.0.1:0"
 [control]
 socket = {socket}
 
-[roles.{POOL}]
+[roles.{ROLE}]
 primary = "{SERVICE}"
 services.{SERVICE} = {{ port = 8080, check = {{ kind = "http", path = "/health" }} }}
 
-[pools.{POOL}]
-role = "{POOL}"
-quorum = {QUORUM}
-
-[pools.{POOL}.members]
-{members}
-[pools.{POOL}.services.{SERVICE}]
-listen = "127.0.0.1:0"
+{sites}
+[pairs.korea]
+pools = ["{first}", "{second}"]
+{RULES}
 "#
     ))
+}
+
+/// A site with its pool.
+fn section(site: &Site, members: &[(&str, SocketAddr)]) -> String {
+    let Site {
+        name, region, pool, ..
+    } = site;
+    let of_it = members.iter().filter(|(m, _)| site.members.contains(m));
+    let members: String = of_it
+        .map(|(name, address)| {
+            let (ip, port) = (address.ip(), address.port());
+            format!("{name} = {{ address = \"{ip}\", ports = {{ {SERVICE} = {port} }} }}\n")
+        })
+        .collect();
+    format!(
+        r#"[sites.{name}]
+region = "{region}"
+
+[pools.{pool}]
+role = "{ROLE}"
+site = "{name}"
+quorum = "any"
+
+[pools.{pool}.members]
+{members}
+[pools.{pool}.services.{SERVICE}]
+listen = "127.0.0.1:0"
+
+"#
+    )
 }
 
 /// A directory of one's own that goes when this does.
@@ -344,11 +400,19 @@ mod tests {
     #[test]
     fn the_demos_configuration_is_accepted_without_a_warning() {
         let place = Place::make().expect("a directory");
-        let members = [("web1", "127.0.0.1:4001".parse().expect("an address"))];
+        let names = SITES.iter().flat_map(|site| site.members);
+        let at = |(port, name)| (name, SocketAddr::from(([127, 0, 0, 1], port)));
+        let members: Vec<_> = (4001..).zip(names).map(at).collect();
         let text = file(&place.path, &members).expect("a text");
-        let text = text.replace("quorum = 2", "quorum = 1");
         let loaded = config::parse(&text, "demo").unwrap_or_else(|e| panic!("{e}"));
         assert!(loaded.warnings.is_empty());
+        let topology = &loaded.config.topology;
+        let rules = &topology.pairs[0].rules;
+        assert_eq!((rules.hold, rules.ramp), (HOLD, RAMP));
+        assert!(SITES.iter().all(|site| {
+            let pool = topology.pool_named(site.pool);
+            pool.is_some_and(|pool| topology.twin(pool.id).is_some())
+        }));
     }
 
     #[test]

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
+use super::health::{Scope, fronted, health_of, usable};
 use super::{
-    Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolHealth, PoolStatus,
-    Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status,
-    TargetStatus,
+    Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus, Progress,
+    RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status, TargetStatus,
+    pair,
 };
 use crate::health::Reason;
-use crate::health::readiness::{Mode, OperatorState, Takes};
+use crate::health::readiness::{Mode, OperatorState};
 use crate::observe::counters::{MemberCounters, ServiceCounters, WorkerCounters};
 use crate::observe::events::reason_text;
 use crate::observe::serve::ServerCounters;
 use crate::observe::stamp::Clock;
-use crate::observe::view::{RunState, View};
-use crate::pairing::Condition;
+use crate::observe::view::View;
 use crate::pairing::IsolationCause;
-use crate::topology::{BelowQuorum, Member, Pool, Service, ServiceId, TargetId};
+use crate::topology::{Member, Pool, Service, ServiceId, TargetId};
 
 /// What can be seen, as plain data.
 pub fn status(view: &View<'_>) -> Status {
@@ -53,14 +53,11 @@ pub fn status(view: &View<'_>) -> Status {
             .map(|(name, counters)| ServerStatus::of(name, counters))
             .collect(),
         pools,
+        pairs: pair::pairs(view),
+        pause: pair::pause(view),
+        sites: pair::sites(view),
         recent: view.events.last(RECENT_EVENTS),
     }
-}
-
-/// Whether a pool's users can be served here, or none when there is no such pool.
-pub fn pool_health(view: &View<'_>, pool: &str) -> Option<PoolHealth> {
-    let pool = view.topology.pool_named(pool)?;
-    Some(health_of(view, pool, usable(view, pool.primary)))
 }
 
 /// Why an instance thinks that the fault is its own, in words.
@@ -90,7 +87,6 @@ pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatu
         .iter()
         .map(|service| service_status(view, pool, service))
         .collect();
-    let usable = services[pool.primary.index()].usable;
     PoolStatus {
         name: pool.name.clone(),
         role: pool.role.clone(),
@@ -103,7 +99,7 @@ pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatu
         present,
         need: pool.quorum.to_stay.members,
         of_first: pool.quorum.to_stay.of_first,
-        health: health_of(view, pool, usable),
+        health: health_of(view, pool, Scope::HomeOrTwin),
         services,
         members: pool
             .members
@@ -195,84 +191,6 @@ pub(in crate::observe) fn target_status(view: &View<'_>, target: TargetId) -> Ta
     }
 }
 
-fn fronted(view: &View<'_>, pool: &Pool) -> bool {
-    view.site.is_none() || pool.site == view.site
-}
-
-/// Members that take new sessions for a service; those of last resort when there are no others.
-fn usable(view: &View<'_>, service: ServiceId) -> u16 {
-    let pool = view.topology.pool(service.pool);
-    let count = |wanted: Takes| {
-        pool.members
-            .iter()
-            .filter(|member| view.decider.readiness(member.id.target(service)).takes == wanted)
-            .count()
-    };
-    let usable = match count(Takes::New) {
-        0 => count(Takes::LastResort),
-        usable => usable,
-    };
-    u16::try_from(usable).unwrap_or(u16::MAX)
-}
-
-fn health_of(view: &View<'_>, pool: &Pool, usable: u16) -> PoolHealth {
-    let (condition, _, present) = view.decider.condition(pool.id);
-    let need = pool.quorum.to_stay.members;
-    let counts = Counts {
-        present,
-        need,
-        usable,
-    };
-    let (ok, why) = match (fronted(view, pool), view.state) {
-        (false, _) => (
-            false,
-            "this instance fronts the pools of another site".to_owned(),
-        ),
-        (_, RunState::Starting) => (false, "this instance is starting".to_owned()),
-        (_, RunState::Draining) => (
-            false,
-            "this instance is draining: it takes no new sessions".to_owned(),
-        ),
-        (true, RunState::Serving) => servable(condition, pool.below_quorum, counts),
-    };
-    PoolHealth {
-        pool: pool.name.clone(),
-        ok,
-        why,
-    }
-}
-
-struct Counts {
-    present: u16,
-    need: u16,
-    usable: u16,
-}
-
-/// Whether a pool in this condition can serve its users, and why.
-fn servable(condition: Condition, below: BelowQuorum, counts: Counts) -> (bool, String) {
-    let Counts {
-        present,
-        need,
-        usable,
-    } = counts;
-    match (condition, below) {
-        (Condition::Lost, BelowQuorum::Refuse) => (
-            false,
-            format!("lost: {present} members present, {need} needed"),
-        ),
-        _ if usable == 0 => (false, "no member takes new sessions".to_owned()),
-        (Condition::Serving, _) => (true, format!("serving: {usable} members usable")),
-        (Condition::Degraded, _) => (
-            true,
-            format!("degraded: {present} members present, {need} needed, {usable} usable"),
-        ),
-        (Condition::Lost, BelowQuorum::Serve) => (
-            true,
-            format!("below quorum ({present} present, {need} needed): {usable} go on serving"),
-        ),
-    }
-}
-
 impl OperatorStatus {
     fn of(state: &OperatorState, clock: &Clock) -> OperatorStatus {
         OperatorStatus {
@@ -353,36 +271,6 @@ impl ServiceTotals {
 mod tests {
     use super::*;
     use crate::observe::sample;
-
-    #[test]
-    fn a_pool_is_servable_while_somebody_may_serve_its_users() {
-        let told = |condition, below, present, usable| {
-            servable(
-                condition,
-                below,
-                Counts {
-                    present,
-                    need: 2,
-                    usable,
-                },
-            )
-        };
-        use BelowQuorum::{Refuse, Serve};
-        use Condition::{Degraded, Lost, Serving};
-        for (condition, below, present, usable, ok) in [
-            (Serving, Serve, 3, 3, true),
-            (Serving, Serve, 3, 0, false),
-            (Degraded, Serve, 2, 2, true),
-            (Degraded, Refuse, 2, 1, true),
-            (Degraded, Serve, 2, 0, false),
-            (Lost, Serve, 1, 1, true),
-            (Lost, Serve, 0, 0, false),
-            (Lost, Refuse, 1, 1, false),
-        ] {
-            let (servable, why) = told(condition, below, present, usable);
-            assert_eq!(servable, ok, "{condition:?} {below:?} {usable}: {why}");
-        }
-    }
 
     #[test]
     fn counters_of_all_workers_are_summed() {

@@ -334,8 +334,102 @@ fn a_record_beyond_all_bounds_is_refused_and_never_read_whole() {
 #[test]
 fn a_name_with_a_path_in_it_is_refused() {
     let dir = Dir::new();
-    for name in ["", "../things", "a/b", "a.b"] {
+    for name in ["", "../things", "a/b", ".", "..", ".a"] {
         let error = Store::open(&dir.0, name).expect_err(name);
         assert!(matches!(error, StoreError::Name(_)), "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_set_aside_and_never_lost() {
+    let foreign = of_version(7);
+    for (current, prev) in [
+        (Some(&foreign[..]), None),
+        (Some(&foreign[..]), Some(&foreign[..])),
+        (Some(b"rubbish"), Some(b"more rubbish")),
+        (None, Some(&foreign[..])),
+        (Some(&bytes("one")), Some(&foreign[..])),
+    ] as [(Option<&[u8]>, Option<&[u8]>); 5]
+    {
+        let dir = Dir::new();
+        let files = [(CURRENT, current), (PREV, prev)];
+        for (file, content) in files {
+            if let Some(content) = content {
+                dir.write(file, content);
+            }
+        }
+        dir.store().save_aside(&record("new")).expect("saves");
+        assert_eq!(load(&dir), Loaded::Current(record("new")));
+        for (file, content) in files {
+            let aside = format!("{file}.set-aside");
+            match content {
+                Some(content) => assert_eq!(dir.read(&aside), content),
+                None => assert!(!dir.has(&aside)),
+            }
+        }
+        assert!(!dir.has(PREV) && !dir.has(TMP));
+        dir.store().save(&record("next")).expect("saves");
+        assert_eq!(dir.read(PREV), bytes("new"));
+    }
+}
+
+#[test]
+fn what_is_set_aside_never_replaces_what_was_before() {
+    let dir = Dir::new();
+    for n in 1..=3 {
+        dir.write(CURRENT, format!("rubbish {n}").as_bytes());
+        dir.store().save_aside(&record("new")).expect("saves");
+    }
+    assert_eq!(dir.read("things.json.set-aside"), b"rubbish 1");
+    assert_eq!(dir.read("things.json.set-aside.2"), b"rubbish 2");
+    assert_eq!(dir.read("things.json.set-aside.3"), b"rubbish 3");
+}
+
+#[test]
+fn a_file_is_set_aside_once_however_often_the_save_fails_after_that() {
+    let dir = Dir::new();
+    dir.write(CURRENT, &of_version(7));
+    dir.store().set_aside(&dir.0.join(CURRENT)).expect("a link");
+    assert!(
+        dir.store().load::<Record>().is_err(),
+        "it is still not of use"
+    );
+    dir.store().save_aside(&record("new")).expect("saves");
+    assert!(!dir.has("things.json.set-aside.2"));
+}
+
+#[test]
+fn beyond_a_bound_nothing_more_is_set_aside() {
+    let dir = Dir::new();
+    dir.write("things.json.set-aside", b"");
+    for n in 2..=MOST_ASIDE {
+        dir.write(&format!("things.json.set-aside.{n}"), b"");
+    }
+    dir.write(CURRENT, b"rubbish");
+    let error = dir.store().save_aside(&record("new")).expect_err("full");
+    assert!(error.to_string().contains("look at them"), "{error}");
+    assert_eq!(dir.read(CURRENT), b"rubbish");
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_record_is_set_aside_too() {
+    let dir = Dir::new();
+    fs::create_dir(dir.0.join(CURRENT)).expect("a directory");
+    assert!(dir.store().load::<Record>().is_err());
+    dir.store().save_aside(&record("new")).expect("saves");
+    assert!(dir.0.join("things.json.set-aside").is_dir());
+    assert_eq!(load(&dir), Loaded::Current(record("new")));
+}
+
+#[test]
+fn what_was_set_aside_with_nothing_in_its_place_is_not_forgotten() {
+    for file in ["things.json.set-aside", "things.json.prev.set-aside"] {
+        let dir = Dir::new();
+        dir.write(file, &of_version(7));
+        let loaded = load(&dir);
+        assert!(
+            matches!(&loaded, Loaded::Damaged(why) if why.contains("set aside")),
+            "{loaded:?}"
+        );
     }
 }

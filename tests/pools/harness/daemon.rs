@@ -126,6 +126,12 @@ impl Daemon {
         self.settled().await;
     }
 
+    /// Starts it again where it was, and waits no longer than until it answers.
+    pub(crate) async fn start_again_unsettled(&mut self) {
+        self.child = spawn(&self.setup, self.dir.path());
+        self.answering().await;
+    }
+
     /// `kill -9`.
     pub(crate) async fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -212,6 +218,10 @@ impl Daemon {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
     }
 
     pub(crate) fn config(&self) -> PathBuf {

@@ -192,6 +192,12 @@ impl Pool {
         self
     }
 
+    /// Another name than `p`.
+    pub(crate) fn named(mut self, name: &str) -> Pool {
+        self.name = name.to_owned();
+        self
+    }
+
     pub(crate) fn quorum(mut self, value: &str) -> Pool {
         self.quorum = value.to_owned();
         self

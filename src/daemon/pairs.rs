@@ -1,0 +1,281 @@
+//! The hub where pools have twins: records on their way to the disk, sessions on their way to
+//! another pool, and who waits for either.
+//!
+//! ```text
+//! Output::Store ─► Records ─► disk ─► Input::Stored ─► Decider ─► Publish ─► who waits is answered
+//! Output::Clear ─► Moves ─► a slice every 100 ms ─► ToWorker::End(Moved), each worker its part
+//! ```
+//!
+//! Nothing is ended while this instance is isolated: what is due then comes once it no longer is.
+
+use std::cell::{Cell, RefCell};
+
+use tokio::sync::oneshot;
+
+use super::hub::{Hub, clock_at};
+use super::records::{Records, Stored};
+use super::spill::{LOOK, Spilling};
+use crate::pairing::Event;
+use crate::pairing::moving::Moves;
+use crate::pairing::pair::{Move, MoveRefusal};
+use crate::pairing::record::{Phase, Record};
+use crate::proxy::{ToWorker, Which};
+use crate::time::Time;
+use crate::topology::{PairId, PoolId, Topology};
+
+/// What the hub keeps of pairs, beside what is decided.
+pub(super) struct Pairs {
+    records: Records,
+    moves: RefCell<Moves>,
+    /// By pool.
+    spilling: RefCell<Vec<Spilling>>,
+    /// By pool: whether the snapshot that was published last takes it for moving.
+    limited: RefCell<Vec<bool>>,
+    /// By pair: whether it was told that the disk does not answer.
+    slow: RefCell<Vec<bool>>,
+    waiting: RefCell<Vec<Waiting>>,
+    looked: Cell<Time>,
+}
+
+/// Somebody who waits for a record to be written: no more than there are commands under way, each
+/// for one record a pair.
+struct Waiting {
+    pair: PairId,
+    generation: u64,
+    tell: oneshot::Sender<Result<(), String>>,
+}
+
+impl Pairs {
+    pub(super) fn new(records: Records, topology: &Topology, now: Time) -> Pairs {
+        Pairs {
+            records,
+            moves: RefCell::default(),
+            spilling: RefCell::new(vec![Spilling::default(); topology.pools.len()]),
+            limited: RefCell::new(vec![false; topology.pools.len()]),
+            slow: RefCell::new(vec![false; topology.pairs.len()]),
+            waiting: RefCell::default(),
+            looked: Cell::new(now),
+        }
+    }
+
+    /// What is wrong with a pair's record on disk, if anything.
+    pub(super) fn problem(&self, pair: PairId, now: Time) -> Option<String> {
+        self.records.problem(pair, now)
+    }
+
+    /// What was wrong with records as they were read, by the names of their pairs.
+    pub(super) fn found(&self) -> Vec<(String, String)> {
+        self.records.found()
+    }
+}
+
+impl Hub {
+    /// When the next slice of a move is due.
+    pub(super) fn next_slice(&self) -> Option<Time> {
+        match self.decider.borrow().isolated() {
+            Some(_) => None,
+            None => self.pairs.moves.borrow().poll_timeout(),
+        }
+    }
+
+    /// Whether a pool's users are on the move: their arrivals are bounded.
+    pub(super) fn is_moving(&self, pool: PoolId, now: Time) -> bool {
+        let returning = || matches!(self.decider.borrow().phase(pool), Phase::Returning(_));
+        self.pairs.moves.borrow().is_moving(pool, now) || returning()
+    }
+
+    /// Sessions of a pool's users that are still to be ended because they move.
+    pub(super) fn to_move(&self, pool: PoolId) -> u64 {
+        let left = |home, off| self.left(home, off);
+        self.pairs.moves.borrow().to_move(pool, left)
+    }
+
+    /// Sessions of a pool's users on its own members, and on the twin's.
+    pub(super) fn stand(&self, pool: PoolId) -> (u64, u64) {
+        let each = self.counters.iter().map(|worker| worker.home(pool).open());
+        each.fold((0, 0), |(a, b), (home, twin)| (a + home, b + twin))
+    }
+
+    /// Whether connections of a pool's users went to the twin one by one lately.
+    pub(super) fn is_spilling(&self, pool: PoolId) -> bool {
+        let spilling = self.pairs.spilling.borrow()[pool.index()];
+        spilling.is_on() || spilling.has_risen(self.spilled(pool))
+    }
+
+    // What the decider says.
+
+    pub(super) fn store(&self, pair: PairId, record: &Record, now: Time) {
+        self.pairs.records.write(pair, record, clock_at(now));
+    }
+
+    pub(super) fn clear(&self, home: PoolId, off: Option<PoolId>, from: Time, now: Time) {
+        let mut moves = self.pairs.moves.borrow_mut();
+        match (off, self.topology.pair_of(home)) {
+            (Some(off), Some((pair, _))) => moves.begin(home, off, from, pair.move_rate, now),
+            _ => moves.cancel(home, now),
+        }
+    }
+
+    /// Takes how the writing of a record went. Who waits for it is told in the same turn, and goes
+    /// on after it.
+    pub(super) fn stored(&self, (pair, generation, result): Stored, now: Time) {
+        let told = result.clone();
+        self.decider
+            .borrow_mut()
+            .handle_stored(pair, generation, result, now);
+        let is_it =
+            |waiting: &mut Waiting| (waiting.pair, waiting.generation) == (pair, generation);
+        let over: Vec<Waiting> = self
+            .pairs
+            .waiting
+            .borrow_mut()
+            .extract_if(.., is_it)
+            .collect();
+        for waiting in over {
+            if waiting.tell.send(told.clone()).is_err() {
+                tracing::debug!(generation, "nobody waits for the record any more");
+            }
+        }
+    }
+
+    // What follows in each turn.
+
+    /// Has the sessions ended that are due. After the routes that their clients shall find.
+    pub(super) fn move_on(&self, now: Time) {
+        if self.next_slice().is_none_or(|due| due > now) {
+            return;
+        }
+        let left = |home, off| self.left(home, off);
+        let slices = self.pairs.moves.borrow_mut().handle_timeout(now, left);
+        for slice in slices {
+            for (worker, &most) in slice.most.iter().enumerate() {
+                if most == 0 && !slice.first {
+                    continue;
+                }
+                let which = Which::Moved {
+                    home: slice.home,
+                    off: slice.off,
+                    job: slice.job,
+                    most,
+                };
+                self.tell_worker(worker, ToWorker::End(which));
+            }
+        }
+    }
+
+    /// Notes which pools a snapshot takes for moving.
+    pub(super) fn note_moving(&self, now: Time) {
+        let moving = self
+            .topology
+            .pools
+            .iter()
+            .map(|pool| self.is_moving(pool.id, now));
+        let moving = moving.collect();
+        self.pairs.limited.replace(moving);
+    }
+
+    /// Whether some pool has begun or ceased to move since the last snapshot.
+    pub(super) fn moving_changed(&self, now: Time) -> bool {
+        let limited = self.pairs.limited.borrow();
+        let mut pools = self.topology.pools.iter().zip(limited.iter());
+        pools.any(|(pool, &limited)| self.is_moving(pool.id, now) != limited)
+    }
+
+    /// A worker may have missed what it was told to end.
+    pub(super) fn move_anew(&self) {
+        self.pairs.moves.borrow_mut().handle_missed();
+    }
+
+    /// Looks once a second at what nobody tells: connections that spill, a disk that hangs.
+    pub(super) fn look(&self, now: Time) {
+        if now.since(self.pairs.looked.get()) < LOOK {
+            return;
+        }
+        self.pairs.looked.set(now);
+        for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
+            let count = self.spilled(pool);
+            let turned = self.pairs.spilling.borrow_mut()[pool.index()].handle_count(count, now);
+            if let Some(on) = turned {
+                self.tell(&Event::Spill { pool, on }, now);
+            }
+        }
+        for pair in &self.topology.pairs {
+            let hangs = self.pairs.records.hangs(pair.id, now);
+            let told = &mut self.pairs.slow.borrow_mut()[pair.id.index()];
+            if std::mem::replace(told, hangs.is_some()) {
+                continue;
+            }
+            if let Some(hangs) = hangs {
+                self.tell_instance(format!("{}: {hangs}", pair.name), now);
+            }
+        }
+    }
+
+    // What a person orders.
+
+    /// Orders a move, and gives back the record to wait for.
+    pub(super) fn move_users(
+        &self,
+        pair: PairId,
+        order: &Move,
+        now: Time,
+    ) -> Result<Record, MoveRefusal> {
+        self.decider.borrow_mut().handle_move(pair, order, now)?;
+        let wanted = self.foreseen(pair);
+        self.follow(now);
+        Ok(wanted)
+    }
+
+    pub(super) fn pause(&self, by: String, reason: Option<String>, now: Time) {
+        self.decider.borrow_mut().handle_pause(by, reason, now);
+        self.follow(now);
+    }
+
+    pub(super) fn resume(&self, by: String, now: Time) -> Result<Vec<(PairId, u64)>, PairId> {
+        let written = self.decider.borrow_mut().handle_resume(by, now)?;
+        self.follow(now);
+        Ok(written)
+    }
+
+    /// Resolves once a record is in force, or could not be written. Listens from now on.
+    pub(super) fn written(
+        &self,
+        pair: PairId,
+        generation: u64,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let (tell, told) = oneshot::channel();
+        let mut waiting = self.pairs.waiting.borrow_mut();
+        waiting.retain(|waiting| !waiting.tell.is_closed());
+        waiting.push(Waiting {
+            pair,
+            generation,
+            tell,
+        });
+        async move {
+            let told = told.await;
+            told.unwrap_or_else(|_| Err("the instance stops".to_owned()))
+        }
+    }
+
+    /// The record that is being written, or else the one in force.
+    fn foreseen(&self, pair: PairId) -> Record {
+        let decider = self.decider.borrow();
+        let machine = decider.pair(pair);
+        machine.wanted().unwrap_or(machine.record()).clone()
+    }
+
+    /// Connections of a pool's users that went to the twin one by one, since the start.
+    fn spilled(&self, pool: PoolId) -> u64 {
+        let counts = self.counters.iter();
+        counts.map(|worker| worker.home(pool).spilled.get()).sum()
+    }
+
+    /// By worker, the sessions of a pool's users on its own members or on the twin's.
+    fn left(&self, home: PoolId, off: PoolId) -> Vec<u64> {
+        let stand = |(at_home, at_twin)| if off == home { at_home } else { at_twin };
+        let workers = self.counters.iter();
+        workers
+            .map(|worker| stand(worker.home(home).open()))
+            .collect()
+    }
+}

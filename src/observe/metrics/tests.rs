@@ -1,0 +1,221 @@
+use std::collections::{HashMap, HashSet};
+
+use super::*;
+use crate::observe::sample::{self, Plight};
+use crate::pairing::pair::Destination;
+
+/// Checks each line against the text format and returns every series with its value.
+fn series_of(page: &str) -> HashMap<String, f64> {
+    let body = page.strip_suffix("# EOF\n").expect("ends with EOF");
+    let mut series = HashMap::new();
+    let mut families = HashSet::new();
+    let mut family = (String::new(), String::new());
+    for line in body.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (word, name, rest) = (
+                words.next().unwrap(),
+                words.next().unwrap(),
+                words.next().unwrap(),
+            );
+            match word {
+                "HELP" => assert!(families.insert(name.to_owned()), "{name} twice"),
+                "TYPE" => {
+                    assert!(["counter", "gauge", "info"].contains(&rest), "{line}");
+                    family = (name.to_owned(), rest.to_owned());
+                }
+                "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
+                _ => panic!("what is {line}"),
+            }
+            assert!(name.starts_with("twinpool_"), "{line}");
+            continue;
+        }
+        let (key, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = match key.split_once('{') {
+            Some((name, labels)) => (name, labels.strip_suffix('}').expect(line)),
+            None => (key, ""),
+        };
+        let suffix = name.strip_prefix(family.0.as_str()).expect(line);
+        match family.1.as_str() {
+            "counter" => assert_eq!(suffix, "_total", "{line}"),
+            "info" => assert_eq!(suffix, "_info", "{line}"),
+            _ => assert_eq!(suffix, "", "{line}"),
+        }
+        check_labels(labels);
+        let value: f64 = value.parse().expect(line);
+        assert!(
+            series.insert(key.to_owned(), value).is_none(),
+            "twice: {key}"
+        );
+    }
+    series
+}
+
+fn check_labels(mut labels: &str) {
+    while !labels.is_empty() {
+        let (name, rest) = labels.split_once("=\"").expect(labels);
+        assert!(
+            name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+            "{name}"
+        );
+        let mut end = None;
+        let mut escaped = false;
+        for (i, c) in rest.char_indices() {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => {
+                    end = Some(i);
+                    break;
+                }
+                '\n' => panic!("a line feed in a label"),
+                _ => {}
+            }
+        }
+        let rest = &rest[end.expect("a closing quote") + 1..];
+        labels = rest.strip_prefix(',').unwrap_or(rest);
+    }
+}
+
+#[test]
+fn the_page_is_open_metrics_in_every_plight() {
+    for status in [
+        sample::well(),
+        sample::one_member_down(),
+        sample::pool_lost(),
+        sample::isolated(),
+        sample::drained(),
+        sample::starting(),
+    ] {
+        series_of(&text(Arc::new(status)));
+    }
+}
+
+#[test]
+fn a_dead_member_shows_in_its_series() {
+    let series = series_of(&text(Arc::new(sample::one_member_down())));
+    let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
+    let verdict = |verdict: &str| {
+        at(&format!(
+            "twinpool_member_verdict{{pool=\"fe-seoul\",member=\"fe1\",service=\"sip\",verdict=\"{verdict}\"}}"
+        ))
+    };
+    assert_eq!(verdict("down"), 1.0);
+    assert_eq!(verdict("up") + verdict("busy") + verdict("unknown"), 0.0);
+    assert_eq!(
+        at("twinpool_pool_condition{pool=\"fe-seoul\",condition=\"degraded\"}"),
+        1.0
+    );
+    assert_eq!(at("twinpool_pool_members_present{pool=\"fe-seoul\"}"), 2.0);
+    assert_eq!(
+        at("twinpool_session_bytes_total{pool=\"fe-seoul\",service=\"sip\",direction=\"out\"}"),
+        2_000.0
+    );
+    assert_eq!(
+        at("twinpool_sessions_refused_total{pool=\"med\",service=\"sip\",reason=\"attempts\"}"),
+        3.0
+    );
+    assert_eq!(at("twinpool_isolated"), 0.0);
+    assert_eq!(at("twinpool_build_info{version=\"0.1.0\"}"), 1.0);
+}
+
+#[test]
+fn a_label_with_quotes_and_line_feeds_stays_one_label() {
+    let mut status = sample::well();
+    status.pools[1].name = "a \"b\"\\\nc".to_owned();
+    let page = text(Arc::new(status));
+    let series = series_of(&page);
+    assert!(series.contains_key(r#"twinpool_pool_members_present{pool="a \"b\"\\\nc"}"#));
+}
+
+#[test]
+fn without_pools_the_page_is_still_whole() {
+    let mut status = sample::well();
+    status.pools.clear();
+    series_of(&text(Arc::new(status)));
+}
+
+#[test]
+fn pairs_show_in_their_series() {
+    let mut plight = Plight::new();
+    plight.lose(&["fe-seoul", "med-seoul"]);
+    plight.run(12_000);
+    plight.set("fe-seoul", false);
+    plight.run(330_000);
+    let now = plight.now;
+    plight.decider.handle_pause("bob".to_owned(), None, now);
+    plight.disk = Some("no space left on device".to_owned());
+    plight.order("med-seoul", Destination::Twin);
+    plight.spilling = vec![plight.pool("med-busan")];
+    plight.to_move = 40;
+    let id = plight.pool("fe-seoul");
+    for worker in &plight.workers {
+        let home = worker.home(id);
+        home.at_twin.add(10);
+        home.at_twin_ended.add(3);
+        home.moved.add(2);
+        home.spilled.add(5);
+        home.arrivals_held.add(1);
+    }
+    let status = plight.status();
+    let share = status.pairs[0].pools[0].share;
+    assert!((10..90).contains(&share), "{share} %");
+    let series = series_of(&text(Arc::new(status.clone())));
+    let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
+    let pool = "pool=\"fe-seoul\"";
+    let home = |name: &str, more: &str| at(&format!("{name}{{pair=\"korea\",{pool}{more}}}"));
+    let phase = |phase: &str| home("twinpool_pair_phase", &format!(",phase=\"{phase}\""));
+    assert_eq!(
+        [phase("home"), phase("away"), phase("returning")],
+        [0.0, 0.0, 1.0]
+    );
+    assert_eq!(home("twinpool_pair_share", ""), f64::from(share) / 100.0);
+    for (key, value) in [
+        ("twinpool_pair_generation{pair=\"media\"}", 0.0),
+        ("twinpool_pair_rounds{pair=\"korea\"}", 1.0),
+        ("twinpool_pair_hold_seconds{pair=\"korea\"}", 600.0),
+        ("twinpool_pair_record_ok{pair=\"korea\"}", 1.0),
+        ("twinpool_pair_record_ok{pair=\"media\"}", 0.0),
+        (
+            "twinpool_pair_automation_halted{pair=\"korea\",reason=\"paused\"}",
+            1.0,
+        ),
+        (
+            "twinpool_pair_automation_halted{pair=\"korea\",reason=\"alarm\"}",
+            0.0,
+        ),
+        (
+            "twinpool_pair_automation_halted{pair=\"korea\",reason=\"damaged\"}",
+            0.0,
+        ),
+        ("twinpool_pool_sessions_at_twin{pool=\"fe-seoul\"}", 14.0),
+        ("twinpool_pool_sessions_to_move{pool=\"fe-seoul\"}", 40.0),
+        ("twinpool_pool_moved_sessions_total{pool=\"fe-seoul\"}", 4.0),
+        (
+            "twinpool_pool_spilled_connections_total{pool=\"fe-seoul\"}",
+            10.0,
+        ),
+        ("twinpool_pool_spilling{pool=\"fe-seoul\"}", 0.0),
+        ("twinpool_pool_spilling{pool=\"med-busan\"}", 1.0),
+        ("twinpool_pool_arrivals_held_total{pool=\"fe-seoul\"}", 2.0),
+        ("twinpool_site_lost{site=\"seoul\"}", 0.0),
+        ("twinpool_automation_paused", 1.0),
+    ] {
+        assert_eq!(at(key), value, "{key}");
+    }
+    assert_eq!(
+        at("twinpool_pair_generation{pair=\"korea\"}"),
+        status.pairs[0].generation as f64
+    );
+}
+
+#[test]
+fn a_lost_site_shows_and_an_instance_without_pairs_has_no_series_of_them() {
+    let mut plight = Plight::new();
+    plight.lose(&["fe-busan", "med-busan"]);
+    let series = series_of(&text(Arc::new(plight.status())));
+    assert_eq!(series["twinpool_site_lost{site=\"busan\"}"], 1.0);
+    assert_eq!(series["twinpool_site_lost{site=\"seoul\"}"], 0.0);
+    let without = text(Arc::new(sample::well()));
+    assert!(!without.contains("twinpool_pair") && !without.contains("automation"));
+}
