@@ -51,7 +51,7 @@ const OFTEN: [&str; 10] = [
 ];
 
 /// What has to happen in every thousand.
-const SOMETIMES: [&str; 30] = [
+const SOMETIMES: [&str; 31] = [
     "a person's entry changed by automation",
     "alarms",
     "both pools lost",
@@ -73,7 +73,8 @@ const SOMETIMES: [&str; 30] = [
     "relapses",
     "restarts that found what was in flight",
     "restarts that lost what was in flight",
-    "restarts with a damaged record",
+    "restarts with no whole record",
+    "restarts with the record before",
     "restarts with the same record",
     "resumes of a pair",
     "resumes to be repeated",

@@ -24,7 +24,7 @@ pub const LONGEST_REASON: usize = 500;
 /// Commands under way at once, each perhaps waiting to be stored; more are told to come again.
 pub const MOST_COMMANDS: usize = 16;
 
-const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, and POST \
+const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, /v1/why/PAIR, and POST \
                          /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
                          /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
                          /v1/commands/restore, /v1/commands/pause, /v1/commands/resume";

@@ -280,6 +280,11 @@ impl Hub {
                     .borrow_mut()
                     .handle_evidence(target, evidence, now);
             }
+            Input::Report(FromWorker::ConnectSlow(target, since)) => {
+                self.decider
+                    .borrow_mut()
+                    .handle_evidence(target, Evidence::Slow(since), now);
+            }
             Input::Report(FromWorker::OwnFault(fault)) => self.tell_fault(fault, now),
             Input::Name((name, answer)) => self.resolved(&name, answer),
             Input::Paths(unrouted) => {

@@ -12,6 +12,7 @@ pub mod runner;
 use std::fmt;
 use std::time::Duration;
 
+use crate::time::Time;
 use crate::topology::ServiceId;
 
 /// What is thought of one member for one service.
@@ -126,6 +127,9 @@ pub enum Evidence {
     /// It, or the network towards it, failed one. Only `Refused`, `Unreachable` and
     /// `ConnectTimeout` occur.
     Failed(Failure),
+    /// It has not answered one that began at this moment, long enough for another member to be
+    /// tried: a `ConnectTimeout` whose silence is that old.
+    Slow(Time),
 }
 
 impl Failure {

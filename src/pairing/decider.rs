@@ -32,7 +32,7 @@ pub use super::words::{
 };
 use crate::health::machine::{Machine, Rules};
 use crate::health::readiness::{Mode, OperatorState, Readiness, readiness};
-use crate::health::{Answer, Evidence, OwnFault, ProbeOutcome, Reason, Verdict};
+use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Reason, Verdict};
 use crate::time::Time;
 use crate::topology::{Member, MemberId, Pool, PoolId, ServiceId, TargetId, Topology};
 
@@ -219,6 +219,7 @@ impl Decider {
         let sign = match evidence {
             Evidence::Answered => true,
             Evidence::Failed(failure) => !failure.is_silence(),
+            Evidence::Slow(_) => false,
         };
         if sign {
             let lag = EVIDENCE_LAG.as_nanos() as u64;
@@ -226,8 +227,12 @@ impl Decider {
             self.isolation.handle_sign(target.member(), asked);
             self.handle_sign(target.member(), asked, now);
         }
-        if let Evidence::Failed(failure) = evidence {
-            self.handle_failed_connect(place, failure, now);
+        match evidence {
+            Evidence::Answered => {}
+            Evidence::Failed(failure) => self.handle_failed_connect(place, failure, now, now),
+            Evidence::Slow(since) => {
+                self.handle_failed_connect(place, Failure::ConnectTimeout, since.min(now), now);
+            }
         }
         self.do_due(now);
     }

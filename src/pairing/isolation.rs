@@ -22,7 +22,7 @@
 //! In a living fleet both come by themselves. Where they do not, a few others are asked before the
 //! accused is asked again. A hang is doubted like silence, from the moment it came back: the answer
 //! may have been lost at any moment until then. What clients say begins a run, because a witness
-//! asked after it was asked after the silence began, but condemns nobody by itself.
+//! asked after the client was asked after the silence began, but condemns nobody by itself.
 //!
 //! # When the instance is isolated
 //!
@@ -265,12 +265,16 @@ impl Isolation {
         self.answered = self.answered.max(started);
     }
 
-    /// A client met silence. True when a run of it begins with that.
-    pub(super) fn handle_evidence(&mut self, place: usize, now: Time) -> bool {
+    /// A client that asked at `since` has met silence until `now`. True when a run of it begins with
+    /// that: from the question on, unless the member answered somebody who asked later.
+    pub(super) fn handle_evidence(&mut self, place: usize, since: Time, now: Time) -> bool {
         let begins = self.silences[place].is_none();
         if begins {
-            // The client asked before now: who is asked at this moment is asked later.
-            let before = Time::from_nanos(now.as_nanos().saturating_sub(1));
+            let member = self.places.target_at(place).member();
+            let answered = self.hearings[self.places.member(member)].answered;
+            let since = if answered < since { since } else { now };
+            // Whoever is asked at this moment is asked later.
+            let before = Time::from_nanos(since.as_nanos().saturating_sub(1));
             self.silences[place] = Some(Silence::new(before));
         }
         begins

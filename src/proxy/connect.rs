@@ -29,7 +29,7 @@ use super::{FromWorker, sockets};
 use crate::balance::Tried;
 use crate::clock;
 use crate::dispatch::{Attempt, NoMember, Request};
-use crate::health::{Answer, Failure, OwnFault, connect_failure};
+use crate::health::{Answer, OwnFault, connect_failure};
 use crate::time::Time;
 use crate::topology::ServiceId;
 
@@ -376,9 +376,8 @@ impl<'a> Phase<'a> {
         let waited = now.since(first.started);
         if waited >= hedge && !first.told {
             first.told = true;
-            let target = first.attempt.target();
-            self.worker
-                .tell(FromWorker::ConnectFailed(target, Failure::ConnectTimeout));
+            let slow = FromWorker::ConnectSlow(first.attempt.target(), first.started);
+            self.worker.tell(slow);
         }
         if spent || other && now >= self.turns {
             self.close_open(now);
@@ -474,7 +473,7 @@ impl<'a> Phase<'a> {
             .add(1);
         if !slow.told {
             self.worker
-                .tell(FromWorker::ConnectFailed(target, Failure::ConnectTimeout));
+                .tell(FromWorker::ConnectSlow(target, slow.started));
         }
         tracing::debug!(address = %slow.attempt.address(), "attempt timed out");
     }

@@ -40,6 +40,7 @@ use std::sync::Arc;
 
 use crate::dispatch::Snapshot;
 use crate::health::{Failure, OwnFault};
+use crate::time::Time;
 use crate::topology::{MemberId, PoolId, ServiceId, TargetId};
 
 /// What the control thread tells a worker.
@@ -91,6 +92,8 @@ pub enum Which {
 pub enum FromWorker {
     /// The connect phase of a client's session failed on this member.
     ConnectFailed(TargetId, Failure),
+    /// A connect that began at this moment has not been answered for long.
+    ConnectSlow(TargetId, Time),
     /// It failed through a fault of our own.
     OwnFault(OwnFault),
 }

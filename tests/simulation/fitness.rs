@@ -52,8 +52,8 @@ impl Pools {
 
     /// A probe came back; true when its pool may be known by that.
     pub(crate) fn answered(&mut self, target: TargetId, now: Time) -> bool {
+        let is_primary = self.is_primary(target);
         let asked = &mut self.pools[target.pool.index()].asked[target.member().index()];
-        let is_primary = target.service() == self.topology.pool(target.pool).primary;
         let first = is_primary && !std::mem::replace(asked, true);
         if first {
             self.refresh(target.pool, now);
@@ -63,11 +63,9 @@ impl Pools {
 
     pub(crate) fn told(&mut self, event: &Event, now: Time) {
         match event {
-            Event::Verdict { target, to, .. } => {
-                if target.service() == self.topology.pool(target.pool).primary {
-                    self.pools[target.pool.index()].verdicts[target.member().index()] = *to;
-                    self.refresh(target.pool, now);
-                }
+            Event::Verdict { target, to, .. } if self.is_primary(*target) => {
+                self.pools[target.pool.index()].verdicts[target.member().index()] = *to;
+                self.refresh(target.pool, now);
             }
             Event::Operator { member, state } => {
                 self.pools[member.pool.index()].modes[member.index()] = state.mode;
@@ -115,6 +113,10 @@ impl Pools {
 
     pub(crate) fn condition(&self, pool: PoolId) -> Condition {
         self.pools[pool.index()].condition
+    }
+
+    fn is_primary(&self, target: TargetId) -> bool {
+        target.service() == self.topology.pool(target.pool).primary
     }
 
     fn twin_is_lost(&self, pool: PoolId) -> bool {

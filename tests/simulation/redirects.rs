@@ -1,11 +1,16 @@
 //! What must hold of pairs at every moment of a run: the rules of the design for redirects, read
 //! anew and kept beside the decider, fed by what it tells and asks to be written.
 
+#[path = "redirects/automation.rs"]
+mod automation;
+#[path = "redirects/orders.rs"]
+mod orders;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use twinpool::pairing::pair::{Destination, Fitness, Move, MoveRefusal, RETRY};
-use twinpool::pairing::record::{By, Cause, Entry, Phase, Record, Share};
+use twinpool::pairing::pair::{Halt, Move, RETRY};
+use twinpool::pairing::record::{By, Entry, Phase, Record, Share};
 use twinpool::pairing::{Condition, Decider, Event};
 use twinpool::time::Time;
 use twinpool::topology::{Automation, Pair, PairId, PoolId, Side, SiteId, Topology};
@@ -73,20 +78,6 @@ enum Duty {
     Failback,
 }
 
-/// What automation did to the users of one side.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Done {
-    Nothing,
-    Failover,
-    Relapse,
-    /// Home, because the twin is lost, which its own users leave too.
-    Swap,
-    Finish,
-    Failback,
-    Step,
-    LastStep,
-}
-
 impl Redirects {
     pub(crate) fn new(topology: &Arc<Topology>, decider: &Decider, now: Time) -> Redirects {
         let seen = |pair: &Pair| Seen::new(Record::home(0, now), decider, pair.id, now);
@@ -128,8 +119,10 @@ impl Redirects {
                     before.in_force
                 );
             }
+            let halted = decider.pair(id).halt() == Some(Halt::Damaged);
             self.counts.one(match (*damage, same) {
-                (true, _) => "restarts with a damaged record",
+                (true, _) if halted => "restarts with no whole record",
+                (true, _) => "restarts with the record before",
                 (_, true) if before.writing.is_some() => "restarts that lost what was in flight",
                 (_, true) => "restarts with the same record",
                 (_, false) => "restarts that found what was in flight",
@@ -291,261 +284,6 @@ impl Redirects {
         self.unpublished = false;
     }
 
-    // What people order.
-
-    /// A person orders a move, before the decider hears of it.
-    pub(crate) fn orders(&mut self, id: PairId, order: &Move) {
-        self.pairs[id.index()].order = Some(Asked::Move(order.clone()));
-    }
-
-    /// What the decider says to it.
-    pub(crate) fn ordered(&mut self, id: PairId, order: &Move, done: &Result<u64, MoveRefusal>) {
-        let pair = self.topology.pair(id);
-        let there = match order.to {
-            Destination::Twin => pair.pool(order.side.other()),
-            Destination::Home => pair.pool(order.side),
-        };
-        let fitness = self.pools.fitness(there);
-        let (isolated, seen) = (self.isolated, &mut self.pairs[id.index()]);
-        let phase = seen.in_force.phase(order.side);
-        let there_already = match order.to {
-            Destination::Twin => phase == Phase::Away,
-            Destination::Home => match phase {
-                Phase::Home => true,
-                Phase::Returning(_) => !order.now,
-                Phase::Away => false,
-            },
-        };
-        let twin_away =
-            order.to == Destination::Twin && seen.in_force.phase(order.side.other()) != Phase::Home;
-        let low = order.to == Destination::Home && fitness == Fitness::Low;
-        let Err(refusal) = done else {
-            assert!(seen.writing.is_none() && !there_already);
-            assert_ne!(fitness, Fitness::Lost, "ordered to a lost pool: {order:?}");
-            let worth_force = twin_away || low || fitness == Fitness::Unknown || isolated;
-            assert!(order.force || !worth_force, "{order:?} without force");
-            self.counts
-                .one(match (order.to, order.force && worth_force) {
-                    (Destination::Twin, false) => "failovers ordered",
-                    (Destination::Twin, true) => "failovers forced",
-                    (Destination::Home, false) => "failbacks ordered",
-                    (Destination::Home, true) => "failbacks forced",
-                });
-            return;
-        };
-        seen.order = None;
-        let forced = order.force;
-        let (holds, what) = match refusal {
-            MoveRefusal::Already(at) => (*at == phase && there_already, "refused: there already"),
-            MoveRefusal::Lost => (fitness == Fitness::Lost, "refused: lost"),
-            MoveRefusal::Unknown => (fitness == Fitness::Unknown && !forced, "refused: unknown"),
-            MoveRefusal::Low => (low && !forced, "refused: low"),
-            MoveRefusal::TwinAway => (twin_away && !forced, "refused: twin away"),
-            MoveRefusal::Isolated => (isolated && !forced, "refused: isolated"),
-            MoveRefusal::Writing => (seen.writing.is_some(), "refused: writing"),
-        };
-        assert!(holds, "{refusal:?} is no reason to refuse {order:?}");
-        self.counts.one(what);
-    }
-
-    /// A person resumes, before the decider hears of it.
-    pub(crate) fn resumes(&mut self) {
-        let halted = |seen: &&mut Seen| seen.damaged || seen.in_force.alarm;
-        for seen in self.pairs.iter_mut().filter(halted) {
-            seen.order = Some(Asked::Resume);
-        }
-    }
-
-    /// What the decider says to it.
-    pub(crate) fn resumed(&mut self, done: &Result<Vec<(PairId, u64)>, PairId>) {
-        if let Err(busy) = done {
-            assert!(self.pairs[busy.index()].writing.is_some());
-            self.counts.one("resumes to be repeated");
-            for seen in &mut self.pairs {
-                seen.order = None;
-            }
-        }
-    }
-
-    fn is_what_was_ordered(&mut self, id: PairId, order: &Move, wanted: &Record, now: Time) {
-        let pair = self.topology.pair(id);
-        let seen = &self.pairs[id.index()];
-        let (side, twin) = (order.side, order.side.other());
-        let twin_is_lost = self.pools.is_lost(pair.pool(twin));
-        let entry = |phase| Entry {
-            phase,
-            cause: Cause::Ordered,
-            by: By::Operator(order.by.clone()),
-            reason: order.reason.clone(),
-            since: now,
-        };
-        let mut expected = seen.in_force.clone();
-        expected.generation = wanted.generation;
-        match order.to {
-            Destination::Twin => {
-                if expected.phase(twin) != Phase::Home {
-                    expected.entries[twin.index()] = entry(Phase::Home);
-                }
-                expected.entries[side.index()] = entry(Phase::Away);
-            }
-            Destination::Home => {
-                let at_once = order.now || pair.rules.ramp.is_zero() || twin_is_lost;
-                let phase = match at_once {
-                    true => Phase::Home,
-                    false => Phase::Returning(Share::FIRST),
-                };
-                expected.entries[side.index()] = entry(phase);
-                if !expected.alarm {
-                    expected.rounds = 0;
-                }
-            }
-        }
-        if seen.damaged {
-            (expected.alarm, expected.rounds) = (true, 0);
-        }
-        assert_eq!(*wanted, expected, "{order:?}");
-    }
-
-    // What automation does.
-
-    /// Whether automation may do this, by every rule; gives back the pools that are left because
-    /// they are lost.
-    fn automation_may(&mut self, id: PairId, wanted: &Record, now: Time) -> Vec<PoolId> {
-        assert!(!self.isolated, "{id:?}: decided while isolated");
-        let topology = self.topology.clone();
-        let pair = topology.pair(id);
-        let before = self.pairs[id.index()].in_force.clone();
-        let halted = self.is_halted(id);
-        let exhausted =
-            before.rounds > 0 && hold(pair, before.rounds - 1) >= pair.rules.longest_hold;
-        let done = Side::BOTH.map(|side| done(&before, wanted, side));
-        let (mut rounds, mut alarm, mut left) = (before.rounds, before.alarm, Vec::new());
-        for side in Side::BOTH {
-            let (home, twin) = (pair.pool(side), pair.pool(side.other()));
-            let (was, entry) = (before.entry(side), wanted.entry(side));
-            let deed = done[side.index()];
-            let cause = match deed {
-                Done::Nothing => {
-                    assert_eq!(was, entry);
-                    continue;
-                }
-                Done::Failover => {
-                    self.may_fail_over(pair, side, halted, now);
-                    alarm |= exhausted;
-                    left.push(home);
-                    match self.pools.beside_lost(home) {
-                        true => Cause::FirstToReturn,
-                        false => Cause::Lost,
-                    }
-                }
-                Done::Relapse => {
-                    assert!(self.pools.is_lost(home) && self.pools.serves(twin));
-                    alarm |= exhausted;
-                    left.push(home);
-                    Cause::Relapsed
-                }
-                Done::Swap => {
-                    assert!(self.pools.is_lost(twin) && self.pools.serves(home));
-                    match self.pools.beside_lost(twin) {
-                        true => Cause::FirstToReturn,
-                        false => Cause::LeftLost,
-                    }
-                }
-                Done::Finish => {
-                    assert!(self.pools.is_lost(twin) && self.pools.serves(home));
-                    Cause::LeftLost
-                }
-                Done::Failback => {
-                    let rules = &pair.rules;
-                    assert_eq!(rules.failback, Automation::Automatic);
-                    assert!(!halted, "{id:?}: failback though halted");
-                    assert_eq!(was.by, By::Twinpool, "a person sent them away");
-                    assert!(self.pools.is_well(home));
-                    let well = now.since(self.pools.since(home));
-                    let hold = hold(pair, before.rounds);
-                    assert!(well >= hold, "{id:?}: failback after {well:?} of {hold:?}");
-                    let at_once = rules.ramp.is_zero() || self.pools.is_lost(twin);
-                    assert_eq!(entry.phase == Phase::Home, at_once);
-                    rounds += 1;
-                    Cause::Held
-                }
-                Done::Step | Done::LastStep => {
-                    assert!(!halted || was.by != By::Twinpool);
-                    assert!(self.pools.serves(home) && !self.pools.is_lost(twin));
-                    let pause = now.since(self.pairs[id.index()].since);
-                    assert!(pause >= step(pair), "{id:?}: a step after {pause:?}");
-                    assert_eq!(was.by, entry.by);
-                    if deed == Done::Step {
-                        assert_eq!((was.cause, was.since), (entry.cause, entry.since));
-                        continue;
-                    }
-                    assert_eq!((entry.cause, entry.since), (Cause::Returned, now));
-                    self.counts.one("returns ended");
-                    continue;
-                }
-            };
-            self.counts.one(match deed {
-                Done::Failover if cause == Cause::Lost => "failovers",
-                Done::Failover => "failovers to the first to return",
-                Done::Relapse => "relapses",
-                Done::Swap => "swaps",
-                Done::Finish => "finishes",
-                _ => "failbacks",
-            });
-            if was.by != By::Twinpool {
-                self.counts.one("a person's entry changed by automation");
-            }
-            let expected = Entry {
-                phase: entry.phase,
-                cause,
-                by: By::Twinpool,
-                reason: None,
-                since: now,
-            };
-            assert_eq!(*entry, expected, "{id:?}");
-        }
-        if done == [Done::Nothing; 2] {
-            self.may_forget(pair, &before, halted, now);
-            rounds = 0;
-            self.counts.one("rounds forgotten");
-        }
-        if self.pairs[id.index()].damaged {
-            (rounds, alarm) = (0, true);
-        }
-        assert_eq!((wanted.rounds, wanted.alarm), (rounds, alarm), "{id:?}");
-        left
-    }
-
-    fn may_fail_over(&self, pair: &Pair, side: Side, halted: bool, now: Time) {
-        let (home, twin) = (pair.pool(side), pair.pool(side.other()));
-        assert_eq!(pair.rules.failover, Automation::Automatic);
-        assert!(!halted, "{:?}: failover though halted", pair.id);
-        assert!(self.pools.is_lost(home) && self.pools.serves(twin));
-        assert_eq!(self.pools.condition(home), Condition::Lost);
-        let lost = now.since(self.pools.since(home));
-        assert!(
-            lost >= pair.rules.after || self.pools.beside_lost(home),
-            "{:?}: failover after {lost:?}",
-            pair.id
-        );
-    }
-
-    fn may_forget(&self, pair: &Pair, before: &Record, halted: bool, now: Time) {
-        assert!(!halted && before.rounds > 0);
-        let mut since = self.pairs[pair.id.index()].since;
-        for side in Side::BOTH {
-            assert_eq!(before.phase(side), Phase::Home);
-            assert!(self.pools.is_well(pair.pool(side)));
-            since = since.max(self.pools.since(pair.pool(side)));
-        }
-        assert!(now.since(since) >= hold(pair, before.rounds));
-    }
-
-    fn is_halted(&self, id: PairId) -> bool {
-        let seen = &self.pairs[id.index()];
-        self.paused || seen.damaged || seen.in_force.alarm
-    }
-
     // At every moment.
 
     /// A moment, once its outputs are drained.
@@ -599,6 +337,11 @@ impl Redirects {
     /// What is in force, for the disk to be held against it.
     pub(crate) fn in_force(&self, id: PairId) -> &Record {
         &self.pairs[id.index()].in_force
+    }
+
+    fn is_halted(&self, id: PairId) -> bool {
+        let seen = &self.pairs[id.index()];
+        self.paused || seen.damaged || seen.in_force.alarm
     }
 
     /// What has to be done is in force in time, where nothing stands in its way.
@@ -661,7 +404,6 @@ impl Redirects {
 
 impl Seen {
     fn new(record: Record, decider: &Decider, id: PairId, now: Time) -> Seen {
-        use twinpool::pairing::pair::Halt;
         Seen {
             highest: record.generation,
             in_force: record,
@@ -674,24 +416,6 @@ impl Seen {
             clears: [None; 2],
             duties: [None; 2],
         }
-    }
-}
-
-/// What became of the users of one side.
-fn done(before: &Record, wanted: &Record, side: Side) -> Done {
-    let other = side.other();
-    let swapped = before.phase(other) == Phase::Home && wanted.phase(other) == Phase::Away;
-    let cause = wanted.entry(side).cause;
-    match (before.phase(side), wanted.phase(side)) {
-        (Phase::Home, Phase::Away) => Done::Failover,
-        (Phase::Returning(_), Phase::Away) => Done::Relapse,
-        (Phase::Away | Phase::Returning(_), Phase::Home) if swapped => Done::Swap,
-        (Phase::Away, Phase::Returning(Share::FIRST) | Phase::Home) => Done::Failback,
-        (Phase::Returning(_), Phase::Home) if cause == Cause::LeftLost => Done::Finish,
-        (Phase::Returning(from), Phase::Returning(to)) if from.next() == Some(to) => Done::Step,
-        (Phase::Returning(from), Phase::Home) if from.next().is_none() => Done::LastStep,
-        (from, to) if from == to => Done::Nothing,
-        (from, to) => panic!("{side:?}: from {from:?} to {to:?}"),
     }
 }
 

@@ -13,8 +13,14 @@ use crate::time::Time;
 use crate::topology::MemberId;
 
 impl Decider {
-    /// A client's connect failed.
-    pub(super) fn handle_failed_connect(&mut self, place: usize, failure: Failure, now: Time) {
+    /// A client's connect failed; it had been silent from `since` on, if that is how.
+    pub(super) fn handle_failed_connect(
+        &mut self,
+        place: usize,
+        failure: Failure,
+        since: Time,
+        now: Time,
+    ) {
         if self.machines[place].verdict().0 == Verdict::Down {
             return;
         }
@@ -24,7 +30,7 @@ impl Decider {
             return;
         }
         self.machines[place].handle_evidence(failure, now);
-        let begins = failure.is_silence() && self.isolation.handle_evidence(place, now);
+        let begins = failure.is_silence() && self.isolation.handle_evidence(place, since, now);
         self.weigh(place, now);
         if begins {
             self.call_witnesses(place, now);

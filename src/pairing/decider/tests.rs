@@ -352,6 +352,11 @@ impl Rig {
         done
     }
 
+    /// Whether a probe of this target is out.
+    fn is_out(&self, target: TargetId) -> bool {
+        self.out.keys().any(|(_, asked)| *asked == target)
+    }
+
     fn verdict(&self, target: TargetId) -> Verdict {
         self.decider.verdict(target).0
     }
@@ -441,6 +446,36 @@ fn a_whole_pool_that_was_cut_off_is_lost_while_another_answers() {
     });
     assert_eq!(rig.decider.isolated(), None);
     assert_eq!(rig.condition(1), Condition::Serving);
+}
+
+#[test]
+fn what_was_slow_while_somebody_else_answered_is_asked_at_once_and_once() {
+    let mut rig = Rig::new(&[(3, PLAIN), (3, PLAIN)]);
+    while !rig.out.is_empty() {
+        rig.run(ms(1));
+    }
+    rig.set_pool(0, Truth::Cut);
+    let began = rig.now;
+    rig.run(ms(250));
+    let asked = |rig: &Rig| (0..3).filter(|n| rig.is_out(target(0, *n, 0))).count();
+    // Those whose turn it was to be asked meanwhile are asked once more after that.
+    let early = asked(&rig);
+    for n in 0..3 {
+        for _ in 0..2 {
+            let slow = Evidence::Slow(began + ms(n));
+            rig.decider
+                .handle_evidence(target(0, n as u16, 0), slow, rig.now);
+        }
+        rig.run(ms(1));
+    }
+    rig.run(ms(130));
+    assert_eq!(asked(&rig), 3);
+    rig.run(ms(500 + 10));
+    let down = |n: &u16| rig.verdict(target(0, *n, 0)) == Verdict::Down;
+    assert!((0..3).filter(down).count() >= 3 - early);
+    rig.until(ms(500), |decider| {
+        decider.condition(PoolId(0)).0 == Condition::Lost
+    });
 }
 
 #[test]

@@ -77,10 +77,29 @@ fn a_hang_is_doubted_from_its_end_and_a_sign_of_life_from_its_start() {
 #[test]
 fn clients_alone_condemn_nobody() {
     let mut isolation = isolation();
-    assert!(isolation.handle_evidence(0, at(1000)));
-    assert!(!isolation.handle_evidence(0, at(1001)));
+    assert!(isolation.handle_evidence(0, at(1000), at(1000)));
+    assert!(!isolation.handle_evidence(0, at(1001), at(1001)));
     isolation.probe(2, Heard::Answer, 1002, 1003);
     assert!(!isolation.condemns(0));
+}
+
+#[test]
+fn who_was_heard_after_a_client_asked_in_vain_vouches_for_its_silence() {
+    for (witness, vouches) in [(1100, true), (900, false)] {
+        let mut isolation = isolation();
+        isolation.probe(2, Heard::Answer, witness, witness + 2);
+        assert!(isolation.handle_evidence(0, at(1000), at(1250)));
+        assert_eq!(isolation.is_doubtful(0), !vouches);
+    }
+}
+
+#[test]
+fn who_has_answered_since_a_client_asked_is_silent_from_now_on_at_most() {
+    let mut isolation = isolation();
+    isolation.probe(0, Heard::Answer, 1050, 1052);
+    isolation.probe(2, Heard::Answer, 1100, 1102);
+    assert!(isolation.handle_evidence(0, at(1000), at(1250)));
+    assert!(isolation.is_doubtful(0));
 }
 
 #[test]
