@@ -147,6 +147,12 @@ async fn step(
     let pair = users.pair.id;
     let order = users.order(to, asked);
     loop {
+        if Instant::now() >= until {
+            let home = &users.home.name;
+            return Err(Stop::Failed(format!(
+                "{home}: not begun: the disk of `state_dir` is too slow to do all of it at once"
+            )));
+        }
         let now = clock::now();
         let (before, drains, isolated) = {
             let decider = hub.decider.borrow();

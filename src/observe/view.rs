@@ -50,7 +50,8 @@ pub struct View<'a> {
     pub to_move: &'a dyn Fn(PoolId) -> u64,
     /// Whether connections of a home pool's users went to the twin one by one lately.
     pub spilling: &'a dyn Fn(PoolId) -> bool,
-    /// What was wrong with a pair's record when it was read, until a person resumes it.
+    /// What is wrong with a pair's record on disk: how it was found, until the next good write, or
+    /// that the disk does not answer.
     pub record_problem: &'a dyn Fn(PairId) -> Option<String>,
     /// What happened lately.
     pub events: &'a Events,

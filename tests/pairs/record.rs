@@ -80,7 +80,9 @@ async fn refuses_to_write_and_spills(korea: &mut Korea) {
     let mut open = sessions(address, 2, "seoul").await;
     let refused = korea.refused(&["failover", SEOUL]).await;
     assert!(
-        refused.contains("cannot write the record") && refused.contains(SEOUL),
+        refused.contains("not carried out")
+            && refused.contains("written")
+            && refused.contains(SEOUL),
         "{refused}"
     );
     assert_eq!(korea.home(SEOUL).await.phase, HomePhase::Home);

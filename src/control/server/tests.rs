@@ -268,6 +268,104 @@ fn a_command_that_is_not_one_is_refused() {
 }
 
 #[test]
+fn orders_about_pairs_reach_the_desk_with_who_gave_them() {
+    local(async {
+        let served = served().await;
+        let pool = |name: &str| format!("fe-{name}");
+        let orders = [
+            (
+                "failover",
+                r#"{"pool":"fe-seoul","reason":"power work","now":true}"#,
+                Redirect::Failover(pool("seoul")),
+                (true, false, false),
+            ),
+            (
+                "failback",
+                r#"{"pool":"fe-busan","force":true}"#,
+                Redirect::Failback(pool("busan")),
+                (false, true, false),
+            ),
+            (
+                "evacuate",
+                r#"{"site":"seoul","dry_run":true,"reason":" "}"#,
+                Redirect::Evacuate("seoul".to_owned()),
+                (false, false, true),
+            ),
+            (
+                "restore",
+                r#"{"site":"seoul"}"#,
+                Redirect::Restore("seoul".to_owned()),
+                (false, false, false),
+            ),
+            (
+                "pause",
+                r#"{"reason":"power work"}"#,
+                Redirect::Pause,
+                (false, false, false),
+            ),
+            ("resume", "{}", Redirect::Resume, (false, false, false)),
+        ];
+        for (name, body, what, (now, force, dry_run)) in orders {
+            let path = format!("/v1/commands/{name}");
+            let answer = served.post(&path, body).await;
+            assert!(answer.contains("\"done\":true"), "{answer}");
+            let given = served.desk.redirections.borrow_mut().pop();
+            let expected = Redirection {
+                what,
+                by: me(),
+                reason: body.contains("power").then(|| "power work".to_owned()),
+                now,
+                force,
+                dry_run,
+            };
+            assert_eq!(given, Some(expected));
+            let answer = served
+                .sent(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())
+                .await;
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn an_order_about_pairs_that_is_not_one_is_refused() {
+    local(async {
+        let served = served().await;
+        let long = format!("{{\"reason\":\"{}\"}}", "x".repeat(LONGEST_REASON + 1));
+        for (name, body, told) in [
+            ("failover", "{}", "missing field `pool`"),
+            (
+                "failover",
+                r#"{"pool":"p","site":"s"}"#,
+                "unknown field `site`",
+            ),
+            (
+                "failback",
+                r#"{"pool":"p","dryrun":true}"#,
+                "unknown field `dryrun`",
+            ),
+            ("evacuate", r#"{"pool":"p"}"#, "unknown field `pool`"),
+            ("restore", r#"{"site":7}"#, "invalid type"),
+            ("pause", r#"{"force":true}"#, "unknown field `force`"),
+            (
+                "resume",
+                r#"{"reason":"a\nb"}"#,
+                "without control characters",
+            ),
+            ("pause", &long, "longer than 500 characters"),
+        ] {
+            let answer = served.post(&format!("/v1/commands/{name}"), body).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 400 "),
+                "{name} {body}: {answer}"
+            );
+            assert!(answer.contains(told), "{name} {body}: {answer}");
+        }
+        assert!(served.desk.redirections.borrow().is_empty());
+    });
+}
+
+#[test]
 fn a_live_socket_is_never_taken_and_a_dead_one_is_replaced() {
     local(async {
         let scratch = Scratch::new();

@@ -6,8 +6,11 @@ use std::process::Command;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 
+use super::super::StartError;
+use super::super::hub::Inputs;
 use super::super::rig::{self, Scratch};
 use super::*;
+use crate::config::Config;
 use crate::control::socket::ControlSocket;
 use crate::observe::desk::LocalFuture;
 use crate::pairing::Condition;
@@ -41,16 +44,19 @@ fn local(test: impl AsyncFnOnce(&mut Rig)) {
     runtime.shutdown_timeout(Duration::from_secs(1));
 }
 
+async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
+    let control = ControlSocket::bind(&config.control.socket).await;
+    let listeners = listen::bind(&config.topology, 1).expect("listeners");
+    Hub::start(config, 1_024, listeners, control.expect("a socket")).await
+}
+
 impl Rig {
     async fn start(scratch: Scratch) -> Rig {
         let listener = || TcpListener::bind("127.0.0.1:0").expect("a member");
         let members: Vec<TcpListener> = (0..POOLS).map(|_| listener()).collect();
         let address = |place: usize| members[place].local_addr().expect("an address");
         let config = rig::config(scratch.path(), address);
-        let control = ControlSocket::bind(&config.control.socket).await;
-        let listeners = listen::bind(&config.topology, 1).expect("listeners");
-        let started = Hub::start(config, 1_024, listeners, control.expect("a socket")).await;
-        let (hub, mut inputs) = started.expect("a hub");
+        let (hub, mut inputs) = started(config).await.expect("a hub");
         let running = hub.clone();
         spawn_local(async move { running.run(&mut inputs).await });
         let rig = Rig {
@@ -396,5 +402,50 @@ fn a_pause_is_on_disk_before_it_is_answered_and_a_resume_tells_what_it_ended() {
             .expect("nothing to do is done");
         assert!(told.contains("was not halted"), "{told}");
         rig.hub.end();
+    });
+}
+
+#[test]
+fn nothing_is_ended_while_the_instance_is_isolated_and_all_of_it_afterwards() {
+    local(async |rig| {
+        let (hub, fe) = (rig.hub.clone(), rig.pool("fe"));
+        hub.counters[0].home(fe).at_home.add(30);
+        assert_eq!(hub.stand(fe), (30, 0));
+        let now = clock::now();
+        let targets = hub.topology.targets().map(|target| target.member());
+        let members: Vec<_> = targets.collect();
+        hub.decider.borrow_mut().handle_paths(&members, now);
+        hub.follow(now);
+        assert!(hub.decider.borrow().isolated().is_some());
+        hub.clear(fe, Some(fe), now, now);
+        hub.move_on(now);
+        assert!(hub.next_slice().is_none() && hub.is_moving(fe, now));
+        assert_eq!(hub.to_move(fe), 30);
+        // Its members answer all the time.
+        rig.until("over", |hub| hub.decider.borrow().isolated().is_none())
+            .await;
+        let began = Instant::now();
+        rig.until("told", |hub| hub.to_move(fe) == 0).await;
+        let least = Duration::from_millis(400);
+        assert!(began.elapsed() >= least, "30 at 50 a second are six slices");
+    });
+}
+
+#[test]
+fn a_pair_without_a_state_directory_does_not_start_and_says_what_to_write() {
+    let scratch = Scratch::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        let nobody = "192.0.2.1:8080".parse().expect("an address");
+        let mut config = rig::config(scratch.path(), |_| nobody);
+        config.instance.state_dir = None;
+        let Err(error) = started(config).await else {
+            panic!("it started");
+        };
+        let told = error.to_string();
+        assert!(told.contains("state_dir = \"/var/lib/twinpool\""), "{told}");
     });
 }
