@@ -136,8 +136,9 @@ fn watch(args: &Args, dir: &Path) -> Result<(Course, Saw)> {
         sleep(SAMPLE);
     }
     sleep(MARGIN);
-    let saw = crowd.end()?;
+    // Before the crowd goes.
     let samples = echoes.samples()?;
+    let saw = crowd.end()?;
     daemon.child.must_live(&daemon.log)?;
     Ok((Course::of(&samples, &shares, ordered, MEMBERS), saw))
 }

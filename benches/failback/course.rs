@@ -53,9 +53,10 @@ impl Course {
         let from = samples.partition_point(|sample| at(sample) < -BEFORE);
         let first = samples.get(from).map_or(0, |s| sum(&s.long[..home]));
         let moment = |(index, sample): (usize, &Sample)| {
-            let earlier = samples[..index].partition_point(|s| at(s) < at(sample) - WINDOW);
-            let before = &samples[earlier];
-            let span = seconds(before.at, sample.at).max(1e-9);
+            let within = samples[..index].partition_point(|s| at(s) <= at(sample) - WINDOW);
+            let before = &samples[within.saturating_sub(1)];
+            // At least a window, but for the first few.
+            let span = seconds(before.at, sample.at).max(WINDOW);
             let risen = |of: fn(&Sample) -> &Vec<u64>| -> Vec<f64> {
                 let pairs = of(sample).iter().zip(of(before));
                 pairs.map(|(now, then)| (now - then) as f64).collect()
@@ -63,8 +64,6 @@ impl Course {
             let (long, short) = (risen(|s| &s.long), risen(|s| &s.short));
             let all_short: f64 = short.iter().sum();
             let given = long.iter().zip(&short).map(|(long, short)| long + short);
-            // One sample's span is at least as long as the window, but for the first few.
-            let span = span.max(WINDOW);
             Moment {
                 at: at(sample),
                 share: share_at(shares, sample.at),

@@ -46,7 +46,8 @@ pub(crate) fn svg(course: &Course, names: &[String]) -> String {
         most: round_up(most),
     };
     let upper = panel(UPPER, course.all as f64);
-    let rates = panel(UPPER, course.most(|moment| moment.rate));
+    // Room above it, so that it is not lost in the frame.
+    let rates = panel(UPPER, 1.1 * course.most(|moment| moment.rate));
     let percent = Panel {
         most: 100.0,
         ..panel(UPPER, 1.0)
