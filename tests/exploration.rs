@@ -14,9 +14,9 @@
 //!
 //! At each moment any of 31 events: either pool becomes unknown, lost, low or well; isolation and
 //! pause begin or end; a person resumes, or orders a failover or failback of either pool, with or
-//! without `--force`, a failback with or without `--now`; the record that is being written is stored, or fails; twinpool
-//! restarts, with that record on disk or not, or with a damaged one; the host is suspended; one
-//! second passes; the machine is called as it asked to be, or is not.
+//! without `--force`, a failback with or without `--now`; the record that is being written is
+//! stored, or fails; twinpool restarts, with that record on disk or not, or with a damaged one; the
+//! host is suspended; one second passes; the machine is called as it asked to be, or is not.
 //!
 //! Bounds: `after` 2 s, `hold` 1 s growing to 2 s, a second each step of a return, where there is a
 //! ramp. Moments count as their distance from now, up to the longest span that a rule asks for;
