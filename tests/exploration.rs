@@ -26,11 +26,11 @@
 //!
 //! | failover | failback | ramp | states | transitions |
 //! |---|---|---|---|---|
-//! | automatic | automatic | yes | 198,894 | 5,290,352 |
-//! | automatic | automatic | no | 68,530 | 1,811,820 |
-//! | automatic | manual | yes | 63,902 | 1,700,582 |
+//! | automatic | automatic | yes | 178,050 | 4,736,012 |
+//! | automatic | automatic | no | 62,418 | 1,650,124 |
+//! | automatic | manual | yes | 58,726 | 1,562,878 |
 //! | manual | automatic | no | 9,700 | 256,076 |
-//! | manual | manual | yes | 60,684 | 1,613,588 |
+//! | manual | manual | yes | 55,764 | 1,482,796 |
 //!
 //! A write that fails and is on disk all the same is not among the events, for it leads nowhere
 //! else: until a restart the machine does what it does after any failed write, and after it what
