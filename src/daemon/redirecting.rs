@@ -246,7 +246,7 @@ async fn others_written(hub: &Hub, users: Users<'_>, until: Instant) -> Result<(
 
 fn not_written(users: Users<'_>, error: &str) -> String {
     let home = &users.home.name;
-    format!("{home}: not carried out: the record cannot be written: {error}; nothing changed")
+    format!("{home}: not carried out: cannot write the record: {error}; nothing changed")
 }
 
 fn still_writing(users: Users<'_>, generation: u64) -> String {

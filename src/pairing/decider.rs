@@ -40,6 +40,10 @@ use crate::topology::{Member, MemberId, Pool, PoolId, ServiceId, TargetId, Topol
 /// unknown for long.
 pub const FIRST_SPREAD: Duration = Duration::from_secs(1);
 
+/// Who is called so much later than it asked to be was suspended, or starved: longer than a busy
+/// host keeps anyone waiting. What was known before is too old for a pair's `after` and `hold`.
+pub const GAP: Duration = Duration::from_secs(5);
+
 /// Decides for one topology. See the [module docs](super) for how to drive it.
 #[derive(Debug)]
 pub struct Decider {
@@ -173,6 +177,10 @@ impl Decider {
         let Some(started) = self.machines[place].out_since() else {
             return;
         };
+        self.notice_gap(
+            started + self.topology.service(target.service()).check.timeout,
+            now,
+        );
         let first = !self.machines[place].is_settled();
         if first {
             self.unsettled -= 1;
@@ -215,6 +223,7 @@ impl Decider {
 
     /// Takes what a client's connect saw.
     pub fn handle_evidence(&mut self, target: TargetId, evidence: Evidence, now: Time) {
+        self.notice_gap(now, now);
         let place = self.places.target(target);
         let sign = match evidence {
             Evidence::Answered => true,
@@ -240,6 +249,7 @@ impl Decider {
     /// Takes news of local links and routes: `unrouted` are all members that no local route with
     /// a live link leads to now.
     pub fn handle_paths(&mut self, unrouted: &[MemberId], now: Time) {
+        self.notice_gap(now, now);
         let unrouted = unrouted.iter().copied().collect();
         let (lost, back) = self.isolation.handle_paths(unrouted);
         self.paths_vanished(lost.into_iter().collect(), now);
@@ -253,6 +263,7 @@ impl Decider {
 
     /// Carries out an operator's order, or says why not.
     pub fn handle_order(&mut self, order: Order, now: Time) -> Result<(), Refusal> {
+        self.notice_gap(now, now);
         let member = order.member;
         if order.mode == Mode::Maintenance && !order.force {
             self.refuse_to_lose(member)?;
@@ -271,6 +282,7 @@ impl Decider {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.notice_gap(now, now);
         self.do_due(now);
     }
 

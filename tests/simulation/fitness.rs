@@ -125,13 +125,14 @@ impl Pools {
     }
 
     fn refresh(&mut self, id: PoolId, now: Time) {
-        let need = self.topology.pool(id).quorum.to_start;
+        let quorum = self.topology.pool(id).quorum;
         let seen = &mut self.pools[id.index()];
-        let fitness = if seen.asked.iter().any(|asked| !asked) {
-            Fitness::Unknown
-        } else if seen.condition == Condition::Lost {
+        let all_asked = seen.asked.iter().all(|asked| *asked);
+        let fitness = if all_asked && seen.condition == Condition::Lost {
             Fitness::Lost
-        } else if seen.present(need) < need.members {
+        } else if !all_asked || !seen.are_enough(quorum.to_stay) {
+            Fitness::Unknown
+        } else if !seen.are_enough(quorum.to_start) {
             Fitness::Low
         } else {
             Fitness::Well
@@ -150,11 +151,13 @@ impl Pools {
 }
 
 impl Seen {
-    fn present(&self, need: QuorumNeed) -> u16 {
+    /// Whether so many are known to answer, and not taken out.
+    fn are_enough(&self, need: QuorumNeed) -> bool {
         let members = self.verdicts.iter().zip(&self.modes);
         let counted = members.take(need.of_first.into());
-        let present = counted
-            .filter(|(verdict, mode)| **verdict != Verdict::Down && **mode != Mode::Maintenance);
-        present.count() as u16
+        let answers = |verdict: &Verdict| matches!(verdict, Verdict::Up | Verdict::Busy);
+        let present =
+            counted.filter(|(verdict, mode)| answers(verdict) && **mode != Mode::Maintenance);
+        present.count() >= need.members.into()
     }
 }

@@ -15,6 +15,7 @@ impl World {
         if self.calm() {
             for member in self.members() {
                 self.order(member, Mode::Ready, false);
+                self.drain();
             }
             return self.resume();
         }

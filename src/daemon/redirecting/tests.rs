@@ -298,7 +298,7 @@ fn what_cannot_be_written_is_not_in_force_and_is_told() {
         rig.move_state_to("/proc");
         let told = failed(rig.order(failback("fe")).await);
         assert!(
-            told.starts_with("fe: not carried out: the record cannot be written:")
+            told.starts_with("fe: not carried out: cannot write the record:")
                 && told.ends_with("nothing changed"),
             "{told}"
         );

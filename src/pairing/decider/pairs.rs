@@ -1,13 +1,14 @@
 //! The decider where pools have twins: what their machines are told, and what they say.
 
-use super::{Decider, Item};
+use super::{Decider, GAP, Item};
+use crate::health::Verdict;
 use crate::pairing::Condition;
 use crate::pairing::condition::present;
 use crate::pairing::pair::{Fitness, Halt, Move, MoveRefusal, PairMachine, PairOutput};
 use crate::pairing::record::{Phase, Record};
 use crate::pairing::words::{Event, Output, Pause};
 use crate::time::Time;
-use crate::topology::{PairId, Pool, PoolId, Side, SiteId};
+use crate::topology::{PairId, Pool, PoolId, QuorumNeed, Side, SiteId};
 
 impl Decider {
     /// Takes how the writing of a pair's record went; with the error when it failed.
@@ -18,14 +19,14 @@ impl Decider {
         stored: Result<(), String>,
         now: Time,
     ) {
+        self.notice_gap(now, now);
         let error = stored.err();
-        let unwritten = &mut self.unwritten[pair.index()];
-        if unwritten.is_some() != error.is_some() {
-            *unwritten = error.clone();
-            let error = error.clone();
+        let stored = error.is_none();
+        let before = std::mem::replace(&mut self.unwritten[pair.index()], error.clone());
+        if before.is_none() != stored {
             self.tell(Event::Unwritten { pair, error });
         }
-        self.pairs[pair.index()].handle_stored(generation, error.is_none(), now);
+        self.pairs[pair.index()].handle_stored(generation, stored, now);
         self.follow(pair, now);
         self.do_due(now);
     }
@@ -38,6 +39,7 @@ impl Decider {
         order: &Move,
         now: Time,
     ) -> Result<u64, MoveRefusal> {
+        self.notice_gap(now, now);
         let machine = &mut self.pairs[pair.index()];
         machine.handle_move(order, now)?;
         let wanted = machine.wanted().unwrap_or(machine.record());
@@ -56,6 +58,7 @@ impl Decider {
 
     /// Pauses all automation of pairs.
     pub fn handle_pause(&mut self, by: String, reason: Option<String>, now: Time) {
+        self.notice_gap(now, now);
         let pause = Pause {
             by,
             reason,
@@ -74,6 +77,7 @@ impl Decider {
     /// the generations to wait for; an error names a pair whose record is being written: call it
     /// again then.
     pub fn handle_resume(&mut self, by: String, now: Time) -> Result<Vec<(PairId, u64)>, PairId> {
+        self.notice_gap(now, now);
         let ids = || (0..).map(PairId);
         let halted =
             |machine: &PairMachine| matches!(machine.halt(), Some(Halt::Damaged | Halt::Alarm));
@@ -155,6 +159,15 @@ impl Decider {
         self.every_pair(now, |machine| machine.handle_isolated(isolated, now));
     }
 
+    /// Has every machine begin anew where nobody watched for a while: something was due at `due`,
+    /// or long before now.
+    pub(super) fn notice_gap(&mut self, due: Time, now: Time) {
+        let first = self.agenda.next().map_or(due, |(at, _)| at.min(due));
+        if now.since(first) >= GAP {
+            self.every_pair(now, |machine| machine.handle_gap(now));
+        }
+    }
+
     /// Takes a pair's next step.
     pub(super) fn step_pair(&mut self, pair: PairId, now: Time) {
         self.pairs[pair.index()].handle_timeout(now);
@@ -168,15 +181,23 @@ impl Decider {
         }
     }
 
+    /// A member that has neither answered nor failed often enough counts for nothing here: where
+    /// the pool needs it, nothing is known of the pool.
     fn fitness(&self, pool: &Pool) -> Fitness {
-        if self.services[self.places.service(pool.primary)].unsettled > 0 {
-            return Fitness::Unknown;
-        }
+        let known = self.services[self.places.service(pool.primary)].unsettled == 0;
         let (condition, ..) = self.condition(pool.id);
-        let need = pool.quorum.to_start;
-        if condition == Condition::Lost {
+        let mut members = self.presence(pool);
+        for (verdict, _) in &mut members {
+            if *verdict == Verdict::Unknown {
+                *verdict = Verdict::Down;
+            }
+        }
+        let enough = |need: QuorumNeed| present(need, members.iter().copied()) >= need.members;
+        if known && condition == Condition::Lost {
             Fitness::Lost
-        } else if present(need, self.presence(pool).into_iter()) < need.members {
+        } else if !known || !enough(pool.quorum.to_stay) {
+            Fitness::Unknown
+        } else if !enough(pool.quorum.to_start) {
             Fitness::Low
         } else {
             Fitness::Well

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
+mod pairs;
+
 use super::*;
 use crate::health::Failure;
 use crate::health::readiness::Takes;
@@ -164,7 +166,16 @@ fn target(pool: u16, n: u16, service: u16) -> TargetId {
     member(pool, n).target(PoolId(pool).service(service))
 }
 
-/// A decider, and a network that answers its probes.
+/// What becomes of a record that is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Works,
+    /// Says nothing.
+    Stalls,
+    Fails(&'static str),
+}
+
+/// A decider, a disk, and a network that answers its probes.
 struct Rig {
     decider: Decider,
     now: Time,
@@ -175,6 +186,10 @@ struct Rig {
     events: Vec<(Time, Event)>,
     ends: Vec<(MemberId, Option<ServiceId>)>,
     remembered: u32,
+    disk: Disk,
+    stored: Vec<(PairId, Record)>,
+    cleared: Vec<(PoolId, Option<PoolId>, Time)>,
+    published: u32,
     /// A client meets each unreachable member so often.
     clients: Option<Duration>,
     next_client: Time,
@@ -219,6 +234,10 @@ impl Rig {
             events: Vec::new(),
             ends: Vec::new(),
             remembered: 0,
+            disk: Disk::Works,
+            stored: Vec::new(),
+            cleared: Vec::new(),
+            published: 0,
             clients: None,
             next_client: now,
         }
@@ -317,13 +336,19 @@ impl Rig {
                 } => self.ends.push((member, service)),
                 Output::Tell(event) => self.events.push((self.now, event)),
                 Output::Remember => self.remembered += 1,
-                Output::Publish => {}
+                Output::Publish => self.published += 1,
                 Output::Store(pair, record) => {
                     let generation = record.generation;
+                    self.stored.push((pair, record));
+                    let stored = match self.disk {
+                        Disk::Works => Ok(()),
+                        Disk::Fails(why) => Err(why.to_owned()),
+                        Disk::Stalls => continue,
+                    };
                     self.decider
-                        .handle_stored(pair, generation, Ok(()), self.now);
+                        .handle_stored(pair, generation, stored, self.now);
                 }
-                Output::Clear { .. } => {}
+                Output::Clear { home, off, from } => self.cleared.push((home, off, from)),
             }
         }
     }
