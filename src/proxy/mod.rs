@@ -92,7 +92,7 @@ pub enum Which {
 pub enum FromWorker {
     /// The connect phase of a client's session failed on this member.
     ConnectFailed(TargetId, Failure),
-    /// A connect that began at this moment has not been answered for long.
+    /// A connect should have been answered by this moment, and has not been for long.
     ConnectSlow(TargetId, Time),
     /// It failed through a fault of our own.
     OwnFault(OwnFault),
