@@ -50,8 +50,9 @@ pub(crate) enum Step {
     Reply(TargetId, u64),
     /// The prober gives up.
     GiveUp(TargetId, u64),
-    /// A connect of a client is slow or refused.
-    Slow(TargetId),
+    /// A connect of a client is slow, gets no answer, or is refused.
+    Slow(TargetId, Time),
+    TimesOut(TargetId),
     Refused(TargetId),
     Client,
     Change,
@@ -277,7 +278,11 @@ impl World {
             Step::Arrive(target, probe) => self.arrive(target, probe),
             Step::Reply(target, probe) => self.reply(target, probe),
             Step::GiveUp(target, probe) => self.give_up(target, probe),
-            Step::Slow(target) => {
+            Step::Slow(target, began) => {
+                let evidence = Evidence::Slow(began);
+                self.decider.handle_evidence(target, evidence, self.now);
+            }
+            Step::TimesOut(target) => {
                 let evidence = Evidence::Failed(Failure::ConnectTimeout);
                 self.decider.handle_evidence(target, evidence, self.now);
             }
@@ -298,7 +303,7 @@ impl World {
             Step::Resume => self.resume(),
             Step::Flood(target, left) => {
                 self.checks.flooded(target, self.now);
-                self.take(Step::Slow(target));
+                self.take(Step::TimesOut(target));
                 if left > 0 {
                     self.after(Duration::from_millis(15), Step::Flood(target, left - 1));
                 }
@@ -401,7 +406,8 @@ impl World {
             return;
         }
         if !self.is_reachable(target) {
-            self.after(Duration::from_millis(250), Step::Slow(target));
+            self.after(Duration::from_millis(250), Step::Slow(target, self.now));
+            self.after(Duration::from_secs(1), Step::TimesOut(target));
         } else if self.truth(target) == Truth::Dead {
             self.after(Duration::from_millis(2), Step::Refused(target));
         }
