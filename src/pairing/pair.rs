@@ -31,135 +31,19 @@
 //! a pool that is lost for one that serves, whoever began it: half of the users stand on either, so
 //! there is no staying where they are. One that a person began also goes on.
 
+mod folding;
+mod words;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::record::{By, Cause, Entry, Phase, Record, Share};
 use crate::time::Time;
 use crate::topology::{Automation, PairRules, Side};
+pub use words::{Act, Destination, Fitness, Halt, Move, MoveRefusal, PairOutput, Prospect};
 
 /// How long automation waits after a record could not be written before it tries again.
 pub const RETRY: Duration = Duration::from_secs(1);
-
-/// Whether a pool can be sent users.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fitness {
-    /// Its first probes are not in.
-    Unknown,
-    /// It has no quorum.
-    Lost,
-    /// Enough members to go on serving, too few to be brought back by automation.
-    Low,
-    /// Enough for both.
-    Well,
-}
-
-/// What a person orders of a pool's users.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Move {
-    /// Whose.
-    pub side: Side,
-    /// Where to.
-    pub to: Destination,
-    /// Who orders.
-    pub by: String,
-    /// Why, in their words.
-    pub reason: Option<String>,
-    /// Without drain or ramp.
-    pub now: bool,
-    /// Even against what is worth a refusal.
-    pub force: bool,
-}
-
-/// Where a person sends users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Destination {
-    /// Failover.
-    Twin,
-    /// Failback.
-    Home,
-}
-
-/// Why a person's order was not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MoveRefusal {
-    /// They are there already, or on the way.
-    Already(Phase),
-    /// The pool that would serve them is lost; nothing overrides this.
-    Lost,
-    /// The first probes of the pool that would serve them are not in; `force` overrides.
-    Unknown,
-    /// The home pool has fewer members than it needs to start; `force` overrides.
-    Low,
-    /// The twin's own users are away, here; `force` sends them home in the same moment.
-    TwinAway,
-    /// This instance thinks that the fault is its own; `force` overrides.
-    Isolated,
-    /// Another change is being written.
-    Writing,
-}
-
-/// What the driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PairOutput {
-    /// Write this record, then tell [`PairMachine::handle_stored`].
-    Store(Record),
-    /// The record is in force instead of this one.
-    InForce {
-        /// What was in force.
-        before: Record,
-        /// Whether sessions on the side that users leave are kept to its drain deadline.
-        drain: bool,
-    },
-}
-
-/// What automation does next for one side, if things stay as they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Prospect {
-    /// From when on.
-    pub at: Time,
-    /// For whose users.
-    pub side: Side,
-    /// What.
-    pub act: Act,
-}
-
-/// What automation can do; of what is due at one moment, the first of these is done.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Act {
-    /// Send those who were coming home away again.
-    Relapse,
-    /// Send them to the twin; its own users go home where they were away.
-    Failover,
-    /// Bring all home, because the twin is lost.
-    Finish,
-    /// Begin to bring them home.
-    Failback,
-    /// Bring the next share home.
-    Step,
-    /// Forget the rounds of the past.
-    Calm,
-}
-
-/// Why automation decides nothing for a pair.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Halt {
-    /// Its record was damaged; a person has to look, and resume.
-    Damaged,
-    /// It failed over and back too often; a person has to look, and resume.
-    Alarm,
-    /// A person paused it.
-    Paused,
-}
 
 /// Decides for one pair. See the [module docs](self).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -399,59 +283,6 @@ impl PairMachine {
             })
     }
 
-    /// The same machine as seen from `now`, for exploration: two that differ in nothing that
-    /// decides become one. That moment becomes `horizon` after boot, and what is longer ago than
-    /// `horizon`, which no rule asks for, becomes boot. `record` and `generation` are for the
-    /// records in it, and the generations.
-    pub fn folded(
-        &self,
-        now: Time,
-        horizon: Duration,
-        record: impl Fn(&Record) -> Record,
-        generation: impl Fn(u64) -> u64,
-    ) -> PairMachine {
-        let moment = |at: Time| {
-            let age = now.since(at).min(horizon);
-            Time::ZERO + (horizon - age) + now.until(at)
-        };
-        // An isolation ends with a gap, and since when a pool is anything else is not asked.
-        let pool = |pool: &Pool| match pool.fitness {
-            Fitness::Lost | Fitness::Well if !self.isolated => Pool {
-                since: moment(pool.since),
-                ..*pool
-            },
-            fitness => Pool {
-                fitness,
-                since: Time::ZERO,
-                both_lost: false,
-            },
-        };
-        let returns = |entry: &Entry| matches!(entry.phase, Phase::Returning(_));
-        let ages = self.record.rounds > 0 || self.record.entries.iter().any(returns);
-        PairMachine {
-            rules: self.rules.clone(),
-            record: record(&self.record),
-            wanted: self.wanted.as_ref().map(|wanted| Wanted {
-                record: record(&wanted.record),
-                // Told, not asked.
-                drain: false,
-                ..*wanted
-            }),
-            issued: generation(self.issued),
-            pools: self.pools.each_ref().map(pool),
-            damaged: self.damaged,
-            paused: self.paused,
-            isolated: self.isolated,
-            in_force: if ages {
-                moment(self.in_force)
-            } else {
-                Time::ZERO
-            },
-            retry_at: moment(self.retry_at.max(now)),
-            outputs: self.outputs.clone(),
-        }
-    }
-
     // How it is decided.
 
     fn prospect(&self, side: Side) -> Option<(Time, Act)> {
@@ -655,13 +486,6 @@ impl PairMachine {
         let factor = 1u32.checked_shl(rounds).unwrap_or(u32::MAX);
         let grown = self.rules.hold.saturating_mul(factor);
         grown.min(self.rules.longest_hold.max(self.rules.hold))
-    }
-}
-
-impl Fitness {
-    /// Whether users can be sent there.
-    pub fn serves(self) -> bool {
-        matches!(self, Fitness::Low | Fitness::Well)
     }
 }
 

@@ -155,7 +155,7 @@ fn pool_row(status: &Status, pool: &PoolStatus, look: Look) -> String {
         format!("; users {}", users_text(status, home))
     });
     let text = format!(
-        "{}: {} for {}, {} of {} members{users}",
+        "{}: {} for {}, {} of {} up{users}",
         pool.name,
         condition_word(pool.condition),
         span(status.now.since(pool.since)),
@@ -175,10 +175,10 @@ fn home<'a>(status: &'a Status, pool: &PoolStatus) -> Option<&'a HomeStatus> {
 fn users_text(status: &Status, home: &HomeStatus) -> String {
     let since = span(status.now.since(home.since));
     let text = match home.phase {
-        HomePhase::Home if home.spilling => format!("home, some spilling to {}", home.twin),
+        HomePhase::Home if home.spilling => "home, some spilling".to_owned(),
         HomePhase::Home => "home".to_owned(),
         HomePhase::Away => format!("away for {since}"),
-        HomePhase::Returning => format!("coming home, {} % so far", home.share),
+        HomePhase::Returning => format!("coming home, {} %", home.share),
     };
     match home.to_move {
         0 => text,
@@ -267,6 +267,7 @@ fn clients(felt: Feeling, look: Look) -> [String; 2] {
 mod tests {
     use super::*;
     use crate::observe::sample;
+    use crate::observe::sample::Plight;
 
     const LOOK: Look = Look {
         width: 80,
@@ -313,6 +314,30 @@ mod tests {
             }
         }
         assert_eq!(shown(Err("nobody answers".to_owned())).len(), ROWS);
+    }
+
+    #[test]
+    fn where_users_are_shows_in_their_pools_row_from_the_loss_of_a_site_to_their_return() {
+        let mut plight = Plight::new();
+        let row = |plight: &Plight| {
+            let rows = shown(Ok(&plight.status()));
+            let row = rows.into_iter().find(|row| row.starts_with("fe-seoul: "));
+            let row = row.expect("a row of the pool");
+            let (_, users) = row.split_once("; users ").expect("where its users are");
+            users.to_owned()
+        };
+        assert_eq!(row(&plight), "home");
+        plight.lose(&["fe-seoul"]);
+        plight.spilling = vec![plight.pool("fe-seoul")];
+        assert_eq!(row(&plight), "home, some spilling");
+        plight.run(10_500);
+        assert!(row(&plight).starts_with("away for "), "{}", row(&plight));
+        plight.set("fe-seoul", false);
+        plight.run(330_000);
+        plight.to_move = 7;
+        let coming = row(&plight);
+        assert!(coming.starts_with("coming home, "), "{coming}");
+        assert!(coming.ends_with(" %, 7 to move"), "{coming}");
     }
 
     #[test]

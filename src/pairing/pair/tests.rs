@@ -1,20 +1,22 @@
-//! Scenarios: one for each rule and each known failure.
+//! Scenarios: one for each rule and each known failure. The transition table stands in `table`.
 
 use super::*;
 
-pub(super) const A: Side = Side::First;
-pub(super) const B: Side = Side::Second;
+mod table;
+
+const A: Side = Side::First;
+const B: Side = Side::Second;
 
 const AFTER: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(1);
 
-pub(super) fn s(seconds: u64) -> Duration {
+fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// Everything by itself; the hold grows 60, 120, 240 s; a return takes 19 s.
-pub(super) fn automatic() -> PairRules {
+fn automatic() -> PairRules {
     PairRules {
         failover: Automation::Automatic,
         after: AFTER,
@@ -25,7 +27,7 @@ pub(super) fn automatic() -> PairRules {
     }
 }
 
-pub(super) fn by_hand() -> PairRules {
+fn by_hand() -> PairRules {
     PairRules {
         failover: Automation::Manual,
         failback: Automation::Manual,
@@ -33,7 +35,7 @@ pub(super) fn by_hand() -> PairRules {
     }
 }
 
-pub(super) fn failover(side: Side) -> Move {
+fn failover(side: Side) -> Move {
     Move {
         side,
         to: Destination::Twin,
@@ -44,7 +46,7 @@ pub(super) fn failover(side: Side) -> Move {
     }
 }
 
-pub(super) fn failback(side: Side) -> Move {
+fn failback(side: Side) -> Move {
     Move {
         to: Destination::Home,
         ..failover(side)
