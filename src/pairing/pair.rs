@@ -57,7 +57,7 @@ pub struct PairMachine {
     damaged: bool,
     paused: bool,
     isolated: bool,
-    /// Since when the record has been in force, as far as this instance knows.
+    /// Since when the record has been in force while somebody watched.
     in_force: Time,
     /// Not before, after a record could not be written.
     retry_at: Time,
@@ -133,10 +133,11 @@ impl PairMachine {
         self.handle_gap(now);
     }
 
-    /// Takes that nobody watched the pools for a while, as when the machine was suspended: `after`
-    /// and `hold` begin anew.
+    /// Takes that nobody watched the pools for a while, as when the machine was suspended: `after`,
+    /// `hold` and the step of a return begin anew.
     pub fn handle_gap(&mut self, now: Time) {
         let both = self.both_are_lost();
+        self.in_force = now;
         for pool in &mut self.pools {
             pool.since = now;
             pool.both_lost = both;

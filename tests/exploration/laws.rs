@@ -8,7 +8,7 @@ use twinpool::pairing::record::{By, Phase, Record, Share};
 use twinpool::time::Time;
 use twinpool::topology::{Automation, PairRules, Side};
 
-use crate::world::{Event, Trace, World};
+use crate::world::{Event, Trace, World, step};
 
 /// What is wrong, in a sentence.
 pub(crate) type Wrong = String;
@@ -278,6 +278,8 @@ fn check_automation(rules: &PairRules, world: &World, wanted: &Record) -> Result
             (Phase::Returning(share), to) => {
                 let next = share.next().map_or(Phase::Home, Phase::Returning);
                 must!(to == next, "from {share:?} to {to}");
+                let waited = world.now.since(world.in_force);
+                must!(waited >= step(rules), "a step before its time");
                 let by_person = from.by != By::Twinpool;
                 must!(goes || by_person, "a step while halted");
                 must!(
@@ -295,7 +297,10 @@ fn check_automation(rules: &PairRules, world: &World, wanted: &Record) -> Result
                 && world.for_long(side) >= hold(rules, record.rounds)
         };
         must!(
-            record.rounds > 0 && goes && Side::BOTH.into_iter().all(well),
+            record.rounds > 0
+                && goes
+                && Side::BOTH.into_iter().all(well)
+                && world.now.since(world.in_force) >= hold(rules, record.rounds),
             "a record for nothing"
         );
         rounds = 0;

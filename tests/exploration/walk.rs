@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use twinpool::pairing::pair::Fitness;
-use twinpool::pairing::record::{By, Cause};
+use twinpool::pairing::pair::{Destination, Fitness, Move};
+use twinpool::pairing::record::{By, Cause, Phase};
 use twinpool::time::Time;
-use twinpool::topology::{Automation, PairRules};
+use twinpool::topology::{Automation, PairRules, Side};
 
 use crate::laws::{self, Wrong};
 use crate::world::{Event, Trace, World, events, longest};
@@ -41,6 +41,8 @@ pub(crate) fn walk(seed: u64, aloud: bool, counts: &mut Counts) -> Result<(), Wr
             };
         }
         let event = match dice.random_bool(calm) {
+            // Returns take long: some are begun where they may come to their end.
+            _ if step % 100 == 0 && calm > 0.9 => failback(&world),
             true if world.machine.wanted().is_some() => Event::Stored,
             true => wait(&world, &mut dice, &rules),
             false => loop {
@@ -83,6 +85,20 @@ fn rules(dice: &mut StdRng) -> PairRules {
             false => Duration::from_millis(dice.random_range(1..=10_000)),
         },
     }
+}
+
+/// A person brings home who is away.
+fn failback(world: &World) -> Event {
+    let away = |side: &Side| world.machine.record().phase(*side) == Phase::Away;
+    let side = Side::BOTH.into_iter().find(away);
+    Event::Order(Move {
+        side: side.unwrap_or(Side::First),
+        to: Destination::Home,
+        by: String::new(),
+        reason: None,
+        now: false,
+        force: false,
+    })
 }
 
 /// How often something happens: what ends a stretch of trouble more often than what begins one.

@@ -22,6 +22,8 @@ pub(crate) struct World {
     pub(crate) seen: [(Fitness, Time); 2],
     /// By side: whether the twin was lost too since it was lost, without a gap.
     pub(crate) both_lost: [bool; 2],
+    /// Since when what is in force has been, without a gap.
+    pub(crate) in_force: Time,
     /// Whether a person has resumed since the record was damaged, if it ever was.
     pub(crate) sound: bool,
     /// The same, were the record that is being written in force.
@@ -90,6 +92,7 @@ impl World {
             isolated: false,
             seen: [(Fitness::Unknown, now); 2],
             both_lost: [false; 2],
+            in_force: now,
             sound: true,
             becomes_sound: true,
             asked: 0,
@@ -139,6 +142,7 @@ impl World {
             Event::Stored => {
                 world.write();
                 world.sound = world.becomes_sound;
+                world.in_force = now;
                 world.machine.handle_stored(generation?, true, now);
             }
             Event::Failed => {
@@ -235,6 +239,7 @@ impl World {
         for seen in &mut self.seen {
             seen.1 = self.now;
         }
+        self.in_force = self.now;
         self.both_lost = [false; 2];
         self.remember_losses();
     }
@@ -277,15 +282,15 @@ impl World {
             rounds: of.rounds,
             alarm: of.alarm,
         };
-        let seen = |&(fitness, since): &(Fitness, Time)| {
-            let age = self.now.since(since).min(horizon);
-            match fitness {
-                Fitness::Lost | Fitness::Well if !self.isolated => {
-                    (fitness, Time::ZERO + (horizon - age))
-                }
-                _ => (fitness, Time::ZERO),
-            }
+        let moment = |at: Time| Time::ZERO + (horizon - self.now.since(at).min(horizon));
+        let seen = |&(fitness, since): &(Fitness, Time)| match fitness {
+            Fitness::Lost | Fitness::Well if !self.isolated => (fitness, moment(since)),
+            _ => (fitness, Time::ZERO),
         };
+        let returns = |entry: &Entry| matches!(entry.phase, Phase::Returning(_));
+        let in_force = self.machine.record();
+        let asked = in_force.rounds > 0 || in_force.entries.iter().any(returns);
+        let asked = asked && !self.isolated;
         let both_lost = match self.isolated {
             true => [false; 2],
             false => self.both_lost,
@@ -299,6 +304,10 @@ impl World {
             },
             seen: self.seen.each_ref().map(seen),
             both_lost,
+            in_force: match asked {
+                true => moment(self.in_force),
+                false => Time::ZERO,
+            },
             asked: generation(self.asked),
             ..*self
         }

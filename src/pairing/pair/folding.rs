@@ -36,7 +36,8 @@ impl PairMachine {
             },
         };
         let returns = |entry: &Entry| matches!(entry.phase, Phase::Returning(_));
-        let ages = self.record.rounds > 0 || self.record.entries.iter().any(returns);
+        let returns = self.record.entries.iter().any(returns);
+        let ages = !self.isolated && (self.record.rounds > 0 || returns);
         PairMachine {
             rules: self.rules.clone(),
             record: record(&self.record),

@@ -789,6 +789,19 @@ fn what_nobody_watched_counts_neither_as_lost_nor_as_well() {
     assert_eq!(rig.phase(A), returning(1));
 }
 
+#[test]
+fn the_next_share_of_a_return_waits_for_a_whole_step_after_a_gap() {
+    let mut rig = Rig::away(by_hand(), A, ann());
+    rig.order(&failback(A)).unwrap();
+    rig.now += s(3600);
+    rig.machine.handle_gap(rig.now);
+    rig.drain();
+    rig.pass(STEP - Duration::from_nanos(1));
+    assert_eq!(rig.phase(A), returning(1));
+    rig.pass(Duration::from_nanos(1));
+    assert_eq!(rig.phase(A), returning(2));
+}
+
 // Writing.
 
 #[test]
