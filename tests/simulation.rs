@@ -51,7 +51,7 @@ const OFTEN: [&str; 10] = [
 ];
 
 /// What has to happen in every thousand.
-const SOMETIMES: [&str; 31] = [
+const SOMETIMES: [&str; 33] = [
     "a person's entry changed by automation",
     "alarms",
     "both pools lost",
@@ -81,6 +81,8 @@ const SOMETIMES: [&str; 31] = [
     "returns ended",
     "rounds forgotten",
     "sites back",
+    "suspends",
+    "suspends too short to matter",
     "swaps",
     "writes that failed",
 ];

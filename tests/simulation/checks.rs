@@ -38,6 +38,8 @@ pub(crate) struct Checks {
     conditions: Vec<Option<Condition>>,
     /// Since when the uplink is what it is, and what that is.
     uplink: (Uplink, Time),
+    /// When the last suspend ended.
+    woke: Option<Time>,
     /// When our own link was last unplugged.
     unplugged: Option<Time>,
     /// When the last isolation ended.
@@ -108,6 +110,7 @@ impl Checks {
             published: Published::default(),
             conditions: vec![None; topology.pools.len()],
             uplink: (Uplink::Works, now),
+            woke: None,
             unplugged: None,
             isolation_ended: now,
             isolated_since: None,
@@ -150,6 +153,14 @@ impl Checks {
     /// A probe of a target comes back.
     pub(crate) fn answered(&mut self, target: TargetId, now: Time) {
         self.quiet &= !self.redirects.pools.answered(target, now);
+    }
+
+    /// A suspend is over: to this instance it was as if its uplink had been away.
+    pub(crate) fn woke(&mut self, uplink: Uplink, gap: bool, now: Time) {
+        self.uplink = (uplink, now);
+        self.unplugged = Some(now);
+        self.woke = Some(now);
+        self.redirects.woke(gap, now);
     }
 
     /// A target is something else from now on.

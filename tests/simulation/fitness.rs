@@ -75,15 +75,18 @@ impl Pools {
                 self.pools[pool.index()].condition = *to;
                 self.refresh(*pool, now);
             }
-            Event::Isolation { .. } => {
-                for pool in &self.topology.pools {
-                    let beside = self.is_lost(pool.id) && self.twin_is_lost(pool.id);
-                    let seen = &mut self.pools[pool.id.index()];
-                    seen.since = now;
-                    seen.beside_lost = beside;
-                }
-            }
+            Event::Isolation { .. } => self.gap(now),
             _ => {}
+        }
+    }
+
+    /// Nobody could know for a while how pools did.
+    pub(crate) fn gap(&mut self, now: Time) {
+        for pool in &self.topology.pools {
+            let beside = self.is_lost(pool.id) && self.twin_is_lost(pool.id);
+            let seen = &mut self.pools[pool.id.index()];
+            seen.since = now;
+            seen.beside_lost = beside;
         }
     }
 

@@ -125,6 +125,34 @@ impl World {
         members.map(|member| member.id).collect()
     }
 
+    // The machine that it runs on.
+
+    pub(crate) fn suspend(&mut self) {
+        if self.calm() || !self.suspends {
+            return;
+        }
+        // One in between may pass for either.
+        let gap = self.rng.chance(70);
+        let lasts = match gap {
+            true => self.rng.millis(9000, 15_000),
+            false => self.rng.millis(100, 3000),
+        };
+        self.note(|| format!("suspended for {lasts:?}"));
+        self.asleep = true;
+        self.after(lasts, Step::Wake { gap });
+        let rest = self.rng.millis(5000, 30_000);
+        self.after(lasts + rest, Step::Suspend);
+    }
+
+    pub(crate) fn wake(&mut self, gap: bool) {
+        self.note(|| "awake".to_owned());
+        self.asleep = false;
+        for step in std::mem::take(&mut self.missed) {
+            self.after(Duration::ZERO, step);
+        }
+        self.checks.woke(self.uplink, gap, self.now);
+    }
+
     // The uplink.
 
     pub(crate) fn uplink_fails(&mut self) {

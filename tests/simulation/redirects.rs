@@ -280,6 +280,20 @@ impl Redirects {
         }
     }
 
+    /// A suspend is over; after a long one everything begins anew.
+    pub(crate) fn woke(&mut self, gap: bool, now: Time) {
+        for seen in &mut self.pairs {
+            seen.duties = [None; 2];
+        }
+        if gap {
+            self.pools.gap(now);
+        }
+        self.counts.one(match gap {
+            true => "suspends",
+            false => "suspends too short to matter",
+        });
+    }
+
     pub(crate) fn published(&mut self) {
         self.unpublished = false;
     }

@@ -50,8 +50,9 @@ pub(crate) enum Step {
     Reply(TargetId, u64),
     /// The prober gives up.
     GiveUp(TargetId, u64),
-    /// A connect of a client is slow or refused.
-    Slow(TargetId),
+    /// A connect of a client is slow, gets no answer, or is refused.
+    Slow(TargetId, Time),
+    TimesOut(TargetId),
     Refused(TargetId),
     Client,
     Change,
@@ -66,6 +67,12 @@ pub(crate) enum Step {
     Operator,
     Resume,
     Flood(TargetId, u32),
+    /// The machine that it runs on stands still.
+    Suspend,
+    Wake {
+        /// Whether that was long enough to be noticed.
+        gap: bool,
+    },
     /// Perhaps.
     Restart,
     Crash,
@@ -95,12 +102,16 @@ pub(crate) struct World {
     pub(crate) files: Vec<File>,
     /// The disk is.
     pub(crate) full: bool,
+    /// The instance is suspended, and has missed this.
+    pub(crate) asleep: bool,
+    pub(crate) missed: Vec<Step>,
     /// Counts the restarts.
     pub(crate) life: u64,
     pub(crate) rng: Rng,
     /// Which misfortunes this seed knows.
     pub(crate) outages: bool,
     pub(crate) floods: bool,
+    pub(crate) suspends: bool,
     /// How long members are left in peace at most, and clients, in milliseconds.
     pub(crate) unrest: u64,
     pause: u64,
@@ -137,28 +148,67 @@ pub(crate) fn run(seed: u64, telling: Telling) -> World {
     let end = world.now + LENGTH;
     loop {
         let step = world.steps.peek().map(|Reverse((at, ..))| *at);
+        let step = step.unwrap_or(Time::FAR);
         let due = world.decider.poll_timeout().map(|(at, _)| at);
-        let next = step.unwrap_or(Time::FAR).min(due.unwrap_or(Time::FAR));
-        if next > end {
+        let due = due.filter(|_| !world.asleep).unwrap_or(Time::FAR);
+        if step.min(due) > end {
             break;
         }
-        assert!(
-            next >= world.now,
-            "time runs backwards: {next:?} at {:?}",
-            world.now
-        );
-        world.now = next;
-        if step == Some(next) {
+        // What became due during a suspend is done after it, in whatever order.
+        let overdue = due < world.now && step == world.now && world.rng.chance(50);
+        if step <= due || overdue {
+            world.now = step;
             let Reverse((_, _, step)) = world.steps.pop().unwrap();
+            if world.asleep && step.needs_instance() {
+                world.missed.push(step);
+                continue;
+            }
             world.take(step);
         } else {
-            world.decider.handle_timeout(next);
-            let due = world.decider.poll_timeout();
-            assert!(due.is_none_or(|(at, _)| at > next), "still due: {due:?}");
+            world.now = due.max(world.now);
+            world.decider.handle_timeout(world.now);
+            let next = world.decider.poll_timeout();
+            let still = next.is_some_and(|(at, _)| at <= world.now);
+            assert!(!still, "still due: {next:?}");
         }
-        world.drain();
+        if !world.asleep {
+            world.drain();
+        }
     }
     world
+}
+
+impl Step {
+    /// Whether it happens within the instance, and not while that is suspended.
+    fn needs_instance(&self) -> bool {
+        match self {
+            Step::Arrive(..)
+            | Step::Reply(..)
+            | Step::GiveUp(..)
+            | Step::Slow(..)
+            | Step::TimesOut(_)
+            | Step::Refused(_)
+            | Step::Client
+            | Step::PathsNoticed
+            | Step::Operator
+            | Step::Resume
+            | Step::Flood(..)
+            | Step::Restart
+            | Step::Crash
+            | Step::Stored(..) => true,
+            Step::Change
+            | Step::Recover(_)
+            | Step::SiteFails
+            | Step::SiteGoes(..)
+            | Step::Struck(..)
+            | Step::UplinkFails
+            | Step::UplinkReturns
+            | Step::DiskFills
+            | Step::DiskEmptied
+            | Step::Suspend
+            | Step::Wake { .. } => false,
+        }
+    }
 }
 
 impl World {
@@ -175,6 +225,8 @@ impl World {
             out: vec![None; targets.len()],
             files: vec![File::default(); topology.pairs.len()],
             full: false,
+            asleep: false,
+            missed: Vec::new(),
             life: 0,
             uplink: Uplink::Works,
             checks: Checks::new(&topology, &decider, now),
@@ -183,6 +235,7 @@ impl World {
             counter: 0,
             outages: rng.chance(70),
             floods: rng.chance(30),
+            suspends: rng.chance(20),
             unrest: rng.pick(&[8000, 8000, 20_000, 60_000]),
             pause: rng.pick(&[50, 150, 400]),
             rng,
@@ -204,6 +257,7 @@ impl World {
             Step::Restart,
             Step::SiteFails,
             Step::DiskFills,
+            Step::Suspend,
         ] {
             let at = world.rng.millis(100, 15_000);
             world.after(at, step);
@@ -277,7 +331,11 @@ impl World {
             Step::Arrive(target, probe) => self.arrive(target, probe),
             Step::Reply(target, probe) => self.reply(target, probe),
             Step::GiveUp(target, probe) => self.give_up(target, probe),
-            Step::Slow(target) => {
+            Step::Slow(target, began) => {
+                let evidence = Evidence::Slow(began);
+                self.decider.handle_evidence(target, evidence, self.now);
+            }
+            Step::TimesOut(target) => {
                 let evidence = Evidence::Failed(Failure::ConnectTimeout);
                 self.decider.handle_evidence(target, evidence, self.now);
             }
@@ -298,11 +356,13 @@ impl World {
             Step::Resume => self.resume(),
             Step::Flood(target, left) => {
                 self.checks.flooded(target, self.now);
-                self.take(Step::Slow(target));
+                self.take(Step::TimesOut(target));
                 if left > 0 {
                     self.after(Duration::from_millis(15), Step::Flood(target, left - 1));
                 }
             }
+            Step::Suspend => self.suspend(),
+            Step::Wake { gap } => self.wake(gap),
             Step::Restart => self.restart(),
             Step::Crash => self.crash(),
             Step::Stored(life, pair) => self.stored(life, pair),
@@ -401,7 +461,8 @@ impl World {
             return;
         }
         if !self.is_reachable(target) {
-            self.after(Duration::from_millis(250), Step::Slow(target));
+            self.after(Duration::from_millis(250), Step::Slow(target, self.now));
+            self.after(Duration::from_secs(1), Step::TimesOut(target));
         } else if self.truth(target) == Truth::Dead {
             self.after(Duration::from_millis(2), Step::Refused(target));
         }

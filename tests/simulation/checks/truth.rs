@@ -30,7 +30,8 @@ impl Checks {
         involved.into_iter().any(|service| {
             let seen = self.seen(target.member().target(service));
             let within = seen.detection;
-            is_hard(seen.truth) || seen.last_hard.is_some_and(|at| now.since(at) <= within)
+            let known = |at: Time| now.since(at.max(self.woke.unwrap_or(at))) <= within;
+            is_hard(seen.truth) || seen.last_hard.is_some_and(known)
         })
     }
 
