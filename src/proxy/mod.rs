@@ -83,6 +83,8 @@ pub enum Which {
         /// How many at most.
         most: u64,
     },
+    /// Those of whoever is down in the snapshot that was published last.
+    Down,
     /// All of them.
     All,
 }
