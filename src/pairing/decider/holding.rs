@@ -106,7 +106,12 @@ impl Decider {
             self.machines[place].pull(now);
             self.schedule(place);
         }
-        let judgement = self.isolation.judge(&self.machines, now, late);
+        let again = late && self.isolation.is_late_again();
+        if late && !again {
+            let until = now + self.isolation.patience();
+            self.agenda.set(Item::Inquiry, Some(until));
+        }
+        let judgement = self.isolation.judge(&self.machines, now, again);
         match judgement {
             Judgement::Open => {}
             Judgement::Ours(cause) => self.begin_isolation(cause, BTreeSet::new(), now),
