@@ -106,7 +106,12 @@ impl Decider {
             self.machines[place].pull(now);
             self.schedule(place);
         }
-        let judgement = self.isolation.judge(&self.machines, now, late);
+        let again = late && self.isolation.is_late_again();
+        if late && !again {
+            let until = now + self.isolation.patience();
+            self.agenda.set(Item::Inquiry, Some(until));
+        }
+        let judgement = self.isolation.judge(&self.machines, now, again);
         match judgement {
             Judgement::Open => {}
             Judgement::Ours(cause) => self.begin_isolation(cause, BTreeSet::new(), now),
@@ -153,16 +158,7 @@ impl Decider {
     /// Starts afresh: failures that silence left behind are forgotten, those in doubt are asked
     /// soon, what is due otherwise happens now.
     pub(super) fn end_isolation(&mut self, now: Time) {
-        for place in 0..self.machines.len() {
-            let silent = self.isolation.is_silent(place);
-            if silent && self.machines[place].verdict().0 != Verdict::Down {
-                self.machines[place].forgive();
-                self.pull_spread(place, now);
-            }
-        }
-        self.isolation.end(now);
-        self.held.clear();
-        self.waiting.clear();
+        self.forget_silence(now);
         self.tell(Event::Isolation { cause: None });
         self.refresh_isolated(now);
         for place in 0..self.machines.len() {
@@ -170,6 +166,22 @@ impl Decider {
             self.schedule(place);
         }
         self.meet_overdue(now);
+    }
+
+    /// Silence until now proves nothing, and neither does what was asked before and comes back
+    /// silent.
+    pub(super) fn forget_silence(&mut self, now: Time) {
+        for place in 0..self.machines.len() {
+            let silent = self.isolation.is_silent(place);
+            if silent && self.machines[place].verdict().0 != Verdict::Down {
+                self.machines[place].forgive();
+                self.pull_spread(place, now);
+            }
+        }
+        self.close_inquiry();
+        self.isolation.end(now);
+        self.held.clear();
+        self.waiting.clear();
     }
 
     /// Asks a target soon, but not all at one moment.

@@ -176,6 +176,9 @@ impl Decider {
     pub(super) fn notice_gap(&mut self, due: Time, now: Time) {
         let first = self.agenda.next().map_or(due, |(at, _)| at.min(due));
         if now.since(first) >= GAP {
+            if self.isolation.cause().is_none() {
+                self.forget_silence(now);
+            }
             self.every_pair(now, |machine| machine.handle_gap(now));
         }
     }

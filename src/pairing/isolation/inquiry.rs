@@ -26,6 +26,8 @@ pub(super) struct Inquiry {
     pub(super) out: BTreeSet<usize>,
     /// Witnesses that did not answer, by pool.
     pub(super) silent: Vec<u16>,
+    /// It has taken as long as it may, once.
+    late: bool,
 }
 
 /// What an inquiry came to.
@@ -67,6 +69,7 @@ impl Isolation {
         let inquiry = self.inquiry.take().unwrap_or_else(|| Inquiry {
             out: BTreeSet::new(),
             silent: vec![0; pools],
+            late: false,
         });
         let asked: usize = inquiry.silent.iter().map(|&n| usize::from(n)).sum();
         let room = WITNESSES.saturating_sub(asked + inquiry.out.len());
@@ -81,6 +84,13 @@ impl Isolation {
     /// Ends an inquiry: somebody answered, or it has been judged.
     pub(in crate::pairing) fn close_inquiry(&mut self) {
         self.inquiry = None;
+    }
+
+    /// Whether an inquiry that has taken as long as it may has done so before. Who was asked comes
+    /// back in that time, unless we were not running: then the answers are here, yet to be heard.
+    pub(in crate::pairing) fn is_late_again(&mut self) -> bool {
+        let inquiry = self.inquiry.as_mut();
+        inquiry.is_some_and(|inquiry| std::mem::replace(&mut inquiry.late, true))
     }
 
     /// What the inquiry has come to; `late` when it has taken as long as it may.
