@@ -394,6 +394,13 @@ impl Isolation {
                 .is_some_and(|ended| now < ended + self.connecting)
     }
 
+    /// A silent target was not given up, however long ago it fell silent: until it is heard, its
+    /// member is among those that another outage would hide.
+    pub(super) fn doubt_anew(&mut self, place: usize, now: Time) {
+        let member = self.places.target_at(place).member();
+        self.hearings[self.places.member(member)].silent_from = now;
+    }
+
     /// Forgets a target's silence, because it has been decided.
     pub(super) fn settle(&mut self, place: usize) {
         self.silences[place] = None;

@@ -38,6 +38,8 @@ pub(crate) struct Checks {
     conditions: Vec<Option<Condition>>,
     /// Since when the uplink is what it is, and what that is.
     uplink: (Uplink, Time),
+    /// When the last outage began that followed another one closely.
+    flapped: Option<Time>,
     /// When the last suspend ended.
     woke: Option<Time>,
     /// When our own link was last unplugged.
@@ -110,6 +112,7 @@ impl Checks {
             published: Published::default(),
             conditions: vec![None; topology.pools.len()],
             uplink: (Uplink::Works, now),
+            flapped: None,
             woke: None,
             unplugged: None,
             isolation_ended: now,
@@ -311,6 +314,9 @@ impl Checks {
     /// True when everything was looked at.
     pub(crate) fn moment(&mut self, decider: &Decider, uplink: Uplink, now: Time) -> bool {
         if self.uplink.0 != uplink {
+            if uplink != Uplink::Works && now.since(self.uplink.1) <= self.longest {
+                self.flapped = Some(now);
+            }
             self.uplink = (uplink, now);
         }
         if uplink == Uplink::Unplugged {

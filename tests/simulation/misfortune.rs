@@ -160,7 +160,11 @@ impl World {
             return;
         }
         let lasts = self.rng.millis(20, 10_000);
-        let rest = self.rng.millis(4000, 15_000);
+        let flaps = self.rng.chance(20);
+        let rest = match flaps {
+            true => self.rng.millis(10, 1000),
+            false => self.rng.millis(4000, 15_000),
+        };
         self.after(lasts + rest, Step::UplinkFails);
         if self.uplink != Uplink::Works {
             return;

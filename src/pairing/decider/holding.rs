@@ -175,6 +175,7 @@ impl Decider {
             let silent = self.isolation.is_silent(place);
             if silent && self.machines[place].verdict().0 != Verdict::Down {
                 self.machines[place].forgive();
+                self.isolation.doubt_anew(place, now);
                 self.pull_spread(place, now);
             }
         }

@@ -36,7 +36,8 @@ impl Checks {
     }
 
     /// False evidence that fits together with an outage of our own cannot be told from a dead
-    /// member, and neither can an outage where no other pool is left to compare with.
+    /// member, and neither can an outage where no other pool is left to compare with, nor two that
+    /// others answered between.
     pub(super) fn is_excused(&self, target: TargetId, now: Time) -> bool {
         let requires = &self.topology.service(target.service()).requires;
         let span = self.seen(target).detection;
@@ -47,7 +48,8 @@ impl Checks {
         });
         let alone = (self.targets.iter())
             .all(|seen| seen.id.pool == target.pool || seen.verdict == Verdict::Down);
-        outage && (alone || flooded)
+        let flapped = (self.flapped).is_some_and(|at| now.since(at) <= span * 2);
+        outage && (alone || flooded || flapped)
     }
 
     /// Users leave a pool alone whose members are really gone, or taken out by people: never one
