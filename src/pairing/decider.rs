@@ -1,14 +1,17 @@
-//! The decider: every verdict machine, every operator's decision, conditions and isolation, behind
-//! one `handle_*` / `poll_*` interface.
+//! The decider: every verdict machine, every pair's, every operator's decision, conditions and
+//! isolation, behind one `handle_*` / `poll_*` interface.
 //!
 //! ```text
 //! probe, evidence ─► machine ─► turn due ─► condemned? ─► effective verdict ─► condition, first
-//!                                  │ no: held, others asked     (with what it requires)
+//!                                  │ no: held, others asked     (with what it requires)  │
 //! order, lapse, deadline ──────────┴──────────────────────────► readiness ─► publish, end, tell
+//!                                                                                        │
+//! move, pause, resume ─► pair machine ◄── fitness ◄──────────────────────────────────────┘
+//!                            └─► store ─► (disk) ─► handle_stored ─► publish, clear, tell
 //! ```
 //!
-//! What one input costs grows with the size of its pool, not of the fleet, but for the rare
-//! moments when isolation is judged or ends.
+//! What one probe costs grows with the size of its pool, not of the fleet. A change of condition
+//! looks the pool's pair and site up, and isolation or a gap touches every pair: rare moments.
 
 mod deriving;
 mod holding;

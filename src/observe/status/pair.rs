@@ -42,7 +42,8 @@ pub struct PairStatus {
     pub ramp: Duration,
     /// Whether a connection that no home member accepted may go to the twin.
     pub spill: bool,
-    /// What was wrong with the record when it was read, until a person resumes.
+    /// What was wrong with the record when it was read, until the next good write or until a person
+    /// resumes.
     pub record_problem: Option<String>,
     /// Why the last record could not be written, while that is so: what it wanted is not in force.
     pub unwritten: Option<String>,
