@@ -176,7 +176,7 @@ fn a_pair_that_says_nothing_is_moved_by_people() {
     };
     assert_eq!(pair.rules, rules);
     assert!(!pair.spill && !pair.exclusive);
-    assert_eq!((pair.move_rate.get(), pair.arrivals.get()), (500, 250));
+    assert_eq!((pair.move_rate.get(), pair.arrivals.get()), (500, 1_000));
 }
 
 #[test]

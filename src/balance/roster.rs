@@ -166,11 +166,11 @@ impl Roster {
         if self.is_empty() {
             return Err(NoSeat::Empty);
         }
-        let free = |seat: usize| {
+        let has_room = |seat: usize| {
             !tried.contains(self.seats[seat].member)
                 && self.seats[seat].limit.is_none_or(|l| load(seat) < l.get())
-                && open(seat)
         };
+        let free = |seat: usize| has_room(seat) && open(seat);
         for tier in &self.tiers {
             if tier
                 .seats
@@ -183,7 +183,12 @@ impl Roster {
                 Policy::LeastConnections => self.less_loaded(tier, lane, now, &free, &load),
                 Policy::Random => self.draw(tier, lane, now, &free),
                 Policy::RoundRobin => self.in_turn(tier, lane, now, &free),
-                Policy::Source => self.by_hash(tier, client, &free),
+                Policy::Source => {
+                    // Who is due at a member that takes nobody now waits for it: two members for
+                    // one client are worse than a moment's wait.
+                    let own = self.by_hash(tier, client, &has_room);
+                    own.filter(|&seat| open(seat))
+                }
                 Policy::First => tier.seats.clone().find(|&seat| free(seat)),
             };
             return chosen.map(Choice).ok_or(NoSeat::Full);

@@ -198,7 +198,7 @@ fn pair(table: &Table<'_>, name: String, id: PairId) -> Pair {
         spill: spill.unwrap_or(rules.failover == Automation::Automatic && !exclusive),
         exclusive,
         move_rate: rate("move_rate", 500),
-        arrivals: rate("arrivals", 250),
+        arrivals: rate("arrivals", 1_000),
         rules,
     }
 }

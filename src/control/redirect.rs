@@ -154,7 +154,11 @@ impl Change<'_> {
             Phase::Away => format!(", served by {}", users.twin.name),
             Phase::Home | Phase::Returning(_) => String::new(),
         };
-        let mut text = format!("{home}: {from} → {to} (generation {generation}){where_to}; ");
+        let mut text = if from == to {
+            format!("{home}: {from} already, and drained no longer (generation {generation}); ")
+        } else {
+            format!("{home}: {from} → {to} (generation {generation}){where_to}; ")
+        };
         text += &self.sessions(users, to);
         let other = users.side.other();
         let theirs = (self.before.phase(other), self.after.phase(other));
@@ -238,7 +242,9 @@ pub fn already(decider: &Decider, users: Users<'_>, now: Time) -> String {
 pub fn instead(users: Users<'_>, to: Destination, phase: Phase) -> String {
     let home = &users.home.name;
     match (to, phase) {
-        (Destination::Twin, _) => format!("`twinpool failback {home}` brings its users home"),
+        (Destination::Twin, _) => format!(
+            "--now ends at once what still drains, `twinpool failback {home}` brings its users home"
+        ),
         (Destination::Home, Phase::Returning(_)) => "--now brings the rest home at once".to_owned(),
         (Destination::Home, _) => format!("`twinpool failover {home}` sends its users away"),
     }

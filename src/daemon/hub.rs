@@ -53,6 +53,8 @@ const REPORTS: usize = 4096;
 const PATH_NEWS: usize = 16;
 /// How often an idle loop looks after workers that did not take a message.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// More endings at one moment are told as one: a worker looks at all of its sessions for each.
+const MANY_ENDINGS: usize = 16;
 /// How often a draining instance looks whether its sessions are gone.
 const LOOK_EMPTY: Duration = Duration::from_millis(50);
 /// A fault of our own is told at most so often for each kind; it is counted every time.
@@ -252,7 +254,12 @@ impl Hub {
             let input = self.next_input(inputs).await;
             let now = clock::now();
             self.handle(input, now);
+            // Pairs move together when a site is lost: one snapshot for what is in force by now.
+            while let Ok(stored) = inputs.stored.try_recv() {
+                self.stored(stored, now);
+            }
             self.turn(now);
+            self.check_disk(now);
         }
     }
 
@@ -360,11 +367,15 @@ impl Hub {
                 Output::Clear { home, off, from } => self.clear(home, off, from, now),
             }
         }
-        if publish || self.moving_changed(now) {
+        if publish {
             self.publish();
         }
-        for which in endings {
-            self.tell_workers(&ToWorker::End(which));
+        if endings.len() > MANY_ENDINGS {
+            self.tell_workers(&ToWorker::End(Which::Down));
+        } else {
+            for which in endings {
+                self.tell_workers(&ToWorker::End(which));
+            }
         }
         self.move_on(now);
         self.bring_up_to_date();
@@ -435,7 +446,7 @@ impl Hub {
         self.publish();
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let decider = self.decider.borrow();
         let book = self.book.borrow();
         let now = clock::now();
@@ -471,16 +482,8 @@ impl Hub {
             self.tell_workers(&ToWorker::Close);
         }
         self.publish();
+        self.tell_workers(&ToWorker::End(Which::Down));
         self.move_anew();
-        let decider = self.decider.borrow();
-        for target in self.topology.targets() {
-            if !decider.readiness(target).keeps {
-                self.tell_workers(&ToWorker::End(Which::Member {
-                    member: target.member(),
-                    service: Some(target.service()),
-                }));
-            }
-        }
     }
 
     pub(super) fn tell(&self, event: &Event, now: Time) {
@@ -505,7 +508,7 @@ impl Hub {
         tracing::warn!(%fault, "a connection failed through a fault of our own; no member is blamed");
     }
 
-    fn remembered(&self, now: Time) -> Remembered {
+    pub(super) fn remembered(&self, now: Time) -> Remembered {
         let standing = self.decider.borrow().standing();
         Remembered::new(&standing, &self.topology, clock_at(now))
     }

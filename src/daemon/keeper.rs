@@ -34,6 +34,8 @@ struct Shared {
     written: watch::Sender<(u64, Result<(), String>)>,
     /// Since when a write has been under way.
     writing: Cell<Option<Instant>>,
+    /// Whether nothing was found that a person has yet to look at.
+    is_plain: Cell<bool>,
     wake: Notify,
 }
 
@@ -77,7 +79,9 @@ impl Keeper {
                 ))
             }
         };
+        let is_plain = problem.is_ok();
         let (keeper, shared) = Keeper::new((0, problem));
+        shared.is_plain.set(is_plain);
         spawn_local(write_all(place, kept.unusable.is_some(), shared));
         (keeper, kept)
     }
@@ -89,6 +93,7 @@ impl Keeper {
             given: Cell::new(0),
             written,
             writing: Cell::new(None),
+            is_plain: Cell::new(false),
             wake: Notify::new(),
         });
         (Keeper(shared.clone()), shared)
@@ -99,6 +104,14 @@ impl Keeper {
         self.0.given.set(self.0.given.get() + 1);
         self.0.wanted.replace(Some(remembered));
         self.0.wake.notify_one();
+    }
+
+    /// Has it written once more, to see whether the disk takes it; not over what was found damaged,
+    /// which the next decision replaces.
+    pub(super) fn check(&self, remembered: Remembered) {
+        if self.0.is_plain.get() {
+            self.keep(remembered);
+        }
     }
 
     /// Waits until what was given last has been written, or could not be.

@@ -9,12 +9,16 @@
 //! Nothing is ended while this instance is isolated: what is due then comes once it no longer is.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 
 use super::hub::{Hub, clock_at};
 use super::records::{Records, Stored};
 use super::spill::{LOOK, Spilling};
+use crate::clock;
 use crate::pairing::Event;
 use crate::pairing::moving::Moves;
 use crate::pairing::pair::{Move, MoveRefusal};
@@ -22,6 +26,10 @@ use crate::pairing::record::{Phase, Record};
 use crate::proxy::{ToWorker, Which};
 use crate::time::Time;
 use crate::topology::{PairId, PoolId, Topology};
+
+/// How often it is seen whether the disk takes anything, while nothing is written: one small write a
+/// minute costs nothing.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// What the hub keeps of pairs, beside what is decided.
 pub(super) struct Pairs {
@@ -35,6 +43,8 @@ pub(super) struct Pairs {
     slow: RefCell<Vec<bool>>,
     waiting: RefCell<Vec<Waiting>>,
     looked: Cell<Time>,
+    /// When it was last seen whether the disk takes anything.
+    checked: Cell<Option<Time>>,
 }
 
 /// Somebody who waits for a record to be written: no more than there are commands under way, each
@@ -55,12 +65,18 @@ impl Pairs {
             slow: RefCell::new(vec![false; topology.pairs.len()]),
             waiting: RefCell::default(),
             looked: Cell::new(now),
+            checked: Cell::new(None),
         }
     }
 
     /// What is wrong with a pair's record on disk, if anything.
     pub(super) fn problem(&self, pair: PairId, now: Time) -> Option<String> {
         self.records.problem(pair, now)
+    }
+
+    /// A person has seen what was wrong with records: what was made good is no longer told.
+    pub(super) fn acknowledge(&self) -> Vec<String> {
+        self.records.acknowledge()
     }
 
     /// What was wrong with records as they were read, by the names of their pairs.
@@ -98,6 +114,10 @@ impl Hub {
 
     /// Whether connections of a pool's users went to the twin one by one lately.
     pub(super) fn is_spilling(&self, pool: PoolId) -> bool {
+        if self.decider.borrow().phase(pool) == Phase::Away {
+            // They are sent there now.
+            return false;
+        }
         let spilling = self.pairs.spilling.borrow()[pool.index()];
         spilling.is_on() || spilling.has_risen(self.spilled(pool))
     }
@@ -175,10 +195,10 @@ impl Hub {
     }
 
     /// Whether some pool has begun or ceased to move since the last snapshot.
-    pub(super) fn moving_changed(&self, now: Time) -> bool {
+    fn moving_changed(&self, now: Time) -> bool {
         let limited = self.pairs.limited.borrow();
-        let mut pools = self.topology.pools.iter().zip(limited.iter());
-        pools.any(|(pool, &limited)| self.is_moving(pool.id, now) != limited)
+        let mut pools = self.topology.pairs.iter().flat_map(|pair| pair.pools);
+        pools.any(|pool| self.is_moving(pool, now) != limited[pool.index()])
     }
 
     /// A worker may have missed what it was told to end.
@@ -186,12 +206,16 @@ impl Hub {
         self.pairs.moves.borrow_mut().handle_missed();
     }
 
-    /// Looks once a second at what nobody tells: connections that spill, a disk that hangs.
+    /// Looks once a second at what nobody tells: pools that begin or cease to move, connections that
+    /// spill, a disk that hangs.
     pub(super) fn look(&self, now: Time) {
         if now.since(self.pairs.looked.get()) < LOOK {
             return;
         }
         self.pairs.looked.set(now);
+        if self.moving_changed(now) {
+            self.publish();
+        }
         for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
             let count = self.spilled(pool);
             let turned = self.pairs.spilling.borrow_mut()[pool.index()].handle_count(count, now);
@@ -209,6 +233,34 @@ impl Hub {
                 self.tell_instance(format!("{}: {hangs}", pair.name), now);
             }
         }
+    }
+
+    /// Sees once a minute whether the disk takes what will have to be written, and each second
+    /// while it did not take a record: an outage is a bad time to find out.
+    pub(super) fn check_disk(self: &Rc<Self>, now: Time) {
+        let unwritten = {
+            let decider = self.decider.borrow();
+            let mut pairs = self.topology.pairs.iter();
+            pairs.any(|pair| decider.unwritten(pair.id).is_some())
+        };
+        let pause = if unwritten { LOOK } else { CHECK };
+        let due = self
+            .pairs
+            .checked
+            .get()
+            .is_none_or(|last| now.since(last) >= pause);
+        if self.topology.pairs.is_empty() || !due {
+            return;
+        }
+        self.pairs.checked.set(Some(now));
+        self.keeper.check(self.remembered(now));
+        let hub = self.clone();
+        spawn_local(async move {
+            if hub.kept().await.is_ok() && unwritten {
+                hub.decider.borrow_mut().handle_writable();
+                hub.follow(clock::now());
+            }
+        });
     }
 
     // What a person orders.

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -38,6 +38,10 @@ use crate::topology::{Pair, PairId, Side, Topology};
 /// No count of changes reaches this: a generation beyond it is damage that no checksum noticed.
 const LAST_GENERATION: u64 = u64::MAX / 2;
 
+/// Records that are written at one moment: each takes a thread of those that also look up names, and
+/// a disk is no faster for more.
+const WRITERS: usize = 8;
+
 /// How the writing of a record went: whose, under which generation.
 pub(super) type Stored = (PairId, u64, Result<(), String>);
 
@@ -45,6 +49,7 @@ pub(super) type Stored = (PairId, u64, Result<(), String>);
 pub(super) struct Records {
     files: Vec<File>,
     stored: mpsc::Sender<Stored>,
+    writers: Rc<Semaphore>,
 }
 
 /// The record of one pair.
@@ -97,14 +102,21 @@ impl Records {
             files.push(file);
             begin.push(record);
         }
-        (Records { files, stored }, begin, results)
+        (Records::new(files, stored), begin, results)
     }
 
     /// For a topology without pairs.
     pub(super) fn none() -> (Records, Begin, mpsc::Receiver<Stored>) {
         let (stored, results) = mpsc::channel(1);
-        let files = Vec::new();
-        (Records { files, stored }, Vec::new(), results)
+        (Records::new(Vec::new(), stored), Vec::new(), results)
+    }
+
+    fn new(files: Vec<File>, stored: mpsc::Sender<Stored>) -> Records {
+        Records {
+            files,
+            stored,
+            writers: Rc::new(Semaphore::new(WRITERS)),
+        }
     }
 
     /// Has a record written; how that went comes out of the channel, once.
@@ -114,7 +126,9 @@ impl Records {
         let written = Written::new(record, &file.pools, clock);
         let (generation, stored) = (record.generation, self.stored.clone());
         state.writing.set(Some(clock.now));
+        let writers = self.writers.clone();
         spawn_local(async move {
+            let _one = writers.acquire().await.expect("it is never closed");
             let result = place.save(written, state.aside.get()).await;
             state.writing.set(None);
             if result.is_ok() {
@@ -128,6 +142,14 @@ impl Records {
                 );
             }
         });
+    }
+
+    /// A person has seen what was found: where it was made good, it is no longer told. Gives back
+    /// the pairs.
+    pub(super) fn acknowledge(&self) -> Vec<String> {
+        let good = self.files.iter().filter(|file| !file.state.aside.get());
+        let seen = good.filter(|file| file.state.found.take().is_some());
+        seen.map(|file| file.pair.clone()).collect()
     }
 
     /// What is wrong with the record of a pair on disk: what was found at the start, until the next

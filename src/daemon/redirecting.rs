@@ -274,7 +274,19 @@ async fn resume(hub: &Hub, order: &Redirection, until: Instant) -> Result<String
         let now = clock::now();
         let halts = redirect::halts(&hub.decider.borrow(), now);
         if halts.is_empty() {
-            return Ok("automation of pairs was not halted; nothing changed".to_owned());
+            let seen = if order.dry_run {
+                Vec::new()
+            } else {
+                hub.pairs.acknowledge()
+            };
+            return Ok(match seen.as_slice() {
+                [] => "automation of pairs was not halted; nothing changed".to_owned(),
+                pairs => format!(
+                    "automation of pairs was not halted; the restored record of {} is taken as it \
+                     stands",
+                    pairs.join(", ")
+                ),
+            });
         }
         if order.dry_run {
             let ends: Vec<String> = halts.into_iter().map(|(_, ends)| ends).collect();

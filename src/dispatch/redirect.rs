@@ -20,8 +20,10 @@ pub(super) struct Redirect {
     /// By service of the home pool: the twin's of the same name, or itself where there is none.
     twins: Box<[ServiceId]>,
     spill: Spill,
-    /// How many of these users a member takes, while they move.
-    pace: Option<Pace>,
+    /// How many of these users a member takes a second, where that is limited.
+    pace: Pace,
+    /// Whether they move.
+    moves: bool,
 }
 
 /// Where a connection may go that was accepted nowhere else.
@@ -58,7 +60,8 @@ impl Redirect {
                 to_twin: phase != Phase::Away && may_take(pair.pool(side.other())),
                 to_home: returning && may_take(pool.id),
             },
-            pace: moves.then(|| Pace::new(pair.arrivals)),
+            pace: Pace::new(pair.arrivals),
+            moves,
         })
     }
 
@@ -89,13 +92,16 @@ impl Redirect {
     }
 
     /// How many of these users a member of `serving` takes a second, if that is limited now: those
-    /// who stay where they were do not count.
+    /// who stay where they were do not count. Who spills to the twin always does: when a site dies
+    /// all of its users come at once, long before the table sends them.
     pub(super) fn pace(&self, service: ServiceId, serving: ServiceId) -> Option<Pace> {
-        let arrives = match self.phase {
-            Phase::Home | Phase::Returning(_) => serving == service,
-            Phase::Away => serving != service,
+        let at_home = serving == service;
+        let counts = match self.phase {
+            Phase::Home => !at_home || self.moves,
+            Phase::Away => !at_home && self.moves,
+            Phase::Returning(_) => at_home && self.moves,
         };
-        self.pace.filter(|_| arrives)
+        counts.then_some(self.pace)
     }
 
     fn twin(&self, service: ServiceId) -> ServiceId {

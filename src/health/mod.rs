@@ -127,8 +127,8 @@ pub enum Evidence {
     /// It, or the network towards it, failed one. Only `Refused`, `Unreachable` and
     /// `ConnectTimeout` occur.
     Failed(Failure),
-    /// It has not answered one that began at this moment, long enough for another member to be
-    /// tried: a `ConnectTimeout` whose silence is that old.
+    /// It should have answered one by this moment, however slow the way to it, and still has not: a
+    /// `ConnectTimeout` whose silence is that old.
     Slow(Time),
 }
 

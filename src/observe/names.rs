@@ -58,6 +58,16 @@ pub fn find<'a>(topology: &'a Topology, name: &str) -> Result<Named<'a>, NoSuch>
 /// Looks up `POOL`.
 pub fn find_pool<'a>(topology: &'a Topology, name: &str) -> Result<&'a Pool, NoSuch> {
     topology.pool_named(name).ok_or_else(|| {
+        if let Some(pair) = topology.pair_named(name) {
+            // Neither is nearer: whose users are meant is for the person to say.
+            let pools = pair.pools.map(|pool| topology.pool(pool).name.clone());
+            return NoSuch {
+                what: "pool",
+                name: name.to_owned(),
+                nearest: None,
+                known: pools.into(),
+            };
+        }
         let known = topology.pools.iter().map(|pool| pool.name.as_str());
         NoSuch::new("pool", name, known)
     })

@@ -265,8 +265,8 @@ impl Isolation {
         self.answered = self.answered.max(started);
     }
 
-    /// A client that asked at `since` has met silence until `now`. True when a run of it begins with
-    /// that: from the question on, unless the member answered somebody who asked later.
+    /// A client has met silence until `now`, and was owed an answer from `since` on. True when a run
+    /// of it begins with that: from then on, unless the member answered somebody who asked later.
     pub(super) fn handle_evidence(&mut self, place: usize, since: Time, now: Time) -> bool {
         let begins = self.silences[place].is_none();
         if begins {

@@ -11,8 +11,9 @@
 //! that was under way can still arrive there, so once all are told it looks again, under another
 //! number, until a look finds none.
 //!
-//! A pool is [moving](Moves::is_moving) from the transition until its sessions are ended, and for
-//! at least [`SETTLING`]: for so long clients that reconnect are let in at a bounded rate.
+//! A pool is [moving](Moves::is_moving) for [`SETTLING`] after its transition, and while its
+//! sessions are ended: for so long clients that reconnect are let in at a bounded rate. While
+//! sessions are drained and nobody is ended, nobody comes in numbers either.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -181,7 +182,11 @@ impl Moves {
 
     /// Whether these users are on the move: clients of theirs arrive, or are about to.
     pub fn is_moving(&self, home: PoolId, now: Time) -> bool {
-        let ending = self.moves.get(&home).is_some_and(|moved| !moved.again);
+        let begun = |moved: &Move| moved.found.is_some() || moved.due <= now;
+        let ending = self
+            .moves
+            .get(&home)
+            .is_some_and(|moved| !moved.again && begun(moved));
         ending || self.settling.get(&home).is_some_and(|until| now < *until)
     }
 

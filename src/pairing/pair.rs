@@ -417,7 +417,8 @@ impl PairMachine {
     fn may_go(&self, order: &Move) -> Result<(), MoveRefusal> {
         let there = order.side.other();
         let phase = self.record.phase(order.side);
-        if phase == Phase::Away {
+        // A drain under way can be cut.
+        if phase == Phase::Away && !order.now {
             return Err(MoveRefusal::Already(phase));
         }
         if self.is_lost(there) {

@@ -376,7 +376,7 @@ impl<'a> Phase<'a> {
         let waited = now.since(first.started);
         if waited >= hedge && !first.told {
             first.told = true;
-            let slow = FromWorker::ConnectSlow(first.attempt.target(), first.started);
+            let slow = FromWorker::ConnectSlow(first.attempt.target(), first.overdue(hedge));
             self.worker.tell(slow);
         }
         if spent || other && now >= self.turns {
@@ -472,8 +472,8 @@ impl<'a> Phase<'a> {
             .connect_timeout
             .add(1);
         if !slow.told {
-            self.worker
-                .tell(FromWorker::ConnectSlow(target, slow.started));
+            let overdue = slow.overdue(self.front.connect.hedge);
+            self.worker.tell(FromWorker::ConnectSlow(target, overdue));
         }
         tracing::debug!(address = %slow.attempt.address(), "attempt timed out");
     }
@@ -488,6 +488,12 @@ impl<'a> Phase<'a> {
 }
 
 impl Dialing {
+    /// When it should have been answered: well before another member is tried. An answer that was
+    /// lost on the way may have been due until then.
+    fn overdue(&self, hedge: Duration) -> Time {
+        self.started + hedge / 2
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.stream.poll_write_ready(cx))?;
         Poll::Ready(match self.stream.take_error()? {

@@ -83,6 +83,8 @@ pub enum Which {
         /// How many at most.
         most: u64,
     },
+    /// Those of whoever is down in the snapshot that was published last.
+    Down,
     /// All of them.
     All,
 }
@@ -92,7 +94,7 @@ pub enum Which {
 pub enum FromWorker {
     /// The connect phase of a client's session failed on this member.
     ConnectFailed(TargetId, Failure),
-    /// A connect that began at this moment has not been answered for long.
+    /// A connect should have been answered by this moment, and has not been for long.
     ConnectSlow(TargetId, Time),
     /// It failed through a fault of our own.
     OwnFault(OwnFault),

@@ -40,7 +40,11 @@ pub(super) struct Registry {
 #[derive(Clone, Copy, Debug)]
 struct Move {
     home: PoolId,
+    /// On whose members.
+    off: PoolId,
     job: u64,
+    /// How many are to be ended that it has not found yet.
+    owed: u64,
     /// When it was first heard of: who came later has come to stay.
     since: Tick,
     /// Where the search goes on.
@@ -126,7 +130,12 @@ impl Registry {
     }
 
     /// Ends those that `which` names; says how many.
-    pub(super) fn end(&self, which: &Which, now: Tick) -> usize {
+    pub(super) fn end(
+        &self,
+        which: &Which,
+        is_down: impl Fn(TargetId) -> bool,
+        now: Tick,
+    ) -> usize {
         if let Which::Moved {
             home,
             off,
@@ -146,6 +155,7 @@ impl Registry {
                 entry.target == *target && !keep.contains(&entry.address)
             }
             Which::Moved { .. } => false,
+            Which::Down => is_down(entry.target),
             Which::All => true,
         };
         entries
@@ -160,45 +170,30 @@ impl Registry {
         let mut moves = self.moves.borrow_mut();
         let at = moves.iter().position(|known| known.home == home);
         let at = at.unwrap_or_else(|| {
-            moves.push(Move::new(home, job, now));
+            moves.push(Move::new(home, off, job, now));
             moves.len() - 1
         });
         let this = &mut moves[at];
         if job > this.job {
-            *this = Move::new(home, job, now);
+            *this = Move::new(home, off, job, now);
         }
         // A late word about a move that another one has replaced ends nobody.
-        if job < this.job || this.done {
+        if job < this.job {
             return 0;
         }
+        this.owed += most;
+        this.end(&self.entries.borrow(), now)
+    }
+
+    /// Goes on with what was told to be ended and is not yet found; `ended` takes whose users'
+    /// sessions were, and how many.
+    pub(super) fn go_on(&self, now: Tick, ended: impl Fn(PoolId, u64)) {
         let entries = self.entries.borrow();
-        let places = entries.capacity();
-        let mut ended = 0;
-        for _ in 0..places.min(SCAN) {
-            if ended as u64 == most {
-                return ended;
-            }
-            let key = if this.cursor < places { this.cursor } else { 0 };
-            this.cursor = key + 1;
-            let entry = entries.get(key);
-            let hit = entry.filter(|entry| {
-                entry.home == home
-                    && entry.target.pool == off
-                    && !entry.is_doomed()
-                    && !is_after(entry.entered, this.since)
-            });
-            match hit {
-                Some(entry) => {
-                    entry.doom(Fate::End);
-                    ended += 1;
-                    this.barren = 0;
-                }
-                None => this.barren += 1,
+        for this in self.moves.borrow_mut().iter_mut() {
+            if this.owed > 0 && !this.done {
+                ended(this.home, this.end(&entries, now) as u64);
             }
         }
-        // Ticks are coarse: who comes within the first one may still be meant.
-        this.done = this.barren >= places && is_after(now, this.since);
-        ended
     }
 
     /// Looks at one in `parts` of all sessions: those idle for too long end, and those that have
@@ -226,15 +221,60 @@ impl Registry {
 }
 
 impl Move {
-    fn new(home: PoolId, job: u64, now: Tick) -> Move {
+    fn new(home: PoolId, off: PoolId, job: u64, now: Tick) -> Move {
         Move {
             home,
+            off,
             job,
             since: now,
+            owed: 0,
             cursor: 0,
             barren: 0,
             done: false,
         }
+    }
+
+    /// Ends as many as are owed, as far as one look finds them.
+    fn end(&mut self, entries: &Slab<Entry>, now: Tick) -> usize {
+        if self.done {
+            return 0;
+        }
+        let places = entries.capacity();
+        let mut ended = 0;
+        for _ in 0..places.min(SCAN) {
+            if self.owed == 0 {
+                break;
+            }
+            let key = if self.cursor < places { self.cursor } else { 0 };
+            self.cursor = key + 1;
+            let entry = entries.get(key);
+            let hit = entry.filter(|entry| {
+                entry.home == self.home
+                    && entry.target.pool == self.off
+                    && !entry.is_doomed()
+                    && !is_after(entry.entered, self.since)
+            });
+            match hit {
+                Some(entry) => {
+                    entry.doom(Fate::End);
+                    self.owed -= 1;
+                    ended += 1;
+                    self.barren = 0;
+                }
+                None => self.barren += 1,
+            }
+            if self.barren >= places {
+                // A whole round found nobody: they ended by themselves.
+                self.owed = 0;
+            }
+        }
+        // Ticks are coarse: who comes within the first one may still be meant.
+        let barren = self.barren >= places;
+        self.done = barren && is_after(now, self.since);
+        if barren {
+            self.barren = 0;
+        }
+        ended
     }
 }
 
@@ -279,7 +319,7 @@ mod tests {
             job,
             most,
         };
-        registry.end(&which, now)
+        registry.end(&which, |_| false, now)
     }
 
     fn ended(registry: &Registry, keys: &[Key]) -> usize {

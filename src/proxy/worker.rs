@@ -218,6 +218,9 @@ impl Worker {
                 _ = sweeps.tick() => {
                     worker.tick.set(worker.tick.get().wrapping_add(1));
                     worker.registry.sweep(SWEEPS, worker.tick.get());
+                    worker.registry.go_on(worker.tick.get(), |home, ended| {
+                        worker.counters.home(home).moved.add(ended);
+                    });
                 }
             }
         }
@@ -257,7 +260,9 @@ impl Worker {
     }
 
     fn end(&self, which: &Which) {
-        let ended = self.registry.end(which, self.tick());
+        let snapshot = self.snapshot().clone();
+        let down = |target| snapshot.is_down(target);
+        let ended = self.registry.end(which, down, self.tick());
         if let Which::Moved { home, .. } = which {
             self.counters.home(*home).moved.add(ended as u64);
         }

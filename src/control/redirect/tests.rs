@@ -138,7 +138,7 @@ fn every_refusal_says_what_overrides_it_or_what_to_do_instead() {
         (
             MoveRefusal::Already(Phase::Away),
             Destination::Twin,
-            "fe: away already, for 4 min by alice (generation 6); `twinpool failback fe`",
+            "fe: away already, for 4 min by alice (generation 6); --now ends at once what still drains",
         ),
         (
             MoveRefusal::Already(Phase::Returning(Share::FIRST)),

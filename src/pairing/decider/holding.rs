@@ -13,7 +13,7 @@ use crate::time::Time;
 use crate::topology::MemberId;
 
 impl Decider {
-    /// A client's connect failed; it had been silent from `since` on, if that is how.
+    /// A client's connect failed; its member owed an answer from `since` on, if that is how.
     pub(super) fn handle_failed_connect(
         &mut self,
         place: usize,

@@ -31,6 +31,17 @@ impl Decider {
         self.do_due(now);
     }
 
+    /// The disk takes what is written again: what it did not take of an order that was dropped is no
+    /// longer told.
+    pub fn handle_writable(&mut self) {
+        for index in 0..self.pairs.len() {
+            if self.pairs[index].wanted().is_none() && self.unwritten[index].take().is_some() {
+                let pair = PairId(index as u16);
+                self.tell(Event::Unwritten { pair, error: None });
+            }
+        }
+    }
+
     /// Carries out a person's order about a pool's users, as far as its record being written;
     /// gives back the generation to wait for.
     pub fn handle_move(
@@ -59,11 +70,12 @@ impl Decider {
     /// Pauses all automation of pairs.
     pub fn handle_pause(&mut self, by: String, reason: Option<String>, now: Time) {
         self.notice_gap(now, now);
-        let pause = Pause {
-            by,
-            reason,
-            since: now,
-        };
+        if self.pause.is_some() && reason.is_none() {
+            // Paused already: who did, since when and why stay known.
+            return;
+        }
+        let since = self.pause.as_ref().map_or(now, |pause| pause.since);
+        let pause = Pause { by, reason, since };
         self.pause = Some(pause.clone());
         self.remember = true;
         self.tell(Event::Pause {
@@ -219,8 +231,10 @@ impl Decider {
                     for side in Side::BOTH {
                         self.redirected(pair, side, &before, drain, now);
                     }
-                    let on = self.pair(pair).record().alarm;
-                    if before.alarm != on {
+                    // Without rounds it stands for damage, which is told where it was found.
+                    let alarmed = |record: &Record| record.alarm && record.rounds > 0;
+                    let on = alarmed(self.pair(pair).record());
+                    if alarmed(&before) != on {
                         self.tell(Event::Alarm { pair, on });
                     }
                 }
@@ -236,13 +250,18 @@ impl Decider {
         let pair = topology.pair(id);
         let (home, twin) = (pair.pool(side), pair.pool(side.other()));
         let record = self.pair(id).record();
+        let generation = record.generation;
         let (from, entry) = (before.phase(side), record.entry(side).clone());
         let to = entry.phase;
+        if (from, to) == (Phase::Away, Phase::Away) && *before.entry(side) != entry {
+            // Ordered once more: what was drained is ended now.
+            let (off, from) = (Some(home), now);
+            self.outputs.push_back(Output::Clear { home, off, from });
+        }
         let is_step = matches!((from, to), (Phase::Returning(_), Phase::Returning(_)));
         if from == to || is_step {
             return;
         }
-        let generation = record.generation;
         self.tell(Event::Redirect {
             pool: home,
             from,

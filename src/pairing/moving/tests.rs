@@ -209,7 +209,9 @@ fn a_pool_moves_until_its_sessions_are_ended_and_at_least_while_it_settles() {
     let mut moves = Moves::default();
     assert!(!moves.is_moving(HOME, BEGIN));
     moves.begin(HOME, HOME, after(60_000), rate(10), BEGIN);
-    assert!(moves.is_moving(HOME, after(59_999)));
+    assert!(moves.is_moving(HOME, after(29_999)));
+    assert!(!moves.is_moving(HOME, after(59_999)), "they drain");
+    assert!(moves.is_moving(HOME, after(60_000)));
     assert_eq!(moves.to_move(HOME, |_, _| vec![2, 3]), 5);
     let nobody = |_, _| vec![0, 0];
     assert_eq!(moves.to_move(TWIN, nobody), 0);

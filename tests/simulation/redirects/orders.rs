@@ -25,7 +25,7 @@ impl Redirects {
         let (isolated, seen) = (self.isolated, &mut self.pairs[id.index()]);
         let phase = seen.in_force.phase(order.side);
         let there_already = match order.to {
-            Destination::Twin => phase == Phase::Away,
+            Destination::Twin => phase == Phase::Away && !order.now,
             Destination::Home => match phase {
                 Phase::Home => true,
                 Phase::Returning(_) => !order.now,

@@ -316,8 +316,9 @@ fn answer(at: &Situation, order: &Move) -> Result<[Phase; 2], MoveRefusal> {
         Destination::Home => side,
     };
     let there = match (order.to, phase) {
-        (Destination::Twin, Phase::Away) | (Destination::Home, Phase::Home) => true,
-        (Destination::Home, Phase::Returning(_)) => !order.now,
+        (Destination::Home, Phase::Home) => true,
+        // What drains can be cut, what comes home can be hastened.
+        (Destination::Twin, Phase::Away) | (Destination::Home, Phase::Returning(_)) => !order.now,
         _ => false,
     };
     // Where they are there already or on the way, there is nothing to do.
