@@ -51,11 +51,13 @@ const OFTEN: [&str; 10] = [
 ];
 
 /// What has to happen in every thousand.
-const SOMETIMES: [&str; 33] = [
+const SOMETIMES: [&str; 35] = [
     "a person's entry changed by automation",
     "alarms",
     "both pools lost",
+    "disks that were told to be well",
     "drains",
+    "drains cut",
     "failbacks forced",
     "failbacks ordered",
     "failovers forced",

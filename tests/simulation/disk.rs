@@ -88,6 +88,10 @@ impl World {
     pub(crate) fn disk_emptied(&mut self) {
         self.note(|| "the disk has room".to_owned());
         self.full = false;
+        if !self.asleep {
+            self.checks.redirects.writable();
+            self.decider.handle_writable();
+        }
     }
 
     pub(crate) fn restart(&mut self) {

@@ -192,10 +192,12 @@ impl Redirects {
         seen.damaged &= !writing.resumes;
         seen.maybe.clear();
         self.unpublished = true;
-        let on = writing.record.alarm;
-        if before.alarm != on {
+        // One without rounds stands for damage.
+        let alarmed = |record: &Record| record.alarm && record.rounds > 0;
+        let on = alarmed(&writing.record);
+        if alarmed(&before) != on {
             self.expected.push(Event::Alarm { pair: id, on });
-            if on && !self.pairs[id.index()].damaged {
+            if on {
                 self.counts.one("alarms");
             }
         }
@@ -219,6 +221,10 @@ impl Redirects {
             (from, entry.phase),
             (Phase::Returning(_), Phase::Returning(_))
         );
+        if (from, entry.phase) == (Phase::Away, Phase::Away) && *before.entry(side) != entry {
+            // Ordered once more: what was drained is ended now.
+            self.clears.push((home, Some(home), now));
+        }
         if from == entry.phase || is_step {
             return;
         }
@@ -277,6 +283,16 @@ impl Redirects {
             let at = self.expected.iter().position(|wanted| wanted == event);
             let at = at.unwrap_or_else(|| panic!("{event:?} was told, not {:?}", self.expected));
             self.expected.remove(at);
+        }
+    }
+
+    /// The disk takes what is written again, before the decider hears of it.
+    pub(crate) fn writable(&mut self) {
+        for (pair, seen) in (0..).map(PairId).zip(&mut self.pairs) {
+            if seen.writing.is_none() && std::mem::take(&mut seen.unwritten) {
+                self.expected.push(Event::Unwritten { pair, error: None });
+                self.counts.one("disks that were told to be well");
+            }
         }
     }
 

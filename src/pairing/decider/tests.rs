@@ -953,6 +953,26 @@ fn deadlines_are_held_while_isolated_and_met_afterwards() {
     assert_eq!(rig.ends, [(member(0, 0), None)]);
 }
 
+#[test]
+fn an_outage_during_which_this_instance_stood_still_condemns_nobody() {
+    for begins in (0..2000).step_by(20) {
+        for stands in [300, 1000, 2500, 10_000] {
+            let mut rig = Rig::new(&[(2, PLAIN), (2, PLAIN), (2, PLAIN)]);
+            rig.uplink = false;
+            rig.clients = Some(ms(20));
+            rig.run(ms(begins));
+            // Timers come first, then what came back meanwhile.
+            rig.now += ms(stands);
+            rig.decider.handle_timeout(rig.now);
+            rig.run(ms(3000));
+            rig.uplink = true;
+            rig.run(ms(3000));
+            assert!(rig.ends.is_empty(), "{stands} ms after {begins} ms");
+            assert!(rig.decider.isolated().is_none());
+        }
+    }
+}
+
 // Start and restart.
 
 #[test]

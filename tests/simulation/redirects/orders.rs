@@ -40,6 +40,9 @@ impl Redirects {
             assert_ne!(fitness, Fitness::Lost, "ordered to a lost pool: {order:?}");
             let worth_force = twin_away || low || fitness == Fitness::Unknown || isolated;
             assert!(order.force || !worth_force, "{order:?} without force");
+            if order.to == Destination::Twin && phase == Phase::Away {
+                self.counts.one("drains cut");
+            }
             self.counts
                 .one(match (order.to, order.force && worth_force) {
                     (Destination::Twin, false) => "failovers ordered",
