@@ -41,7 +41,7 @@
 //! bring a web server's worth of others.
 //!
 //! A walk that fails prints its seed; `TWINPOOL_SEED=n cargo test --test exploration` replays it.
-//! `TWINPOOL_SEEDS=n` takes so many walks.
+//! `TWINPOOL_WALKS=n` takes so many walks.
 
 #[path = "exploration/explorer.rs"]
 mod explorer;
@@ -62,7 +62,7 @@ use twinpool::topology::PairRules;
 /// Time passes in such steps: every span of the rules is a multiple.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Walks, unless `TWINPOOL_SEEDS` says otherwise.
+/// Walks, unless `TWINPOOL_WALKS` says otherwise.
 const WALKS: u64 = 500;
 
 /// Fewer states than that are not everything.
@@ -137,7 +137,7 @@ fn the_laws_hold_on_random_walks() {
         assert_eq!(done, Ok(()));
         return;
     }
-    for seed in 0..number("TWINPOOL_SEEDS").unwrap_or(WALKS) {
+    for seed in 0..number("TWINPOOL_WALKS").unwrap_or(WALKS) {
         let step = catch_unwind(|| {
             let mut counts = walk::Counts::new();
             (walk::walk(seed, false, &mut counts), counts)
