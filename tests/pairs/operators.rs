@@ -64,6 +64,25 @@ async fn failover_now_ends_what_is_there_at_the_pairs_rate() {
 }
 
 #[tokio::test]
+async fn a_drain_under_way_is_cut_by_now_and_by_nothing_less() {
+    let korea = Plan::manual().start().await;
+    let address = korea.address(SEOUL).await;
+    let mut open = sessions(address, 3, "seoul").await;
+    korea.daemon.done(&["failover", SEOUL]).await;
+    let told = korea.refused(&["failover", SEOUL]).await;
+    assert!(told.contains("--now ends at once"), "{told}");
+    for client in &mut open {
+        assert_eq!(site_of(&client.member().await), "seoul");
+    }
+    let told = korea.daemon.done(&["failover", SEOUL, "--now"]).await;
+    assert!(told.contains("away already, and drained no longer"), "{told}");
+    for client in &mut open {
+        assert_eq!(client.ended().await, Ended::Reset);
+    }
+    assert_eq!(site_at(address).await, "busan");
+}
+
+#[tokio::test]
 async fn failback_now_brings_all_home_without_a_ramp() {
     let korea = Plan::manual().rule("ramp", "\"60s\"").start().await;
     let address = korea.address(SEOUL).await;
