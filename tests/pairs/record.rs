@@ -60,6 +60,18 @@ async fn what_cannot_be_written_is_not_in_force_and_the_traffic_goes_on() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_well_again_is_seen_without_another_order() {
+    let korea = Plan::manual().start().await;
+    let dir = Unwritable::make(&korea.daemon.state_dir());
+    korea.refused(&["failover", SEOUL]).await;
+    assert!(korea.pair().await.unwritten.is_some());
+    dir.mend();
+    let well = async || korea.pair().await.unwritten.is_none().then_some(());
+    eventually("a disk that is well", well).await;
+    korea.stays(SEOUL, HomePhase::Home).await;
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_no_traffic_and_what_it_refused_comes_when_there_is_room() {
     let mut korea = Plan::automatic().rule("spill", "true").start().await;
     let Some(disk) = SmallDisk::mount(&korea.daemon.state_dir()) else {
@@ -159,6 +171,11 @@ async fn a_damaged_record_falls_back_to_the_copy_before_it() {
     assert!(pair.generation >= before, "{pair:?}");
     assert_eq!(pair.halt, None);
     assert_eq!(site_at(korea.address(SEOUL).await).await, "busan");
+    // It is told until somebody says that it is right.
+    assert!(pair.record_problem.is_some(), "{pair:?}");
+    let told = korea.daemon.done(&["resume"]).await;
+    assert!(told.contains("taken as it stands"), "{told}");
+    assert_eq!(korea.pair().await.record_problem, None);
 }
 
 fn record(korea: &Korea, suffix: &str) -> PathBuf {
