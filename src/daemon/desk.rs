@@ -46,6 +46,7 @@ impl HubDesk {
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
             to_move: &|pool| hub.to_move(pool),
+            drains_until: &|pool| hub.drains_until(pool),
             spilling: &|pool| hub.is_spilling(pool),
             record_problem: &|pair| hub.pairs.problem(pair, now),
             events: &events,

@@ -106,6 +106,11 @@ impl Hub {
         self.pairs.moves.borrow().to_move(pool, left)
     }
 
+    /// When those begin to be ended, while they are let drain.
+    pub(super) fn drains_until(&self, pool: PoolId) -> Option<Time> {
+        self.pairs.moves.borrow().drains_until(pool)
+    }
+
     /// Sessions of a pool's users on its own members, and on the twin's.
     pub(super) fn stand(&self, pool: PoolId) -> (u64, u64) {
         let each = self.counters.iter().map(|worker| worker.home(pool).open());

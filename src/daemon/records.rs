@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | nothing | everybody at home, generation 0 | goes on |
 //! | a record | it | goes on |
-//! | the copy before it | it, one generation on, written back at once | goes on |
+//! | the copy before it | it, under a generation well above, written back at once | goes on |
 //! | damaged, another version's, about other pools, unreadable | everybody at home, under a generation that no count reaches | waits for `resume` |
 //!
 //! The last is left as it is until something is written, and then set aside. What is wrong is told
@@ -38,6 +38,10 @@ use crate::topology::{Pair, PairId, Side, Topology};
 /// No count of changes reaches this: a generation beyond it is damage that no checksum noticed.
 const LAST_GENERATION: u64 = u64::MAX / 2;
 
+/// By so much the copy before the latest is raised: above the latest, and above what failed to be
+/// written after the copy, which may have reached the disk all the same. A try a second for twelve
+/// days is less.
+const RAISED: u64 = 1 << 20;
 /// Records that are written at one moment: each takes a thread of those that also look up names, and
 /// a disk is no faster for more.
 const WRITERS: usize = 8;
@@ -241,7 +245,7 @@ async fn restore(
     clock: Clock,
 ) -> String {
     let copy = record.generation;
-    record.generation += 1;
+    record.generation += RAISED;
     let generation = record.generation;
     let told = format!(
         "the record was damaged ({why}); the copy before it, generation {copy}, is in force as \

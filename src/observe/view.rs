@@ -48,6 +48,8 @@ pub struct View<'a> {
     pub exchanges: &'a dyn Fn(TargetId) -> Vec<Exchange>,
     /// Sessions of a home pool's users that are still to be ended because they move.
     pub to_move: &'a dyn Fn(PoolId) -> u64,
+    /// When those begin to be ended, while they are let drain.
+    pub drains_until: &'a dyn Fn(PoolId) -> Option<Time>,
     /// Whether connections of a home pool's users went to the twin one by one lately.
     pub spilling: &'a dyn Fn(PoolId) -> bool,
     /// What is wrong with a pair's record on disk: how it was found, until the next good write, or

@@ -180,6 +180,12 @@ impl Moves {
         }
     }
 
+    /// When the ending of their sessions begins, while they are let drain.
+    pub fn drains_until(&self, home: PoolId) -> Option<Time> {
+        let moved = self.moves.get(&home)?;
+        (!moved.again && moved.found.is_none()).then_some(moved.due)
+    }
+
     /// Whether these users are on the move: clients of theirs arrive, or are about to.
     pub fn is_moving(&self, home: PoolId, now: Time) -> bool {
         let begun = |moved: &Move| moved.found.is_some() || moved.due <= now;

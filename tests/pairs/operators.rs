@@ -71,11 +71,16 @@ async fn a_drain_under_way_is_cut_by_now_and_by_nothing_less() {
     korea.daemon.done(&["failover", SEOUL]).await;
     let told = korea.refused(&["failover", SEOUL]).await;
     assert!(told.contains("--now ends at once"), "{told}");
+    let home = korea.home(SEOUL).await;
+    assert!(home.to_move == 3 && home.drains_until.is_some(), "{home:?}");
     for client in &mut open {
         assert_eq!(site_of(&client.member().await), "seoul");
     }
     let told = korea.daemon.done(&["failover", SEOUL, "--now"]).await;
-    assert!(told.contains("away already, and drained no longer"), "{told}");
+    assert!(
+        told.contains("away already, and drained no longer"),
+        "{told}"
+    );
     for client in &mut open {
         assert_eq!(client.ended().await, Ended::Reset);
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::pools::{presence, reasons};
 use super::{Problem, Severity, number};
 use crate::observe::outlook::{both_lost, decided, fitness_text, halt_text, outlook, whereabouts};
+use crate::observe::stamp::{Stamp, span};
 use crate::observe::status::{HomePhase, HomeStatus, PairStatus, PoolStatus, SiteStatus, Status};
 use crate::pairing::pair::{Fitness, Halt};
 
@@ -254,7 +255,7 @@ fn moved_alone(status: &Status, pair: &PairStatus, home: &HomeStatus) -> Problem
         since: Some(home.since),
         whom: Some(format!(
             "{}; {} itself: {}{lost}",
-            sessions(&[home]),
+            sessions(&[home], status.now),
             home.pool,
             fitness_text(home, status.now)
         )),
@@ -281,7 +282,7 @@ fn moved_together(status: &Status, group: &[(&PairStatus, &HomeStatus)]) -> Prob
             destinations(&homes)
         ),
         since: homes.iter().map(|home| home.since).min(),
-        whom: Some(sessions(&homes)),
+        whom: Some(sessions(&homes, status.now)),
         next: next_of_many(status, site, group),
     }
 }
@@ -319,7 +320,7 @@ fn destinations(homes: &[&HomeStatus]) -> String {
 }
 
 /// Sessions of these pools' users, by where they stand.
-fn sessions(homes: &[&HomeStatus]) -> String {
+fn sessions(homes: &[&HomeStatus], now: Stamp) -> String {
     let sum = |read: fn(&HomeStatus) -> u64| homes.iter().map(|home| read(home)).sum::<u64>();
     let mut told = format!(
         "{} sessions on the twin, {} at home",
@@ -328,7 +329,12 @@ fn sessions(homes: &[&HomeStatus]) -> String {
     );
     match sum(|home| home.to_move) {
         0 => {}
-        n => told += &format!(", {} still to move", number(n)),
+        n => match homes.iter().filter_map(|home| home.drains_until).max() {
+            Some(until) => {
+                told += &format!(", {} drain for {} yet", number(n), span(now.until(until)));
+            }
+            None => told += &format!(", {} still to move", number(n)),
+        },
     }
     told
 }

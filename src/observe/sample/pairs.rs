@@ -69,6 +69,7 @@ pub(crate) struct Plight {
     /// Whether the disk is so slow that no record gets written.
     pub(crate) slow: bool,
     pub(crate) to_move: u64,
+    pub(crate) drains_until: Option<Time>,
     /// Home pools that spill.
     pub(crate) spilling: Vec<PoolId>,
     pub(crate) record_problem: Option<String>,
@@ -96,6 +97,7 @@ impl Plight {
             disk: None,
             slow: false,
             to_move: 0,
+            drains_until: None,
             spilling: Vec::new(),
             record_problem: None,
             events: Events::new(),
@@ -181,6 +183,7 @@ impl Plight {
             checks: &|_| CheckTotals::default(),
             exchanges: &|_| vec![],
             to_move: &|_| self.to_move,
+            drains_until: &|_| self.drains_until,
             spilling: &|pool| self.spilling.contains(&pool),
             record_problem: &|pair| self.record_problem.clone().filter(|_| pair == PairId(0)),
             events: &self.events,

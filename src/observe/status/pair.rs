@@ -92,6 +92,8 @@ pub struct HomeStatus {
     pub sessions_at_twin: u64,
     /// Sessions that are still to be ended because these users move.
     pub to_move: u64,
+    /// When those begin to be ended, while they are let drain.
+    pub drains_until: Option<Stamp>,
     /// Sessions that were ended because these users moved, since the start.
     pub moved: u64,
     /// Connections that no home member accepted and that went to the twin, since the start.
@@ -314,6 +316,7 @@ fn home_status(view: &View<'_>, pair: &Pair, side: Side) -> HomeStatus {
         sessions_at_home: counted.at_home,
         sessions_at_twin: counted.at_twin,
         to_move: (view.to_move)(home.id),
+        drains_until: (view.drains_until)(home.id).map(|until| clock.stamp(until)),
         moved: counted.moved,
         spilled: counted.spilled,
         arrivals_held: counted.arrivals_held,

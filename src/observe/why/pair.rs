@@ -112,12 +112,12 @@ fn home(view: &View<'_>, pair: &PairStatus, home: &HomeStatus, now: Stamp) -> Ho
         pair: pair.name.clone(),
         users,
         fitness,
-        sessions: sessions(home),
+        sessions: sessions(home, now),
         next: outlook(pair, home, view.decider.isolated().is_some(), now),
     }
 }
 
-fn sessions(home: &HomeStatus) -> String {
+fn sessions(home: &HomeStatus, now: Stamp) -> String {
     let mut told = format!(
         "{} on {}, {} on {}",
         number(home.sessions_at_home),
@@ -127,6 +127,9 @@ fn sessions(home: &HomeStatus) -> String {
     );
     if home.to_move > 0 {
         told += &format!(", {} to move", number(home.to_move));
+        if let Some(until) = home.drains_until {
+            told += &format!(" (they drain for {} yet)", span(now.until(until)));
+        }
     }
     if home.moved > 0 {
         told += &format!(", {} moved since the start", number(home.moved));

@@ -211,6 +211,7 @@ fn a_pool_moves_until_its_sessions_are_ended_and_at_least_while_it_settles() {
     moves.begin(HOME, HOME, after(60_000), rate(10), BEGIN);
     assert!(moves.is_moving(HOME, after(29_999)));
     assert!(!moves.is_moving(HOME, after(59_999)), "they drain");
+    assert_eq!(moves.drains_until(HOME), Some(after(60_000)));
     assert!(moves.is_moving(HOME, after(60_000)));
     assert_eq!(moves.to_move(HOME, |_, _| vec![2, 3]), 5);
     let nobody = |_, _| vec![0, 0];
