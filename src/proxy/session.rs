@@ -270,8 +270,10 @@ mod tests {
         size_of::<F>()
     }
 
+    /// It is most of what an idle session costs.
     #[test]
-    fn size_of_a_session() {
-        eprintln!("serve {}", size(serve));
+    fn the_task_of_a_session_takes_less_than_2_kib() {
+        let size = size(serve);
+        assert!(size < 2_048, "{size}");
     }
 }
