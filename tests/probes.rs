@@ -70,6 +70,7 @@ fn topology(check: Check, host: Host) -> Topology {
         requires: Vec::new(),
         balance: Policy::LeastConnections,
         idle_timeout: Duration::from_secs(1800),
+        protocol: twinpool::topology::Protocol::Tcp,
         peer_timeout: Duration::from_secs(30),
         connect: ConnectRules {
             hedge: Duration::from_millis(250),

@@ -13,7 +13,7 @@ use super::listeners::{self, Listener};
 use super::presets::{RoleDef, ServiceDef};
 use super::reader::{Table, nearest, unknown};
 use super::{check, resolve::check_name};
-use crate::topology::{ConnectRules, Policy, PoolId, Service, ServiceId};
+use crate::topology::{ConnectRules, Policy, PoolId, Protocol, Service, ServiceId};
 
 /// A name of one's own that is shorter is near to anything.
 const SHORTEST_MISSPELT: usize = 6;
@@ -177,6 +177,7 @@ fn service<'a>(
     let mut service = Service {
         id,
         name: def.name.clone(),
+        protocol: Protocol::Tcp,
         listen: Vec::new(),
         listen_at_twin: Vec::new(),
         check: def.check.clone(),

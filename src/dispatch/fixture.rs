@@ -123,6 +123,7 @@ fn service(pool: PoolId, nth: u16, name: &str) -> Service {
         requires: Vec::new(),
         balance: Policy::LeastConnections,
         idle_timeout: Duration::from_secs(1800),
+        protocol: crate::topology::Protocol::Tcp,
         peer_timeout: Duration::from_secs(30),
         connect: ConnectRules {
             hedge: Duration::from_millis(250),

@@ -87,6 +87,32 @@ pub struct ServiceCounters {
     pub bytes_in: Counter,
     /// Bytes from members to clients.
     pub bytes_out: Counter,
+    /// What only a service over UDP counts. Its flows are its sessions: `accepted`, `established`
+    /// and `ended` count them too.
+    pub udp: UdpCounters,
+}
+
+/// What one worker counts for one service over UDP, beside what it counts for any.
+#[derive(Debug, Default)]
+pub struct UdpCounters {
+    /// Datagrams from clients that were passed on to members.
+    pub datagrams_in: Counter,
+    /// Datagrams from members that were passed on to clients.
+    pub datagrams_out: Counter,
+    /// Datagrams from clients that were dropped because no member took their flow: none usable,
+    /// all full, or all refused.
+    pub dropped_no_member: Counter,
+    /// Datagrams that were dropped because the kernel had no room for them on their way out, or
+    /// would not send them.
+    pub dropped_unsent: Counter,
+    /// New flows' datagrams that were dropped because no flow could be given up for them.
+    pub dropped_table_full: Counter,
+    /// Flows given up because the table was full and a new one came.
+    pub evicted: Counter,
+    /// Flows whose member died and whose client's next datagram went to another one.
+    pub moved: Counter,
+    /// ICMP errors that came back from members.
+    pub icmp_errors: Counter,
 }
 
 /// What one worker counts for one member.

@@ -112,6 +112,7 @@ fn pool(id: u16, name: &str, role: &str, members: &[&str], services: &[&str]) ->
                 },
                 balance: Policy::LeastConnections,
                 idle_timeout: Duration::from_secs(1_800),
+                protocol: crate::topology::Protocol::Tcp,
                 peer_timeout: Duration::from_secs(30),
                 connect: ConnectRules {
                     hedge: Duration::from_millis(250),

@@ -30,6 +30,7 @@ mod relay;
 mod session;
 mod sockets;
 mod spills;
+mod udp;
 mod worker;
 
 pub use limits::{Limits, raise_descriptor_limit};

@@ -13,8 +13,8 @@ mod settings;
 pub use ids::{MemberId, PoolId, ServiceId, SiteId, TargetId};
 pub use pair::{Automation, Pair, PairId, PairRules, Side};
 pub use settings::{
-    BelowQuorum, Check, CheckKind, ConnectRules, Host, HttpCheck, Policy, Quorum, QuorumNeed,
-    Verify,
+    BelowQuorum, Check, CheckKind, ConnectRules, Host, HttpCheck, Policy, Protocol, Quorum,
+    QuorumNeed, Verify,
 };
 
 use std::net::SocketAddr;
@@ -107,6 +107,8 @@ pub struct Service {
     pub id: ServiceId,
     /// The name in `[pools.POOL.services.NAME]`.
     pub name: String,
+    /// What carries it.
+    pub protocol: Protocol,
     /// Where clients connect. Empty: checked, and required by others, but not fronted.
     pub listen: Vec<SocketAddr>,
     /// Where the twin's site serves these users while they are away.

@@ -25,6 +25,16 @@ impl fmt::Display for Host {
     }
 }
 
+/// What carries a service between its clients and its members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Connections, byte for byte.
+    #[default]
+    Tcp,
+    /// Datagrams, each whole. A client's address and port make a flow, which has one member.
+    Udp,
+}
+
 /// How many members a pool of some size needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quorum {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use twinpool::topology::{
     Automation, BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Member, Pair, PairId,
-    PairRules, Policy, Pool, PoolId, Quorum, QuorumNeed, Service, Site, SiteId, TargetId, Topology,
-    Verify,
+    PairRules, Policy, Pool, PoolId, Protocol, Quorum, QuorumNeed, Service, Site, SiteId, TargetId,
+    Topology, Verify,
 };
 
 /// Of a hundred seeds, those in which pools have twins.
@@ -216,6 +216,7 @@ fn service(pool: PoolId, n: u16, rng: &mut Rng) -> Service {
         },
         balance: rng.pick(&[Policy::LeastConnections, Policy::First]),
         idle_timeout: Duration::from_secs(1800),
+        protocol: Protocol::Tcp,
         peer_timeout: Duration::from_secs(30),
         connect: ConnectRules {
             hedge: Duration::from_millis(250),

@@ -98,6 +98,7 @@ pub(in crate::pairing) fn topology(plans: &[Plan<'_>]) -> Topology {
                     requires: requires.iter().map(|&r| id.service(r)).collect(),
                     balance: *balance,
                     idle_timeout: Duration::from_secs(1800),
+                    protocol: crate::topology::Protocol::Tcp,
                     peer_timeout: Duration::from_secs(30),
                     connect: ConnectRules {
                         hedge: ms(250),
