@@ -109,6 +109,10 @@ struct List {
     last: u32,
 }
 
+#[expect(
+    clippy::wrong_self_convention,
+    reason = "what comes from a client or a member converts nothing"
+)]
 impl<F> Table<F> {
     /// A table for `most` flows; it holds no memory until the first one comes.
     pub(super) fn new(most: usize) -> Table<F> {

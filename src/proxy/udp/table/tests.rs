@@ -62,6 +62,8 @@ fn a_flow_is_found_by_where_it_comes_from() {
     for (number, origin) in others.iter().enumerate() {
         let id = table.find(origin).unwrap();
         assert_eq!(table.get(id), Some(&number));
+        *table.get_mut(id).unwrap() += 10;
+        assert_eq!(table.get(id), Some(&(number + 10)));
     }
     assert_eq!(table.len(), others.len());
 }
