@@ -322,3 +322,6 @@ impl Flows {
         Some((origin, listener.front.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests;
