@@ -52,6 +52,11 @@ impl Party {
         self.0.local_addr().expect("bound")
     }
 
+    fn refuse(&self) {
+        let nobody = SocketAddr::new(self.address().ip(), 9);
+        self.0.connect(nobody).expect("connected");
+    }
+
     fn send(&self, bytes: &[u8]) {
         assert_eq!(self.0.send(bytes).expect("sent"), bytes.len());
     }
@@ -124,12 +129,11 @@ fn either(parties: &[&Party]) -> (usize, Vec<u8>, SocketAddr) {
     heard
 }
 
-/// An address at which nobody listens, for as long as the socket lives: it takes only what comes
-/// from itself.
+/// One that refuses whatever comes, for as long as it lives: its socket takes only what comes from
+/// somebody who sends nothing.
 fn refusing() -> Party {
     let party = Party::new();
-    let nobody = Party::new();
-    party.0.connect(nobody.address()).expect("connected");
+    party.refuse();
     party
 }
 
@@ -464,19 +468,17 @@ fn a_flow_that_a_member_refuses_reaches_the_next_with_the_datagram_in_hand() {
 
 #[test]
 fn a_flow_that_all_refuse_ends_and_the_next_datagram_begins_anew() {
-    let gone = Party::new();
-    let address = gone.address();
-    let rig = Rig::new(&[&gone]);
-    drop(gone);
+    let (first, second) = (refusing(), refusing());
+    let rig = Rig::new(&[&first, &second]);
     let client = rig.client();
-    client.send(b"anybody?");
-    counted(&rig.service().ended, 1);
-    assert_eq!(rig.service().reset_by_member.get(), 1);
-    assert_eq!(rig.load(HOME), 0);
-    let member = Party::at(address);
-    client.send(b"still nobody?");
-    member.hears(b"still nobody?");
-    assert_eq!(rig.service().accepted.get(), 2);
+    for round in 1..=3 {
+        client.send(b"anybody?");
+        counted(&rig.service().ended, round);
+        assert_eq!(rig.service().accepted.get(), round);
+        assert_eq!(rig.service().reset_by_member.get(), round);
+        assert_eq!(rig.udp().icmp_errors.get(), 2 * round, "each was asked");
+        assert_eq!(rig.load(HOME), 0);
+    }
 }
 
 #[test]
@@ -494,7 +496,7 @@ fn an_answered_flow_stays_with_its_member_until_the_verdict() {
     client.hears(b"yes");
     client.send(b"two");
     assert_eq!(dead.hears(b"two"), flow);
-    drop(dead);
+    dead.refuse();
     client.send(b"three");
     counted(&rig.udp().icmp_errors, 1);
     // The next one is sent in spite of the error that waits for it.
@@ -765,7 +767,7 @@ fn clients_and_members_may_be_on_ipv6() {
     let rig = Rig::with(&[&gone, &member], &[], |topology| {
         topology.pools[HOME.index()].services[0].listen = vec![localhost];
     });
-    drop(gone);
+    gone.refuse();
     for _ in 0..3 {
         let client = rig.client();
         client.send(b"one");
