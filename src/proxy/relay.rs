@@ -124,6 +124,7 @@ pub(super) async fn relay(
     let mut up = Direction::new(worker.tools(), &counters.bytes_in, haste);
     // What the listener was told is inherited by its clients' sockets.
     let mut down = Direction::new(worker.tools(), &counters.bytes_out, Haste::Set);
+    let mut begun = false;
     poll_fn(|cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
@@ -137,6 +138,9 @@ pub(super) async fn relay(
             Fault::Source(error) => Broken::Client(error),
             Fault::Sink(error) => Broken::Member(error),
         })?;
+        if !std::mem::replace(&mut begun, true) && up.haste == Haste::Fresh {
+            sockets::acknowledge(member);
+        }
         let back = down.poll(cx, member, client, up.is_ended(), &mut moved);
         let back = back.map_err(|fault| match fault {
             Fault::Source(error) => Broken::Member(error),
@@ -238,17 +242,17 @@ impl<'a> Direction<'a> {
         if first == 0 {
             return Poll::Ready(self.end(sink, last));
         }
-        let mut next = Poll::Ready(Ok(()));
-        if first < SCRATCH {
-            next = Pin::new(source).poll_read(cx, &mut buffer);
-        }
+        let more = match first < SCRATCH {
+            true => Pin::new(source).poll_read(cx, &mut buffer),
+            false => Poll::Ready(Ok(())),
+        };
         let read = buffer.filled();
-        let ended = first < SCRATCH && next.is_ready() && read.len() == first;
+        let nothing = first < SCRATCH && read.len() == first;
         *carried += read.len();
         self.bulk = read.len() == SCRATCH;
         self.hurry(sink);
         let mut at = 0;
-        if ended && matches!(next, Poll::Ready(Ok(()))) {
+        if nothing && matches!(more, Poll::Ready(Ok(()))) {
             at = send_last(sink, read).map_err(Fault::Sink)?;
             if at == read.len() {
                 return Poll::Ready(self.end(sink, last));
@@ -256,7 +260,7 @@ impl<'a> Direction<'a> {
         }
         let flushed = flush(cx, sink, read, &mut at)?;
         // A reset of the source is told once, and would look like its end from then on.
-        if let Poll::Ready(Err(error)) = next {
+        if let Poll::Ready(Err(error)) = more {
             return Poll::Ready(Err(Fault::Source(error)));
         }
         if flushed.is_pending() {
@@ -267,7 +271,7 @@ impl<'a> Direction<'a> {
             };
             return Poll::Pending;
         }
-        next.map(|_| Ok(()))
+        more.map(|_| Ok(()))
     }
 
     /// Has the kernel send what follows without waiting for acknowledgements. The first write of a
@@ -419,7 +423,7 @@ pub(super) fn watch_member(member: &TcpStream, peer_timeout: std::time::Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -427,6 +431,56 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
         (near.unwrap(), far.unwrap().0)
+    }
+
+    /// Carries one direction to its end; what arrived, and how it ended.
+    async fn carry(mut source: TcpStream, haste: Haste) -> (Vec<u8>, Result<(), Fault>) {
+        let (mut sink, mut reader) = pair().await;
+        let (tools, carried) = (Tools::default(), Counter::default());
+        let mut direction = Direction::new(&tools, &carried, haste);
+        let outcome = poll_fn(|cx| direction.poll(cx, &mut source, &mut sink, false, &mut false));
+        let outcome = outcome.await;
+        drop(sink);
+        let mut arrived = Vec::new();
+        reader.read_to_end(&mut arrived).await.unwrap();
+        (arrived, outcome)
+    }
+
+    #[tokio::test]
+    async fn an_end_right_behind_the_last_bytes_loses_none_of_them() {
+        for size in [1, 1_000, SCRATCH - 1, SCRATCH, SCRATCH + 1, 3 * SCRATCH] {
+            let (mut feeder, source) = pair().await;
+            feeder.write_all(&vec![7; size]).await.unwrap();
+            feeder.shutdown().await.unwrap();
+            source.readable().await.unwrap();
+            let (arrived, outcome) = carry(source, Haste::Fresh).await;
+            assert!(outcome.is_ok());
+            assert_eq!(arrived.len(), size);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_urgent_byte_on_the_way_cuts_nothing_off() {
+        let (mut feeder, source) = pair().await;
+        feeder.write_all(b"before ").await.unwrap();
+        SockRef::from(&feeder).send_out_of_band(b"!").unwrap();
+        feeder.write_all(b"behind").await.unwrap();
+        feeder.shutdown().await.unwrap();
+        source.readable().await.unwrap();
+        let (arrived, outcome) = carry(source, Haste::Set).await;
+        assert!(outcome.is_ok());
+        assert_eq!(arrived, b"before behind");
+    }
+
+    #[tokio::test]
+    async fn a_reset_behind_the_last_bytes_is_no_end() {
+        let (mut feeder, source) = pair().await;
+        feeder.write_all(b"cut").await.unwrap();
+        sockets::reset_on_close(&feeder);
+        drop(feeder);
+        source.readable().await.unwrap();
+        let (_, outcome) = carry(source, Haste::Set).await;
+        assert!(matches!(outcome, Err(Fault::Source(_))));
     }
 
     #[tokio::test]
