@@ -209,6 +209,7 @@ fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, InstancePlaces) {
         state_dir: state_dir.or_else(|| environment.as_deref().and_then(first_directory)),
         workers: workers.and_then(|n| NonZeroUsize::new(n as usize)),
         max_sessions: most.and_then(NonZeroU32::new),
+        max_flows: None,
         stop_deadline: table
             .duration("stop_deadline")
             .unwrap_or(Duration::from_secs(30)),

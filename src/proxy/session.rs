@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::connect::connect;
 use super::proxy_header::{self, HEADER_TIMEOUT, HeaderError};
-use super::registry::Key;
+use super::registry::{Key, Owner};
 use super::relay::{Broken, Haste, relay, watch_member};
 use super::sockets::reset_on_close;
 use super::worker::{Front, Worker};
@@ -170,7 +170,7 @@ async fn carry(
         attempt.address().ip(),
         front.idle_ticks,
         worker.tick(),
-        waker,
+        Owner::Session(waker),
     );
     let _entry = Entry::new(worker, front, key, attempt.target().pool);
     let settle = |member: &TcpStream| watch_member(member, front.peer_timeout);
@@ -240,13 +240,7 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn new(worker: &'a Worker, front: &'a Front, key: Key, serving: PoolId) -> Entry<'a> {
-        if let Some(counters) = front.home_counters(worker) {
-            if serving == front.service.pool {
-                counters.at_home.add(1);
-            } else {
-                counters.at_twin.add(1);
-            }
-        }
+        front.count_begun(worker, serving);
         Entry { worker, front, key }
     }
 }
@@ -254,13 +248,7 @@ impl<'a> Entry<'a> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let target = self.worker.registry().leave(self.key);
-        if let Some(counters) = self.front.home_counters(self.worker) {
-            if target.pool == self.front.service.pool {
-                counters.at_home_ended.add(1);
-            } else {
-                counters.at_twin_ended.add(1);
-            }
-        }
+        self.front.count_over(self.worker, target.pool);
     }
 }
 

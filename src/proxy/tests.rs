@@ -156,6 +156,7 @@ impl Bench {
         let plan = Plan {
             index: 0,
             sessions: 1000,
+            flows: 1000,
             listeners,
             topology,
             snapshot,

@@ -22,12 +22,13 @@ use super::relay::Tools;
 use super::session::{lies_in, serve};
 use super::sockets::reset_on_close;
 use super::spills::Spills;
+use super::udp::Udp;
 use super::{FromWorker, ToWorker, Which};
 use crate::balance::Lane;
 use crate::dispatch::{HedgeBudget, Snapshot};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::observe::counters::{HomeCounters, ServiceCounters, WorkerCounters};
-use crate::topology::{ConnectRules, PoolId, ServiceId, Topology};
+use crate::topology::{ConnectRules, PoolId, Protocol, ServiceId, Topology};
 
 /// From one sweep to the next; idle timeouts are kept to within [`SWEEPS`] of it.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -46,6 +47,8 @@ pub struct Plan {
     pub index: usize,
     /// Its share of the sessions that the instance may hold.
     pub sessions: usize,
+    /// Its share of the flows over UDP that the instance may hold, beside the sessions.
+    pub flows: usize,
     /// Its listeners.
     pub listeners: Vec<Listener>,
     /// What they stand in front of.
@@ -176,6 +179,7 @@ impl Worker {
         });
         let mut listening = JoinSet::new();
         let mut fronts: Vec<Rc<Front>> = Vec::new();
+        let mut datagrams = Vec::new();
         for listener in plan.listeners {
             let front = match fronts
                 .iter()
@@ -189,6 +193,10 @@ impl Worker {
                     front
                 }
             };
+            if listener.protocol == Protocol::Udp {
+                datagrams.push((front, listener));
+                continue;
+            }
             match TcpListener::from_std(listener.socket.into()) {
                 Ok(socket) => {
                     listening.spawn_local(worker.clone().accept_all(front, socket));
@@ -198,6 +206,7 @@ impl Worker {
                 }
             }
         }
+        let udp = Udp::start(&worker, datagrams, plan.flows);
         let mut sweeps = interval(TICK);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -211,8 +220,12 @@ impl Worker {
                     }
                     Some(ToWorker::End(which)) => {
                         worker.end(&which);
+                        udp.end_doomed(&worker);
                     }
-                    Some(ToWorker::Close) => listening.shutdown().await,
+                    Some(ToWorker::Close) => {
+                        udp.close();
+                        listening.shutdown().await;
+                    }
                     None => break,
                 },
                 _ = sweeps.tick() => {
@@ -221,9 +234,11 @@ impl Worker {
                     worker.registry.go_on(worker.tick.get(), |home, ended| {
                         worker.counters.home(home).moved.add(ended);
                     });
+                    udp.end_doomed(&worker);
                 }
             }
         }
+        udp.end_all(&worker);
         // What is left is dropped with the runtime, and each session with a reset to both sides.
         listening.shutdown().await;
     }
@@ -362,13 +377,36 @@ impl Front {
         }
     }
 
+    /// A session of this service now stands with a member of this pool, the front's own or its
+    /// twin.
+    pub(super) fn count_begun(&self, worker: &Worker, serving: PoolId) {
+        if let Some(counters) = self.home_counters(worker) {
+            if serving == self.service.pool {
+                counters.at_home.add(1);
+            } else {
+                counters.at_twin.add(1);
+            }
+        }
+    }
+
+    /// One that stood there is over.
+    pub(super) fn count_over(&self, worker: &Worker, serving: PoolId) {
+        if let Some(counters) = self.home_counters(worker) {
+            if serving == self.service.pool {
+                counters.at_home_ended.add(1);
+            } else {
+                counters.at_twin_ended.add(1);
+            }
+        }
+    }
+
     /// This service's counters on this worker.
     pub(super) fn counters<'a>(&self, worker: &'a Worker) -> &'a ServiceCounters {
         worker.counters.service(self.service)
     }
 
     /// The counters of the home pool's users, where it has a twin.
-    pub(super) fn home_counters<'a>(&self, worker: &'a Worker) -> Option<&'a HomeCounters> {
+    fn home_counters<'a>(&self, worker: &'a Worker) -> Option<&'a HomeCounters> {
         let home = || worker.counters.home(self.service.pool);
         self.has_twin.then(home)
     }
