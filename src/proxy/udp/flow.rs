@@ -291,8 +291,12 @@ impl Flows {
     pub(super) fn heard_member(&mut self, worker: &Worker, id: FlowId) {
         let now = worker.tick();
         self.table.from_member(id, now);
-        if let Some(flow) = self.table.get(id) {
+        if let Some(flow) = self.table.get_mut(id) {
             worker.registry().moved(flow.key, now);
+            if flow.search.is_some() {
+                // It has found its member.
+                flow.search = None;
+            }
         }
     }
 
@@ -337,7 +341,8 @@ impl Flows {
                 break;
             }
             // An error of an earlier datagram is told here, and this one was not sent.
-            if !self.hear_errors(worker, front, id) {
+            // Where a flood of them has filled the socket's buffer, the refusal alone is told.
+            if !self.hear_errors(worker, front, id) && errno != Errno::CONNREFUSED {
                 if parcel.datagrams > 1 && takes_no_runs(errno) {
                     return false;
                 }
@@ -366,7 +371,10 @@ impl Flows {
         run: &Run<'_>,
     ) {
         let counters = front.counters(worker);
-        let listener = &self.listeners[usize::from(origin.listener)].socket;
+        let Some(listener) = self.listeners.get(usize::from(origin.listener)) else {
+            return;
+        };
+        let listener = &listener.socket;
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {

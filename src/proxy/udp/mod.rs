@@ -51,12 +51,16 @@ use flow::{Dropped, Ending, Flows, Listening, fit};
 use runs::runs;
 use table::{FlowId, Origin};
 
-/// Sockets that a turn looks at: each costs a read and what it brought, some microseconds at most
-/// times.
+/// Sockets with news that are asked for at once.
 const EVENTS: usize = 32;
-/// Payload after which a turn ends, whatever is left: what a core moves in about a millisecond.
-/// Then the worker's sessions have theirs.
-const TURN: usize = 1 << 20;
+/// Sockets that are read in one turn: each costs a few microseconds at most times. Then the
+/// worker's sessions have their turn, whatever is left.
+const READS: usize = 64;
+/// Payload after which a turn ends: what a core moves in about a millisecond.
+const BYTES: usize = 1 << 20;
+/// Slots that a read of a listener has at least. A read that leaves one empty has emptied the
+/// socket, so nobody needs to ask whether there is more.
+const FEWEST_SLOTS: usize = 4;
 
 /// What a worker does for services over UDP; nothing, where it has none.
 #[derive(Debug)]
@@ -126,7 +130,7 @@ fn begin(
             socket,
             front,
             is_v6: listener.address.is_ipv6(),
-            slots: 1,
+            slots: FEWEST_SLOTS,
         });
     }
     let ready = readiness(epoll.clone())?;
@@ -147,8 +151,7 @@ fn readiness(epoll: Rc<OwnedFd>) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
 
 /// Takes turns, for as long as the worker lives.
 async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<OwnedFd>>) {
-    let mut batch = Batch::new();
-    let mut events = Vec::with_capacity(EVENTS);
+    let mut desk = Desk::new();
     loop {
         let mut guard = match ready.readable().await {
             Ok(guard) => guard,
@@ -157,70 +160,99 @@ async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<
                 return;
             }
         };
-        let more = flows.borrow_mut().turn(&worker, &mut batch, &mut events);
-        if !more {
+        if flows.borrow_mut().turn(&worker, &mut desk) {
+            drop(guard);
+            yield_now().await;
+        } else {
             guard.clear_ready();
         }
-        drop(guard);
-        if more {
-            yield_now().await;
+    }
+}
+
+/// What a turn works with.
+struct Desk {
+    batch: Batch,
+    events: Vec<epoll::Event>,
+    /// The events before this one have been seen to.
+    next: usize,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk {
+            batch: Batch::new(),
+            events: Vec::with_capacity(EVENTS),
+            next: 0,
         }
     }
 }
 
 impl Flows {
     /// Moves what there is to move, within bounds; says whether there may be more.
-    fn turn(&mut self, worker: &Worker, batch: &mut Batch, events: &mut Vec<epoll::Event>) -> bool {
-        events.clear();
-        let at_once = Timespec::default();
-        let spare = rustix::buffer::spare_capacity(events);
-        match epoll::wait(&*self.epoll, spare, Some(&at_once)) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return true,
-            Err(errno) => {
-                tracing::error!(%errno, "cannot ask which sockets have datagrams");
-                return false;
+    ///
+    /// The runtime is told of news once, so false must mean that every socket was found empty, or
+    /// will have news. What a turn has no time for is the first thing of the next one: else a
+    /// flood at one socket would starve those behind it.
+    fn turn(&mut self, worker: &Worker, desk: &mut Desk) -> bool {
+        let (mut reads, mut bytes) = (0, 0);
+        let mut more = true;
+        loop {
+            if desk.next == desk.events.len() {
+                if !more {
+                    return false;
+                }
+                desk.next = 0;
+                desk.events.clear();
+                let at_once = Timespec::default();
+                let spare = rustix::buffer::spare_capacity(&mut desk.events);
+                match epoll::wait(&*self.epoll, spare, Some(&at_once)) {
+                    Ok(0) => return false,
+                    Ok(count) => more = count == EVENTS,
+                    Err(Errno::INTR) => continue,
+                    Err(errno) => {
+                        tracing::error!(%errno, "cannot ask which sockets have datagrams");
+                        return false;
+                    }
+                }
             }
-        }
-        let mut more = events.len() == EVENTS;
-        let mut left = TURN;
-        for event in events.iter() {
-            if left == 0 {
+            if reads >= READS || bytes >= BYTES {
                 return true;
             }
+            let event = desk.events[desk.next];
+            desk.next += 1;
+            reads += 1;
             let (flags, number) = (event.flags, event.data.u64());
             let listener = usize::try_from(number).ok();
             let listener = listener.filter(|at| *at < self.listeners.len());
-            let moved = match listener {
-                Some(at) => self.hear(worker, batch, at, &mut more),
+            let read = match listener {
+                Some(at) => self.hear(worker, &mut desk.batch, at),
                 None => {
                     let id = FlowId::from(number);
                     if flags.contains(epoll::EventFlags::ERR) {
                         more |= self.told(worker, id);
                     }
-                    self.answer(worker, batch, id, &mut more)
+                    self.answer(worker, &mut desk.batch, id)
                 }
             };
-            left = left.saturating_sub(moved);
+            more |= read.more;
+            bytes += read.bytes;
         }
-        more
     }
 
-    /// Passes on what one read of a listener brings; says how many bytes.
-    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize, more: &mut bool) -> usize {
+    /// Passes on what one read of a listener brings.
+    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize) -> Read {
         let listener = &mut self.listeners[at];
         let read = batch.read_listener(&listener.socket, listener.is_v6, listener.slots);
         let count = match read {
             Ok(got) => got.len(),
-            Err(Errno::AGAIN) => return 0,
+            Err(Errno::AGAIN) => return Read::NOTHING,
             Err(errno) => {
                 tracing::debug!(%errno, "cannot read from a listener");
-                return 0;
+                return Read::NOTHING;
             }
         };
-        let (slots, full) = fit(listener.slots, count, SLOTS);
-        listener.slots = slots;
-        *more |= full;
+        let (slots, more) = fit(listener.slots, count, SLOTS);
+        listener.slots = slots.max(FEWEST_SLOTS);
         let front = listener.front.clone();
         let got = batch.got();
         let mut done = [false; SLOTS];
@@ -277,7 +309,7 @@ impl Flows {
                 self.to_member(worker, &front, id, &run);
             }
         }
-        bytes
+        Read { bytes, more }
     }
 
     /// Takes ICMP errors from a flow's socket; says whether there may be more.
@@ -288,24 +320,26 @@ impl Flows {
         }
     }
 
-    /// Passes on what one read of a flow's socket brings; says how many bytes.
-    fn answer(&mut self, worker: &Worker, batch: &mut Batch, id: FlowId, more: &mut bool) -> usize {
+    /// Passes on what one read of a flow's socket brings.
+    fn answer(&mut self, worker: &Worker, batch: &mut Batch, id: FlowId) -> Read {
+        let Some((origin, front)) = self.front_of(id) else {
+            return Read::NOTHING;
+        };
         let Some(flow) = self.table.get_mut(id) else {
-            return 0;
+            return Read::NOTHING;
         };
         let slots = usize::from(flow.slots);
-        match batch.read_flow(&flow.socket, flow.reads_runs, slots) {
-            Ok(got) => *more |= flow.fit(got.len()),
-            Err(Errno::AGAIN) => return 0,
+        let more = match batch.read_flow(&flow.socket, flow.reads_runs, slots) {
+            Ok(got) => flow.fit(got.len()),
+            Err(Errno::AGAIN) => return Read::NOTHING,
             Err(errno) => {
                 // What it was is told by the socket's queue of errors.
                 tracing::debug!(%errno, "cannot read from a flow's socket");
-                *more = true;
-                return 0;
+                return Read {
+                    bytes: 0,
+                    more: true,
+                };
             }
-        }
-        let Some((origin, front)) = self.front_of(id) else {
-            return 0;
         };
         self.heard_member(worker, id);
         let pieces = batch.got().iter().map(|got| batch.piece(got));
@@ -313,7 +347,7 @@ impl Flows {
         for run in runs(pieces) {
             self.to_client(worker, &front, id, &origin, &run);
         }
-        bytes
+        Read { bytes, more }
     }
 
     fn front_of(&self, id: FlowId) -> Option<(Origin, Rc<Front>)> {
@@ -322,3 +356,21 @@ impl Flows {
         Some((origin, listener.front.clone()))
     }
 }
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    bytes: usize,
+    /// Whether the socket may have more.
+    more: bool,
+}
+
+impl Read {
+    const NOTHING: Read = Read {
+        bytes: 0,
+        more: false,
+    };
+}
+
+#[cfg(test)]
+mod tests;
