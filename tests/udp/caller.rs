@@ -123,7 +123,17 @@ impl Caller {
         answer.expect("an answer")
     }
 
-    /// The same, unless it does not come in this time. Answers to earlier questions are not it.
+    /// The same while flows are moved: the question that is under way then may be lost, and one
+    /// more is asked. No other is lost.
+    pub(crate) async fn ask_while_moved(&mut self) -> Answer {
+        match self.try_ask(MOMENT).await {
+            Some(answer) => answer,
+            None => self.ask().await,
+        }
+    }
+
+    /// Sends a question of its own, once, and returns the answer to it, if that comes in this time.
+    /// Answers to earlier questions are not it.
     pub(crate) async fn try_ask(&mut self, limit: Duration) -> Option<Answer> {
         self.asked += 1;
         let question = format!("question {}", self.asked);

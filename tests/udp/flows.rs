@@ -13,6 +13,12 @@ use crate::harness::*;
 /// What fits into one datagram over IPv4, beside the name and port that an echo puts in front.
 const LARGEST: usize = 65_507 - 16;
 
+/// A port that nobody has, on any address.
+fn free_port(any: &str) -> u16 {
+    let socket = std::net::UdpSocket::bind((any, 0)).expect("a port");
+    socket.local_addr().expect("its number").port()
+}
+
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + seed * 7) as u8).collect()
 }
@@ -106,10 +112,9 @@ async fn clients_are_spread_over_members_and_each_address_keeps_its_own() {
 
 #[tokio::test]
 async fn answers_come_from_the_address_that_was_asked_at_a_listener_for_all() {
-    let a = Echo::start("a").await;
-    let pool = pool_of([&a]).listen("\"0.0.0.0:0\"");
-    let daemon = Daemon::start(Setup::of(&pool).workers(2)).await;
-    let port = daemon.address().await.port();
+    let (a, port) = (Echo::start("a").await, free_port("0.0.0.0"));
+    let pool = pool_of([&a]).listen(&format!("\"0.0.0.0:{port}\""));
+    let _daemon = Daemon::start(Setup::of(&pool).workers(2)).await;
     // One socket that asks at several addresses: each is answered by the one it asked.
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let doors = [1, 7, 200].map(|n| SocketAddr::from((Ipv4Addr::new(127, 0, 3, n), port)));
@@ -135,8 +140,8 @@ async fn answers_come_from_the_address_that_was_asked_at_a_listener_for_all() {
 
 #[tokio::test]
 async fn clients_over_ipv6_reach_members_over_ipv4() {
-    let a = Echo::start("a").await;
-    let pool = pool_of([&a]).listen("[\"[::1]:0\", \"[::]:0\"]");
+    let (a, port) = (Echo::start("a").await, free_port("::"));
+    let pool = pool_of([&a]).listen(&format!("[\"[::1]:0\", \"[::]:{port}\"]"));
     let daemon = Daemon::start(Setup::of(&pool)).await;
     let status = daemon.status().await;
     let listen = &status.pool("p").expect("the pool").services[0].listen;

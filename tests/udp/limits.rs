@@ -46,12 +46,8 @@ async fn a_table_full_of_flows_that_move_takes_no_new_one_and_says_so() {
 #[tokio::test]
 async fn more_clients_than_descriptors_leave_room_for_harm_nobody() {
     let a = Echo::start("a").await;
-    let setup = Setup::of(&pool_of([&a])).workers(2);
-    let daemon = Daemon::start(Setup {
-        descriptors: Some(256),
-        ..setup
-    })
-    .await;
+    let setup = Setup::of(&pool_of([&a])).workers(2).descriptors(256);
+    let daemon = Daemon::start(setup).await;
     let service = daemon.address().await;
     let mut proven = callers(service, 4).await;
     for _ in 0..600 {

@@ -27,7 +27,7 @@ async fn a_drained_member_keeps_its_flows_to_the_deadline_and_gets_no_new_ones()
     }
     for (caller, _) in &mut on_a {
         eventually("another member", async || {
-            (caller.ask().await.member == "b").then_some(())
+            (caller.ask_while_moved().await.member == "b").then_some(())
         })
         .await;
         assert!(ordered.elapsed() >= Duration::from_secs(2));
@@ -48,7 +48,7 @@ async fn maintenance_moves_flows_at_the_deadline_and_ready_lets_new_ones_come() 
     daemon.done(&["maintenance", "p/a"]).await;
     for (caller, _) in &mut on_a {
         eventually("another member", async || {
-            (caller.ask().await.member == "b").then_some(())
+            (caller.ask_while_moved().await.member == "b").then_some(())
         })
         .await;
     }

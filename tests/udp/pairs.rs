@@ -36,7 +36,7 @@ impl Korea {
             .pool(&pool(SEOUL, "seoul", &seoul))
             .pool(&pool(BUSAN, "busan", &busan))
             .text(&format!(
-                "[pairs.av]\npools = [\"{SEOUL}\", \"{BUSAN}\"]\nafter = \"200ms\"\n\
+                "[pairs.av]\npools = [\"{SEOUL}\", \"{BUSAN}\"]\n\
                  hold = \"500ms\"\nramp = \"400ms\"\n{rules}"
             ));
         Korea {
@@ -67,12 +67,12 @@ fn is_in(site: &str, answer: &Answer) -> bool {
     answer.member.starts_with(&site[..1])
 }
 
-/// Waits until all stand in this site; every question is answered meanwhile.
+/// Waits until all stand in this site.
 async fn all_in(site: &str, callers: &mut [(Caller, Answer)]) {
     eventually(site, async || {
         let mut there = 0;
         for (caller, _) in callers.iter_mut() {
-            there += usize::from(is_in(site, &caller.ask().await));
+            there += usize::from(is_in(site, &caller.ask_while_moved().await));
         }
         (there == callers.len()).then_some(())
     })
@@ -116,7 +116,7 @@ async fn failover_of_a_pool_that_serves_keeps_its_flows_to_the_drain_deadline() 
 #[tokio::test]
 async fn a_lost_pools_flows_go_to_the_twin_by_themselves_and_come_home() {
     let mut korea = Korea::start(
-        "failover = \"automatic\"\nfailback = \"automatic\"\nspill = false",
+        "failover = \"automatic\"\nfailback = \"automatic\"\nafter = \"200ms\"\nspill = false",
         "",
     )
     .await;
