@@ -124,7 +124,7 @@ impl Hub {
             descriptors,
             listeners.len(),
             listeners.first().map_or(0, Vec::len),
-            runner::MAX_AT_ONCE,
+            runner::MAX_AT_ONCE.min(topology.targets().count()),
             config.instance.max_sessions,
         );
         let prober = Prober::new(&topology).map_err(StartError::Probes)?;

@@ -22,8 +22,8 @@ pub(crate) enum Came {
     Served(TcpStream),
     /// It was reset or closed, before or after it was accepted.
     TurnedAway,
-    /// It is neither: it waits.
-    Waiting(TcpStream),
+    /// It is neither: it waits, and broke off.
+    Waiting,
 }
 
 /// So many clients, each asked whether it is served until it is, or for as long as `patience`.
@@ -55,7 +55,7 @@ async fn come_one(to: SocketAddr, patience: Duration) -> Came {
     match timeout(patience, ask(&mut stream)).await {
         Ok(Ok(())) => Came::Served(stream),
         Ok(Err(_)) => Came::TurnedAway,
-        Err(_) => Came::Waiting(stream),
+        Err(_) => Came::Waiting,
     }
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn served(came: Vec<Came>) -> Vec<TcpStream> {
     came.into_iter()
         .filter_map(|came| match came {
             Came::Served(stream) => Some(stream),
-            Came::TurnedAway | Came::Waiting(_) => None,
+            Came::TurnedAway | Came::Waiting => None,
         })
         .collect()
 }
@@ -115,4 +115,12 @@ pub(crate) fn ended(streams: &[TcpStream]) -> usize {
         Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     };
     streams.iter().filter(is_over).count()
+}
+
+/// Breaks them off.
+pub(crate) fn reset(streams: Vec<TcpStream>) {
+    for stream in streams {
+        let linger = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        linger.expect("a socket to reset");
+    }
 }
