@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::harness::PATIENCE;
+use crate::harness::{PATIENCE, pattern};
 
 /// Connections under way at once: well below any backlog.
 const AT_ONCE: usize = 200;
@@ -101,7 +101,10 @@ pub(crate) async fn ask(stream: &mut TcpStream) -> io::Result<()> {
 pub(crate) async fn answering(streams: &mut [TcpStream]) -> usize {
     let mut count = 0;
     for stream in streams {
-        if timeout(PATIENCE, ask(stream)).await.is_ok_and(|asked| asked.is_ok()) {
+        if timeout(PATIENCE, ask(stream))
+            .await
+            .is_ok_and(|asked| asked.is_ok())
+        {
             count += 1;
         }
     }
@@ -110,10 +113,11 @@ pub(crate) async fn answering(streams: &mut [TcpStream]) -> usize {
 
 /// How many of them are at their end by now: reset, or closed in good order.
 pub(crate) fn ended(streams: &[TcpStream]) -> usize {
-    let is_over = |stream: &&TcpStream| match SockRef::from(*stream).peek(&mut [MaybeUninit::uninit()]) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-    };
+    let is_over =
+        |stream: &&TcpStream| match SockRef::from(*stream).peek(&mut [MaybeUninit::uninit()]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
     streams.iter().filter(is_over).count()
 }
 
@@ -123,4 +127,17 @@ pub(crate) fn reset(streams: Vec<TcpStream>) {
         let linger = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         linger.expect("a socket to reset");
     }
+}
+
+/// Sends so many bytes to one that sends them back, and reads them at the same time. How many
+/// came.
+pub(crate) async fn send_and_receive(stream: TcpStream, length: usize) -> usize {
+    let (mut source, mut sink) = stream.into_split();
+    let send = async {
+        let sent = pattern::write(&mut sink, length, |_| {}).await;
+        sent.expect("room for it");
+        sink.shutdown().await.expect("a half-close");
+    };
+    let ((), received) = tokio::join!(send, pattern::read_to_end(&mut source));
+    received.expect("what was sent")
 }

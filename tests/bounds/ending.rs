@@ -51,9 +51,7 @@ async fn idle_sessions_wake_nobody_until_their_time_is_over() {
         return;
     }
     let a = Member::start("a").await;
-    let pool = Pool::of([&a])
-        .check(RARE)
-        .service("idle_timeout = \"8s\"");
+    let pool = Pool::of([&a]).check(RARE).service("idle_timeout = \"8s\"");
     let daemon = Daemon::start(Setup::of(&pool)).await;
     let process = Process::of(&daemon);
     let address = daemon.address().await;
@@ -67,10 +65,14 @@ async fn idle_sessions_wake_nobody_until_their_time_is_over() {
     let grown = process.resident().saturating_sub(memory);
     assert!(grown <= SLACK, "{grown} bytes");
     let mut busy = idle.split_off(MANY - 100);
-    eventually_within(Duration::from_secs(20), "the idle ones to end", async || {
-        assert_eq!(answering(&mut busy).await, 100);
-        (ended(&idle) == MANY - 100).then_some(())
-    })
+    eventually_within(
+        Duration::from_secs(20),
+        "the idle ones to end",
+        async || {
+            assert_eq!(answering(&mut busy).await, 100);
+            (ended(&idle) == MANY - 100).then_some(())
+        },
+    )
     .await;
     assert_eq!(daemon.totals().await.ended_idle as usize, MANY - 100);
     let grown = process.resident().saturating_sub(memory);

@@ -67,7 +67,12 @@ impl Process {
                 return Some(0);
             }
             let status = fs::read_to_string(task.join("status")).ok()?;
-            let found = |line: &str| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok();
+            let found = |line: &str| {
+                line.strip_prefix("voluntary_ctxt_switches:")?
+                    .trim()
+                    .parse()
+                    .ok()
+            };
             status.lines().find_map(found)
         };
         let waits = tasks.filter_map(|task| of(task.ok()?.path()));
@@ -77,7 +82,8 @@ impl Process {
     /// Threads whose names begin so.
     pub(crate) fn threads(self, name: &str) -> usize {
         let tasks = fs::read_dir(self.path("task")).expect("its threads");
-        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
         names.filter(|found| found.starts_with(name)).count()
     }
 

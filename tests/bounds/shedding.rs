@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use twinpool::health::Verdict;
 use twinpool::observe::Status;
 
-use crate::crowd::{all_served, answering, come, reset, served, silent};
+use crate::crowd::{all_served, answering, come, reset, send_and_receive, served, silent};
 use crate::harness::*;
 use crate::process::{Process, can_hold};
 
@@ -42,9 +43,14 @@ async fn beyond_max_sessions_all_are_shed_and_counted_and_those_that_stand_go_on
     assert_eq!((sessions.open, sessions.limit), (100, 100));
     // Half of them leave, and half as many are served.
     standing.truncate(50);
-    daemon.counted("fifty ends", |t| t.accepted - t.ended == 50).await;
+    daemon
+        .counted("fifty ends", |t| t.accepted - t.ended == 50)
+        .await;
     let mut again = all_served(address, 50).await;
-    assert_eq!(answering(&mut standing).await + answering(&mut again).await, 100);
+    assert_eq!(
+        answering(&mut standing).await + answering(&mut again).await,
+        100
+    );
 }
 
 #[tokio::test]
@@ -72,6 +78,33 @@ async fn more_sessions_than_descriptors_leave_are_never_promised() {
     assert!(process.descriptors() < 900, "{}", process.descriptors());
     assert_eq!(answering(&mut standing).await, limit);
     drop(standing);
+    daemon.counted("all gone", |t| t.accepted == t.ended).await;
+    all_served(address, limit).await;
+}
+
+#[tokio::test]
+async fn pipes_checks_and_floods_that_take_a_tiny_limit_leave_pages_to_be_read() {
+    const TINY: u32 = 96;
+    let a = Member::start_as("a", Speaks::Raw).await;
+    let observe = free_address();
+    let setup = Setup::of(&Pool::of([&a]))
+        .observe(observe)
+        .descriptors(TINY);
+    let daemon = Daemon::start(setup).await;
+    let address = daemon.address().await;
+    let limit = daemon.status().await.sessions.limit as usize;
+    assert!((4..TINY as usize / 2).contains(&limit), "{limit} sessions");
+    let mut standing = all_served(address, limit).await;
+    // Bulk in both directions of all of them: two pipes each, as far as there are descriptors.
+    let mut bulk = JoinSet::new();
+    for stream in standing.drain(..) {
+        bulk.spawn(send_and_receive(stream, 4 << 20));
+    }
+    let came = served(come(address, 500, PATIENCE).await);
+    pages(&daemon, observe).await;
+    let carried = within("what was sent", bulk.join_all()).await;
+    assert_eq!(carried, vec![4 << 20; limit]);
+    drop(came);
     daemon.counted("all gone", |t| t.accepted == t.ended).await;
     all_served(address, limit).await;
 }

@@ -31,7 +31,9 @@ async fn slow_readers_hold_bounded_memory_and_others_go_on() {
         return;
     }
     let (spout, fast) = (Spout::start().await, Member::start("fast").await);
-    let slow_pool = Pool::of([]).named("slow").member_named("spout", spout.address, "");
+    let slow_pool = Pool::of([])
+        .named("slow")
+        .member_named("spout", spout.address, "");
     let setup = Setup::of(&slow_pool).pool(&Pool::of([&fast]));
     let daemon = Daemon::start(setup).await;
     let process = Process::of(&daemon);
@@ -56,7 +58,11 @@ async fn slow_readers_hold_bounded_memory_and_others_go_on() {
         held(process) >> 10,
         before >> 20
     );
-    assert!(held(process) <= MANY as u64 * EACH + SLACK, "{} bytes", held(process));
+    assert!(
+        held(process) <= MANY as u64 * EACH + SLACK,
+        "{} bytes",
+        held(process)
+    );
     assert!((1..=PIPES).contains(&pipes), "{pipes} pipes");
     assert!(all <= 2 * MANY + 2 * PIPES + 16, "{all} descriptors");
 
@@ -73,14 +79,20 @@ async fn slow_readers_hold_bounded_memory_and_others_go_on() {
         (process.pipes() <= PIPES / 4).then_some(())
     })
     .await;
-    assert!(held(process) <= MANY as u64 * EACH + SLACK, "{} bytes", held(process));
+    assert!(
+        held(process) <= MANY as u64 * EACH + SLACK,
+        "{} bytes",
+        held(process)
+    );
 }
 
 /// One that reads nothing.
 async fn deaf(to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
-    SockRef::from(&socket).set_tcp_mss(SEGMENT).expect("short segments");
+    SockRef::from(&socket)
+        .set_tcp_mss(SEGMENT)
+        .expect("short segments");
     let stream = within("connecting", socket.connect(to)).await;
     stream.expect("a connection")
 }
@@ -96,7 +108,9 @@ impl Spout {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None);
         let socket = socket.expect("a socket");
         socket.set_tcp_mss(SEGMENT).expect("short segments");
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .expect("a port");
         socket.listen(1024).expect("a listener");
         let listener = TcpListener::from_std(socket.into()).expect("a listener");
         let address = listener.local_addr().expect("its number");

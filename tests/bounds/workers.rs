@@ -44,7 +44,10 @@ async fn as_many_workers_as_were_asked_for_share_what_comes() {
     for (name, before) in ["worker-0", "worker-1"].into_iter().zip(before) {
         // One wait or more for a request that came alone: an idle worker's few sweeps are fewer.
         let waited = process.waits(name) - before;
-        assert!(waited > MANY as u64, "{name} carried next to nothing: {waited}");
+        assert!(
+            waited > MANY as u64,
+            "{name} carried next to nothing: {waited}"
+        );
     }
 }
 
@@ -64,7 +67,10 @@ async fn an_operators_deadline_ends_the_sessions_of_every_worker() {
     })
     .await;
     assert_eq!(daemon.totals().await.ended_by_us as usize, on_a);
-    let mut left: Vec<_> = clients.into_iter().filter(|c| ended(std::slice::from_ref(c)) == 0).collect();
+    let mut left: Vec<_> = clients
+        .into_iter()
+        .filter(|c| ended(std::slice::from_ref(c)) == 0)
+        .collect();
     assert_eq!(answering(&mut left).await, 2 * MANY - on_a);
 }
 
