@@ -46,12 +46,12 @@ async fn ending_a_members_sessions_touches_no_others_and_costs_no_memory() {
 
 #[tokio::test]
 async fn idle_sessions_wake_nobody_until_their_time_is_over() {
-    const WATCHED: Duration = Duration::from_secs(2);
+    const WATCHED: Duration = Duration::from_millis(1_500);
     if !can_hold(2 * MANY as u64 + 500) {
         return;
     }
     let a = Member::start("a").await;
-    let pool = Pool::of([&a]).check(RARE).service("idle_timeout = \"8s\"");
+    let pool = Pool::of([&a]).check(RARE).service("idle_timeout = \"10s\"");
     let daemon = Daemon::start(Setup::of(&pool)).await;
     let process = Process::of(&daemon);
     let address = daemon.address().await;

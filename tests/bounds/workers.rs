@@ -91,6 +91,37 @@ async fn the_death_of_a_member_ends_its_sessions_on_every_worker() {
 }
 
 #[tokio::test]
+async fn a_failover_reaches_the_sessions_of_every_worker() {
+    let (a, b) = (Member::start("a").await, Member::start("b").await);
+    let setup = Setup::new()
+        .workers(2)
+        .text("[sites.seoul]\nregion = \"north\"\n[sites.busan]\nregion = \"south\"")
+        .pool(&Pool::of([&a]).key("site = \"seoul\""))
+        .pool(&Pool::of([&b]).named("q").key("site = \"busan\""))
+        .text("[pairs.korea]\npools = [\"p\", \"q\"]\nmove_rate = 1000");
+    let daemon = Daemon::start(setup).await;
+    let address = daemon.address().await;
+    let clients = all_served(address, MANY).await;
+    daemon.done(&["failover", "p", "--now"]).await;
+    eventually("all of them to be moved", async || {
+        (ended(&clients) == MANY).then_some(())
+    })
+    .await;
+    // A listener of each worker took some of these, and both follow the same table.
+    let mut clients = all_served(address, MANY).await;
+    assert_eq!(answering(&mut clients).await, MANY);
+    assert_eq!(daemon.member("a").await.load, 0);
+    let status = daemon.status().await;
+    let at_twin = status
+        .pool("q")
+        .expect("the twin")
+        .member("b")
+        .expect("b")
+        .load;
+    assert_eq!(at_twin as usize, MANY);
+}
+
+#[tokio::test]
 async fn a_stop_closes_the_listeners_of_every_worker_and_waits_for_sessions_of_all() {
     let a = Member::start("a").await;
     let setup = Setup::of(&Pool::of([&a])).workers(2);
