@@ -102,7 +102,7 @@ impl Peer {
         for front in setup.fronts {
             write!(
                 text,
-                "frontend {0}\n    bind {1}\n    default_backend {0}\n\
+                "frontend to-{0}\n    bind {1}\n    default_backend {0}\n\
                  backend {0}\n    balance leastconn\n    option httpchk GET /\n    default-server inter {2}ms fall 3\n",
                 front.pool,
                 front.listen,
