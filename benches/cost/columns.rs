@@ -161,7 +161,8 @@ pub(crate) fn compare(args: &Args, peers: &[Peer]) -> Result<()> {
                     // Members are checked by now: every proxy serves.
                     proxy.serves()?;
                 }
-                let values = column.measure(args, &stage, proxy)?;
+                let mut values = column.measure(args, &stage, proxy)?;
+                values.truncate(column.figures(shared).len());
                 println!(
                     "round {}, {column:?}, {}: {}",
                     round + 1,

@@ -199,12 +199,19 @@ impl Stage {
         self.turns.set(turn);
         let dir = self.dir.0.join(format!("turn{turn}"));
         std::fs::create_dir(&dir)?;
+        // The pools' ports are not taken yet.
+        let observe = loop {
+            let port = free_port()?;
+            if fronts.iter().all(|front| front.listen.port() != port) {
+                break SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            }
+        };
         let setup = Setup {
             fronts,
             workers,
             connections: CONNECTIONS,
             every,
-            observe: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+            observe,
         };
         let log = dir.join("log");
         let children = peer
@@ -346,7 +353,10 @@ pub(crate) fn ask(stream: &mut TcpStream, close: bool) -> Result<()> {
     let (mut answer, mut part) = (Vec::new(), [0; 1024]);
     let end = Instant::now() + Duration::from_secs(5);
     loop {
-        let n = stream.read(&mut part)?;
+        let n = match stream.read(&mut part) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         answer.extend_from_slice(&part[..n]);
         let whole = answer.ends_with(b"nineteen bytes here");
         if whole && (!close || n == 0) {

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -23,9 +23,9 @@ use crate::support::proxies::peers::Peer;
 use crate::support::stats::{Table, show};
 
 /// Requests on kept connections.
-const REQUESTS: u32 = 32_000;
+const REQUESTS: u32 = 16_000;
 /// Connections of one request.
-const CONNECTIONS: u32 = 6_400;
+const CONNECTIONS: u32 = 3_200;
 /// Requests that go before, so that buffers and caches are there.
 const WARM: u32 = 640;
 /// Calls that are rarer than this per unit are not shown.
@@ -58,9 +58,15 @@ pub(crate) fn compare(args: &Args, peers: &[Peer]) -> Result<()> {
                 println!("skipped: strace may not trace here (it needs ptrace, as root has)");
                 return Ok(());
             };
+            let start = Instant::now();
             drive(running.door, args.clients, units, close)?;
             counted.push((n, trace.leave()?));
             running.must_live()?;
+            println!(
+                "{}: {units} {what}s in {:.1} s",
+                peers[n].name,
+                start.elapsed().as_secs_f64()
+            );
         }
         println!(
             "\nSystem calls per {what}, of {units} by {} client{}; those above {RARE} are shown.",
