@@ -7,7 +7,7 @@ use std::task::{Wake, Waker};
 
 use crate::dispatch::fixture::{HOME, TWIN};
 use crate::proxy::Which;
-use crate::proxy::registry::{Fate, Key, Registry, Tick};
+use crate::proxy::registry::{Fate, Key, Owner, Registry, Tick};
 use crate::topology::{MemberId, PoolId};
 
 const MANY: usize = 4_000;
@@ -49,7 +49,7 @@ fn settled(registry: &Registry) -> Vec<Session> {
             IpAddr::V4(Ipv4Addr::LOCALHOST),
             IDLE,
             0,
-            Waker::from(woken.clone()),
+            Owner::Session(Waker::from(woken.clone())),
         );
         Session { key, member, woken }
     };

@@ -102,6 +102,7 @@ impl Scene {
         let plan = Plan {
             index: 0,
             sessions: 1000,
+            flows: 0,
             listeners,
             topology: topology.clone(),
             snapshot: Arc::new(snapshot),
