@@ -124,7 +124,7 @@ impl Hub {
             descriptors,
             listeners.len(),
             listeners.first().map_or(0, Vec::len),
-            runner::MAX_AT_ONCE,
+            runner::MAX_AT_ONCE.min(topology.targets().count()),
             config.instance.max_sessions,
             flows_wanted(&config),
         );
