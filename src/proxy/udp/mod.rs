@@ -24,6 +24,7 @@
 //! The table is bounded ([`table`]): a sender of forged addresses costs others nothing.
 
 mod batch;
+mod carry;
 mod firsts;
 mod flow;
 mod runs;
@@ -306,7 +307,7 @@ impl Flows {
                 },
             };
             for run in runs(pieces) {
-                self.to_member(worker, &front, id, &run);
+                self.pass_in(worker, &front, id, &run);
             }
         }
         Read { bytes, more }
@@ -345,7 +346,7 @@ impl Flows {
         let pieces = batch.got().iter().map(|got| batch.piece(got));
         let bytes = pieces.clone().map(|piece| piece.bytes.len()).sum();
         for run in runs(pieces) {
-            self.to_client(worker, &front, id, &origin, &run);
+            self.pass_out(worker, &front, id, &origin, &run);
         }
         Read { bytes, more }
     }
