@@ -51,7 +51,7 @@ impl Sites {
         let mut text = format!(
             "[instance]\nstate_dir = {:?}\n[observe]\nlisten = \"{OBSERVE}\"\n\
              [control]\nsocket = {:?}\n[roles.media]\nprimary = \"av\"\n\
-             services.av = {{ port = {PORT}, check = {{ kind = \"stun\" }} }}\n\
+             services.av = {{ port = {PORT}, protocol = \"udp\", check = {{ kind = \"stun\" }} }}\n\
              [pairs.both]\npools = [\"p1\", \"p2\"]\nfailover = \"automatic\"\nafter = \"1s\"\n",
             lab.dir().join("state"),
             lab.dir().join("control.sock"),
@@ -61,7 +61,7 @@ impl Sites {
         for (n, hosts) in (1..).zip(&mut hosts) {
             text += &format!(
                 "[sites.s{n}]\nregion = \"r{n}\"\n[pools.p{n}]\nrole = \"media\"\nsite = \"s{n}\"\n\
-                 quorum = \"any\"\nservices.av = {{ protocol = \"udp\", listen = \"{}\" }}\n",
+                 quorum = \"any\"\nservices.av.listen = \"{}\"\n",
                 listen[usize::from(n) - 1]
             );
             for m in 1..=3 {

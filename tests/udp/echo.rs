@@ -20,7 +20,7 @@ pub(crate) const RARE_STUN: &str =
 
 /// A pool `p` over UDP of these members, each asked by STUN.
 pub(crate) fn pool_of<'a>(members: impl IntoIterator<Item = &'a Echo>) -> Pool {
-    let pool = Pool::of([]).service("protocol = \"udp\"").check(STUN);
+    let pool = Pool::of([]).over_udp().check(STUN);
     let with = |pool: Pool, member: &Echo| pool.member_named(member.name(), member.address(), "");
     members.into_iter().fold(pool, with)
 }

@@ -171,7 +171,7 @@ impl Flows {
 
     /// Moves a flow whose member refused it to another one, with its first datagram; ends it when
     /// there is none.
-    fn move_on(&mut self, worker: &Worker, front: &Front, id: FlowId) {
+    pub(super) fn move_on(&mut self, worker: &Worker, front: &Front, id: FlowId) {
         let Some(&origin) = self.table.origin(id) else {
             return;
         };

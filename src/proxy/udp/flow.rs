@@ -238,10 +238,6 @@ impl Flows {
             self.bereft.insert((origin.listener, origin.client), target);
         }
         give_back(worker, flow.attempt);
-        if self.closing && self.table.is_empty() {
-            // Nobody is left who could be heard here.
-            self.listeners.clear();
-        }
     }
 
     /// Takes a flow out of the table and the registry.
@@ -252,19 +248,32 @@ impl Flows {
         Some(flow)
     }
 
-    /// Ends the flows that the registry has doomed.
+    /// Ends the flows that the registry has doomed. One whose member died before it ever answered
+    /// goes to another one, with its first datagram: its client sent that a moment ago and waits.
     pub(super) fn end_doomed(&mut self, worker: &Worker) {
         let mut doomed = std::mem::take(&mut self.doomed);
         worker.registry().take_doomed(&mut doomed);
         for doomed in doomed.drain(..) {
-            let why = if doomed.idle {
-                Ending::Idle
+            let id = FlowId::from(doomed.flow);
+            if doomed.idle {
+                self.end(worker, id, Ending::Idle);
+            } else if self.waits_for_the_dead(worker, id) {
+                if let Some(origin) = self.table.origin(id) {
+                    let front = self.listeners[usize::from(origin.listener)].front.clone();
+                    self.move_on(worker, &front, id);
+                }
             } else {
-                Ending::Told
-            };
-            self.end(worker, FlowId::from(doomed.flow), why);
+                self.end(worker, id, Ending::Told);
+            }
         }
         self.doomed = doomed;
+    }
+
+    /// Whether a flow's member is down and never answered it.
+    fn waits_for_the_dead(&self, worker: &Worker, id: FlowId) -> bool {
+        let target = self.table.get(id).map(|flow| flow.attempt.target());
+        !self.table.is_answered(id)
+            && target.is_some_and(|target| worker.snapshot().is_down(target))
     }
 
     /// Notes that a flow's client sent again.

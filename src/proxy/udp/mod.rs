@@ -93,14 +93,12 @@ impl Udp {
         }
     }
 
-    /// No new flows from now on. Those that are there need the listeners.
+    /// No new flows from now on. The listeners stay to the worker's end, even when it has no flows
+    /// left: the kernel spreads clients over the workers' sockets by how many there are, and one
+    /// that is missing would send other workers' clients to where nobody knows their flows.
     pub(super) fn close(&self) {
         if let Some(flows) = &self.0 {
-            let mut flows = flows.borrow_mut();
-            flows.closing = true;
-            if flows.table.is_empty() {
-                flows.listeners.clear();
-            }
+            flows.borrow_mut().closing = true;
         }
     }
 
