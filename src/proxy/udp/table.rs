@@ -244,6 +244,7 @@ impl<F> Table<F> {
     }
 
     /// Whether there are none.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
