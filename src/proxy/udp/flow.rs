@@ -38,6 +38,8 @@ pub(super) struct Flows {
     /// Whose member died, by where they came from; emptied when it is full.
     bereft: HashMap<(u16, SocketAddr), TargetId>,
     doomed: Vec<Doomed>,
+    /// Whether no new flows begin. The listeners stay: by how many sockets share its port, the
+    /// kernel chooses whose a client is, and flows of other workers would lose theirs.
     pub(super) closing: bool,
 }
 
