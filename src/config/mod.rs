@@ -18,6 +18,7 @@ mod members;
 mod pairs;
 mod pool;
 mod presets;
+mod protocol;
 mod reader;
 mod resolve;
 mod roles;

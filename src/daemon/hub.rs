@@ -129,7 +129,7 @@ impl Hub {
             descriptors,
             listeners.len(),
             listeners.first().map_or(0, Vec::len),
-            runner::MAX_AT_ONCE,
+            runner::MAX_AT_ONCE.min(topology.targets().count()),
             config.instance.max_sessions,
             flows_wanted(&config),
         );
@@ -580,7 +580,7 @@ fn flows_wanted(config: &Config) -> FlowsWanted {
     let mut services = config.topology.pools.iter().flat_map(|pool| &pool.services);
     let is_udp = |service: &Service| service.protocol == Protocol::Udp;
     match config.instance.max_flows {
-        _ if !services.any(|service| is_udp(service)) => FlowsWanted::NoService,
+        _ if !services.any(is_udp) => FlowsWanted::NoService,
         None => FlowsWanted::AsFit,
         Some(most) => FlowsWanted::Most(most),
     }

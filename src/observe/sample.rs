@@ -241,16 +241,16 @@ fn pool_well(pool: &Pool) -> PoolStatus {
                     refused_attempts: 3,
                     bytes_in: 1_000,
                     bytes_out: 2_000,
+                    udp: (service.protocol == Protocol::Udp).then_some(UdpTotals {
+                        datagrams_in: 4_117_300,
+                        datagrams_out: 4_002_511,
+                        dropped_no_member: 7,
+                        moved: 12,
+                        icmp_errors: 15,
+                        ..UdpTotals::default()
+                    }),
                     ..ServiceTotals::default()
                 },
-                udp: (service.protocol == Protocol::Udp).then_some(UdpTotals {
-                    datagrams_in: 4_117_300,
-                    datagrams_out: 4_002_511,
-                    dropped_no_member: 7,
-                    moved: 12,
-                    icmp_errors: 15,
-                    ..UdpTotals::default()
-                }),
                 lately: vec![],
             })
             .collect(),
@@ -461,7 +461,7 @@ pub(crate) fn exhausted() -> Status {
         lately(Shortage::FlowsEvicted, 50_000),
         lately(Shortage::Sending, 33),
     ];
-    let udp = av.udp.as_mut().unwrap();
+    let udp = av.totals.udp.as_mut().unwrap();
     udp.evicted = 50_001;
     udp.dropped_table_full = 9;
     udp.dropped_unsent = 40;

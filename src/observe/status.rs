@@ -203,9 +203,6 @@ pub struct ServiceStatus {
     pub first: Option<String>,
     /// What was counted since the start.
     pub totals: ServiceTotals,
-    /// What was counted besides, of a service over UDP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub udp: Option<UdpTotals>,
     /// What there was too little of lately.
     pub lately: Vec<Lately>,
 }
@@ -235,6 +232,9 @@ pub struct ServiceTotals {
     pub reset_by_member: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// What was counted besides, of a service over UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpTotals>,
 }
 
 /// [`UdpCounters`](super::counters::UdpCounters) of all workers, summed. The fields mean the same.
@@ -383,6 +383,26 @@ impl ServiceTotals {
         ]
     }
 
+    /// Sessions over, by who ended them; `sides` is an orderly end, which a flow never has, and
+    /// `evicted` one that only a flow has.
+    pub fn endings(&self) -> Vec<(&'static str, u64)> {
+        let mut endings = vec![
+            ("us", self.ended_by_us),
+            ("idle", self.ended_idle),
+            ("client", self.reset_by_client),
+            ("member", self.reset_by_member),
+            ("refused", self.refused()),
+        ];
+        match &self.udp {
+            Some(udp) => endings.push(("evicted", udp.evicted)),
+            None => {
+                let known: u64 = endings.iter().map(|(_, n)| n).sum();
+                endings.push(("sides", self.ended.saturating_sub(known)));
+            }
+        }
+        endings
+    }
+
     /// Connections and flows that were not carried, for whatever reason.
     pub fn refused(&self) -> u64 {
         self.refusals().iter().map(|(_, n)| n).sum::<u64>() + self.shed
@@ -402,29 +422,6 @@ impl UdpTotals {
     /// The same, for whatever reason.
     pub fn dropped(&self) -> u64 {
         self.drops().iter().map(|(_, n)| n).sum()
-    }
-}
-
-impl ServiceStatus {
-    /// Sessions over, by who ended them; `sides` is an orderly end, which a flow never has, and
-    /// `evicted` an end that only a flow has.
-    pub fn endings(&self) -> Vec<(&'static str, u64)> {
-        let totals = &self.totals;
-        let mut endings = vec![
-            ("us", totals.ended_by_us),
-            ("idle", totals.ended_idle),
-            ("client", totals.reset_by_client),
-            ("member", totals.reset_by_member),
-            ("refused", totals.refused()),
-        ];
-        match &self.udp {
-            Some(udp) => endings.push(("evicted", udp.evicted)),
-            None => {
-                let known: u64 = endings.iter().map(|(_, n)| n).sum();
-                endings.push(("sides", totals.ended.saturating_sub(known)));
-            }
-        }
-        endings
     }
 }
 

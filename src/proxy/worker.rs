@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -90,13 +90,11 @@ impl WorkerHandle {
 /// When the kernel gives no thread, or no descriptors for its runtime.
 pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
     let (messages, inbox) = mpsc::channel(MESSAGES);
-    let runtime = tokio::runtime::Builder::new_current_thread;
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let thread = Builder::new()
         .name(format!("worker-{}", plan.index))
         .spawn(move || {
-            let runtime = runtime().enable_all().build_local(LocalOptions::default());
-            match runtime {
+            match runtime() {
                 Ok(runtime) => {
                     // The starter waits for this message and cannot be gone.
                     ready.send(Ok(())).expect("the starter waits");
@@ -109,6 +107,13 @@ pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
         .recv()
         .map_err(|_| io::Error::other("the worker's thread ended at once"))??;
     Ok(WorkerHandle { messages, thread })
+}
+
+/// The runtime of one worker.
+pub(super) fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
 }
 
 /// What the sessions of one worker share.
@@ -156,7 +161,7 @@ pub(super) struct Front {
 }
 
 impl Worker {
-    async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
+    pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
         let worker = Rc::new(Worker {
             snapshot: RefCell::new(plan.snapshot),
             counters: plan.counters,

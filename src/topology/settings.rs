@@ -39,12 +39,21 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The word that names it, in configuration and everywhere it is told.
+    /// The word that names it in configuration, status and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        })
     }
 }
 
@@ -81,7 +90,8 @@ pub enum BelowQuorum {
 pub struct Check {
     /// What is asked.
     pub kind: CheckKind,
-    /// Whether it is asked over TLS. Always false for [`CheckKind::Tls`], which is its own TLS.
+    /// Whether it is asked over TLS. Always false for [`CheckKind::Tls`], which is its own TLS, and
+    /// for [`CheckKind::Stun`], which asks over UDP.
     pub tls: bool,
     /// Whether the certificate is verified, where there is TLS.
     pub verify: Verify,
@@ -117,6 +127,8 @@ pub enum CheckKind {
     Http(HttpCheck),
     /// A SIP OPTIONS request (RFC 3261 section 11); any final answer but 503 is life.
     Sip,
+    /// A STUN Binding request (RFC 8489) over UDP; a success or an error response is life.
+    Stun,
 }
 
 /// The request of an HTTP check and the answers that count as good.

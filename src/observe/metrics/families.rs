@@ -212,7 +212,7 @@ const SERVICE: &[Family<ServiceStatus>] = &[
         "twinpool_sessions_ended",
         "Sessions over, by who ended them",
         "by",
-        ServiceStatus::endings,
+        |service| service.totals.endings(),
     ),
     Family::bytes_by(
         "twinpool_session",
@@ -398,7 +398,7 @@ fn services(status: &Status) -> Vec<Subject<'_, ServiceStatus>> {
 fn udp_services(status: &Status) -> Vec<Subject<'_, UdpTotals>> {
     let services = services(status).into_iter();
     services
-        .filter_map(|(labels, service)| Some((labels, service.udp.as_ref()?)))
+        .filter_map(|(labels, service)| Some((labels, service.totals.udp.as_ref()?)))
         .collect()
 }
 

@@ -134,7 +134,10 @@ fn worker_status(view: &View<'_>, worker: &WorkerCounters) -> WorkerStatus {
 }
 
 fn service_status(view: &View<'_>, pool: &Pool, service: &Service) -> ServiceStatus {
-    let totals = ServiceTotals::sum(view.workers, service.id);
+    let mut totals = ServiceTotals::sum(view.workers, service.id);
+    if service.protocol == Protocol::Udp {
+        totals.udp = Some(UdpTotals::sum(view.workers, service.id));
+    }
     let usable = usable(view, service.id);
     ServiceStatus {
         name: service.name.clone(),
@@ -149,7 +152,6 @@ fn service_status(view: &View<'_>, pool: &Pool, service: &Service) -> ServiceSta
             .first(service.id)
             .map(|member| view.topology.member(member).name.clone()),
         totals,
-        udp: (service.protocol == Protocol::Udp).then(|| UdpTotals::sum(view.workers, service.id)),
         lately: view.shortages.of_service(service.id, &view.clock()),
     }
 }

@@ -24,6 +24,7 @@
 //! The table is bounded ([`table`]): a sender of forged addresses costs others nothing.
 
 mod batch;
+mod carry;
 mod firsts;
 mod flow;
 mod runs;
@@ -48,15 +49,26 @@ use super::listen::Listener;
 use super::worker::{Front, Worker};
 use batch::{Batch, SLOTS};
 use flow::{Dropped, Ending, Flows, Listening, fit};
-use runs::runs;
+use runs::{Piece, runs};
 use table::{FlowId, Origin};
 
-/// Sockets that a turn looks at: each costs a read and what it brought, some microseconds at most
-/// times.
+/// Sockets with news that are asked for at once.
 const EVENTS: usize = 32;
-/// Payload after which a turn ends, whatever is left: what a core moves in about a millisecond.
-/// Then the worker's sessions have theirs.
-const TURN: usize = 1 << 20;
+/// What a turn may cost before the worker's sessions have theirs, whatever is left: about a
+/// millisecond, reckoned in microseconds by the figures below. They need not be exact: a turn that
+/// is some times longer or shorter harms nobody.
+const TURN: usize = 1_000;
+/// A read, and what comes with it.
+const READ: usize = 1;
+/// A run of datagrams, or a single one, sent.
+const SEND: usize = 2;
+/// A new flow: a member is picked, a socket made, and often another one closed.
+const BEGIN: usize = 15;
+/// Bytes copied in a microsecond, in and out.
+const COPY: usize = 1 << 11;
+/// Slots that a read of a listener has at least. A read that leaves one empty has emptied the
+/// socket, so nobody needs to ask whether there is more.
+const FEWEST_SLOTS: usize = 4;
 
 /// What a worker does for services over UDP; nothing, where it has none.
 #[derive(Debug)]
@@ -88,14 +100,12 @@ impl Udp {
         }
     }
 
-    /// No new flows from now on. Those that are there need the listeners.
+    /// No new flows from now on. The listeners stay to the worker's end, even when it has no flows
+    /// left: the kernel spreads clients over the workers' sockets by how many there are, and one
+    /// that is missing would send other workers' clients to where nobody knows their flows.
     pub(super) fn close(&self) {
         if let Some(flows) = &self.0 {
-            let mut flows = flows.borrow_mut();
-            flows.closing = true;
-            if flows.table.is_empty() {
-                flows.listeners.clear();
-            }
+            flows.borrow_mut().closing = true;
         }
     }
 
@@ -126,7 +136,7 @@ fn begin(
             socket,
             front,
             is_v6: listener.address.is_ipv6(),
-            slots: 1,
+            slots: FEWEST_SLOTS,
         });
     }
     let ready = readiness(epoll.clone())?;
@@ -147,8 +157,7 @@ fn readiness(epoll: Rc<OwnedFd>) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
 
 /// Takes turns, for as long as the worker lives.
 async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<OwnedFd>>) {
-    let mut batch = Batch::new();
-    let mut events = Vec::with_capacity(EVENTS);
+    let mut desk = Desk::new();
     loop {
         let mut guard = match ready.readable().await {
             Ok(guard) => guard,
@@ -157,74 +166,104 @@ async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<
                 return;
             }
         };
-        let more = flows.borrow_mut().turn(&worker, &mut batch, &mut events);
-        if !more {
+        if flows.borrow_mut().turn(&worker, &mut desk) {
+            drop(guard);
+            yield_now().await;
+        } else {
             guard.clear_ready();
         }
-        drop(guard);
-        if more {
-            yield_now().await;
+    }
+}
+
+/// What a turn works with.
+struct Desk {
+    batch: Batch,
+    events: Vec<epoll::Event>,
+    /// The events before this one have been seen to.
+    next: usize,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk {
+            batch: Batch::new(),
+            events: Vec::with_capacity(EVENTS),
+            next: 0,
         }
     }
 }
 
 impl Flows {
     /// Moves what there is to move, within bounds; says whether there may be more.
-    fn turn(&mut self, worker: &Worker, batch: &mut Batch, events: &mut Vec<epoll::Event>) -> bool {
-        events.clear();
-        let at_once = Timespec::default();
-        let spare = rustix::buffer::spare_capacity(events);
-        match epoll::wait(&*self.epoll, spare, Some(&at_once)) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return true,
-            Err(errno) => {
-                tracing::error!(%errno, "cannot ask which sockets have datagrams");
-                return false;
+    ///
+    /// The runtime is told of news once, so false must mean that every socket was found empty, or
+    /// will have news. What a turn has no time for is the first thing of the next one: else a
+    /// flood at one socket would starve those behind it.
+    fn turn(&mut self, worker: &Worker, desk: &mut Desk) -> bool {
+        let mut cost = 0;
+        let mut more = true;
+        loop {
+            if desk.next == desk.events.len() {
+                if !more {
+                    return false;
+                }
+                desk.next = 0;
+                desk.events.clear();
+                let at_once = Timespec::default();
+                let spare = rustix::buffer::spare_capacity(&mut desk.events);
+                match epoll::wait(&*self.epoll, spare, Some(&at_once)) {
+                    Ok(0) => return false,
+                    Ok(count) => more = count == EVENTS,
+                    Err(Errno::INTR) => continue,
+                    Err(errno) => {
+                        tracing::error!(%errno, "cannot ask which sockets have datagrams");
+                        return false;
+                    }
+                }
             }
-        }
-        let mut more = events.len() == EVENTS;
-        let mut left = TURN;
-        for event in events.iter() {
-            if left == 0 {
+            if cost >= TURN {
                 return true;
             }
+            let event = desk.events[desk.next];
+            desk.next += 1;
             let (flags, number) = (event.flags, event.data.u64());
             let listener = usize::try_from(number).ok();
             let listener = listener.filter(|at| *at < self.listeners.len());
-            let moved = match listener {
-                Some(at) => self.hear(worker, batch, at, &mut more),
+            let read = match listener {
+                Some(at) => self.hear(worker, &mut desk.batch, at),
                 None => {
                     let id = FlowId::from(number);
-                    if flags.contains(epoll::EventFlags::ERR) {
-                        more |= self.told(worker, id);
+                    if flags.contains(epoll::EventFlags::ERR) && self.told(worker, id) {
+                        // It may have more to tell, and may have gone to another member.
+                        more = true;
+                        cost += BEGIN;
                     }
-                    self.answer(worker, batch, id, &mut more)
+                    self.answer(worker, &mut desk.batch, id)
                 }
             };
-            left = left.saturating_sub(moved);
+            more |= read.more;
+            cost += read.cost;
         }
-        more
     }
 
-    /// Passes on what one read of a listener brings; says how many bytes.
-    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize, more: &mut bool) -> usize {
+    /// Passes on what one read of a listener brings.
+    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize) -> Read {
         let listener = &mut self.listeners[at];
         let read = batch.read_listener(&listener.socket, listener.is_v6, listener.slots);
         let count = match read {
             Ok(got) => got.len(),
-            Err(Errno::AGAIN) => return 0,
+            Err(Errno::AGAIN) => return Read::NOTHING,
             Err(errno) => {
                 tracing::debug!(%errno, "cannot read from a listener");
-                return 0;
+                return Read::NOTHING;
             }
         };
-        let (slots, full) = fit(listener.slots, count, SLOTS);
-        listener.slots = slots;
-        *more |= full;
+        let (slots, more) = fit(listener.slots, count, SLOTS);
+        listener.slots = slots.max(FEWEST_SLOTS);
         let front = listener.front.clone();
         let got = batch.got();
         let mut done = [false; SLOTS];
-        let mut bytes = 0;
+        let mut cost = READ;
         for first in 0..count {
             if done[first] {
                 continue;
@@ -243,7 +282,7 @@ impl Flows {
                 all += 1;
             }
             let pieces = mine[..all].iter().map(|&at| batch.piece(&got[at]));
-            bytes += pieces.clone().map(|piece| piece.bytes.len()).sum::<usize>();
+            cost += copied(pieces.clone());
             let origin = Origin {
                 listener: at as u16,
                 client,
@@ -254,33 +293,37 @@ impl Flows {
                     self.heard_client(worker, &front, id);
                     id
                 }
-                None => match self.begin(worker, origin) {
-                    Ok(id) => {
-                        let piece = batch.piece(&got[first]);
-                        self.keep_first(id, &piece.bytes[..piece.segment]);
-                        id
-                    }
-                    Err(dropped) => {
-                        let datagrams = pieces.map(|piece| piece.datagrams() as u64).sum();
-                        let counters = &front.counters(worker).udp;
-                        match dropped {
-                            Dropped::NoMember => &counters.dropped_no_member,
-                            Dropped::TableFull => &counters.dropped_table_full,
-                            Dropped::OwnFault => &counters.dropped_unsent,
+                None => {
+                    cost += BEGIN;
+                    match self.begin(worker, origin) {
+                        Ok(id) => {
+                            let piece = batch.piece(&got[first]);
+                            self.keep_first(id, &piece.bytes[..piece.segment]);
+                            id
                         }
-                        .add(datagrams);
-                        continue;
+                        Err(dropped) => {
+                            let datagrams = pieces.map(|piece| piece.datagrams() as u64).sum();
+                            let counters = &front.counters(worker).udp;
+                            match dropped {
+                                Dropped::NoMember => &counters.dropped_no_member,
+                                Dropped::TableFull => &counters.dropped_table_full,
+                                Dropped::OwnFault => &counters.dropped_unsent,
+                            }
+                            .add(datagrams);
+                            continue;
+                        }
                     }
-                },
+                }
             };
             for run in runs(pieces) {
-                self.to_member(worker, &front, id, &run);
+                cost += SEND;
+                self.pass_in(worker, &front, id, &run);
             }
         }
-        bytes
+        Read { cost, more }
     }
 
-    /// Takes ICMP errors from a flow's socket; says whether there may be more.
+    /// Takes ICMP errors from a flow's socket; says whether there were any.
     fn told(&mut self, worker: &Worker, id: FlowId) -> bool {
         match self.front_of(id) {
             Some((_, front)) => self.hear_errors(worker, &front, id),
@@ -288,32 +331,35 @@ impl Flows {
         }
     }
 
-    /// Passes on what one read of a flow's socket brings; says how many bytes.
-    fn answer(&mut self, worker: &Worker, batch: &mut Batch, id: FlowId, more: &mut bool) -> usize {
+    /// Passes on what one read of a flow's socket brings.
+    fn answer(&mut self, worker: &Worker, batch: &mut Batch, id: FlowId) -> Read {
+        let Some((origin, front)) = self.front_of(id) else {
+            return Read::NOTHING;
+        };
         let Some(flow) = self.table.get_mut(id) else {
-            return 0;
+            return Read::NOTHING;
         };
         let slots = usize::from(flow.slots);
-        match batch.read_flow(&flow.socket, flow.reads_runs, slots) {
-            Ok(got) => *more |= flow.fit(got.len()),
-            Err(Errno::AGAIN) => return 0,
+        let more = match batch.read_flow(&flow.socket, flow.reads_runs, slots) {
+            Ok(got) => flow.fit(got.len()),
+            Err(Errno::AGAIN) => return Read::NOTHING,
             Err(errno) => {
                 // What it was is told by the socket's queue of errors.
                 tracing::debug!(%errno, "cannot read from a flow's socket");
-                *more = true;
-                return 0;
+                return Read {
+                    cost: READ,
+                    more: true,
+                };
             }
-        }
-        let Some((origin, front)) = self.front_of(id) else {
-            return 0;
         };
         self.heard_member(worker, id);
         let pieces = batch.got().iter().map(|got| batch.piece(got));
-        let bytes = pieces.clone().map(|piece| piece.bytes.len()).sum();
+        let mut cost = READ + copied(pieces.clone());
         for run in runs(pieces) {
-            self.to_client(worker, &front, id, &origin, &run);
+            cost += SEND;
+            self.pass_out(worker, &front, id, &origin, &run);
         }
-        bytes
+        Read { cost, more }
     }
 
     fn front_of(&self, id: FlowId) -> Option<(Origin, Rc<Front>)> {
@@ -322,3 +368,27 @@ impl Flows {
         Some((origin, listener.front.clone()))
     }
 }
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    /// What it cost to pass it on, in microseconds.
+    cost: usize,
+    /// Whether the socket may have more.
+    more: bool,
+}
+
+impl Read {
+    const NOTHING: Read = Read {
+        cost: READ,
+        more: false,
+    };
+}
+
+/// What it costs to copy these, in microseconds.
+fn copied<'a>(pieces: impl Iterator<Item = Piece<'a>>) -> usize {
+    pieces.map(|piece| piece.bytes.len()).sum::<usize>() / COPY
+}
+
+#[cfg(test)]
+mod tests;

@@ -240,3 +240,92 @@ pub(super) fn takes_no_runs(errno: Errno) -> bool {
         Errno::INVAL | Errno::IO | Errno::OPNOTSUPP | Errno::MSGSIZE | Errno::NOPROTOOPT
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(pieces: &[(usize, usize)]) -> Vec<(usize, Option<u16>)> {
+        let memory = vec![0; 1 << 17];
+        let pieces = pieces.iter().map(|&(length, segment)| Piece {
+            bytes: &memory[..length],
+            segment,
+        });
+        let lengths: Vec<usize> = pieces.clone().map(|piece| piece.bytes.len()).collect();
+        let joined: Vec<_> = runs(pieces)
+            .map(|run| {
+                let singles: Vec<usize> = run.singles().map(|one| one.len()).collect();
+                let whole = run.whole();
+                assert_eq!(singles.len() as u64, whole.datagrams);
+                assert_eq!(singles.iter().sum::<usize>() as u64, whole.bytes);
+                if let Some(segment) = whole.segment {
+                    let (last, others) = singles.split_last().expect("one");
+                    assert!(others.iter().all(|one| *one == usize::from(segment)));
+                    assert!((1..=usize::from(segment)).contains(last));
+                }
+                assert!(whole.datagrams <= MOST as u64 && whole.bytes <= MOST_BYTES as u64);
+                (singles.len(), whole.segment)
+            })
+            .collect();
+        let datagrams = joined.iter().map(|(datagrams, _)| datagrams).sum::<usize>();
+        assert!(datagrams >= lengths.len());
+        joined
+    }
+
+    fn singles(lengths: &[usize]) -> Vec<(usize, Option<u16>)> {
+        let pieces: Vec<_> = lengths.iter().map(|&length| (length, length)).collect();
+        joined(&pieces)
+    }
+
+    #[test]
+    fn datagrams_of_one_length_make_a_run_and_a_shorter_one_ends_it() {
+        assert_eq!(singles(&[]), []);
+        assert_eq!(singles(&[100]), [(1, None)]);
+        assert_eq!(singles(&[100, 100, 100]), [(3, Some(100))]);
+        assert_eq!(singles(&[100, 100, 40]), [(3, Some(100))]);
+        assert_eq!(
+            singles(&[100, 40, 40, 100]),
+            [(2, Some(100)), (1, None), (1, None)]
+        );
+        assert_eq!(singles(&[40, 100, 100]), [(1, None), (2, Some(100))]);
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_datagram_and_in_no_run() {
+        assert_eq!(singles(&[0, 0]), [(1, None), (1, None)]);
+        assert_eq!(singles(&[100, 0, 100]), [(1, None), (1, None), (1, None)]);
+    }
+
+    #[test]
+    fn what_came_in_runs_is_joined_too() {
+        assert_eq!(joined(&[(1_000, 100), (1_000, 100)]), [(20, Some(100))]);
+        assert_eq!(
+            joined(&[(1_050, 100), (1_000, 100)]),
+            [(11, Some(100)), (10, Some(100))]
+        );
+        assert_eq!(
+            joined(&[(1_000, 100), (1_000, 50)]),
+            [(10, Some(100)), (20, Some(50))]
+        );
+        assert_eq!(
+            joined(&[(1_000, 100), (50, 50), (50, 50)])[0],
+            (11, Some(100))
+        );
+    }
+
+    #[test]
+    fn no_run_is_longer_than_the_kernel_takes() {
+        assert_eq!(singles(&[10; 32]), [(32, Some(10))]);
+        assert_eq!(joined(&[(1_000, 10)]), [(64, Some(10)), (36, Some(10))]);
+        assert_eq!(joined(&[(650, 10)]), [(64, Some(10)), (1, None)]);
+        assert_eq!(
+            singles(&[30_000; 5]),
+            [(2, Some(30_000)), (2, Some(30_000)), (1, None)]
+        );
+        assert_eq!(
+            joined(&[(640, 10), (640, 10)]),
+            [(64, Some(10)), (64, Some(10))]
+        );
+        assert_eq!(singles(&[65_507, 65_507]), [(1, None), (1, None)]);
+    }
+}

@@ -233,6 +233,7 @@ impl<F> Table<F> {
     }
 
     /// Whether the flow's client has sent again after an answer.
+    #[cfg(test)]
     pub(super) fn is_proven(&self, id: FlowId) -> bool {
         self.look(id).is_some_and(|entry| entry.is_proven)
     }
@@ -243,6 +244,7 @@ impl<F> Table<F> {
     }
 
     /// Whether there are none.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

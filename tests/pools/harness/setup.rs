@@ -47,14 +47,18 @@ impl Drop for Scratch {
     }
 }
 
-/// A configuration in the making: an instance with a role `lines` and what a test adds.
+/// A configuration in the making: an instance with a role `lines`, the same over UDP as
+/// `datagrams`, and what a test adds.
 #[derive(Clone)]
 pub(crate) struct Setup {
     instance: String,
-    workers: usize,
+    /// As many as the daemon likes, when none.
+    workers: Option<usize>,
     observe: Option<SocketAddr>,
     /// The daemon's limit on descriptors.
     pub(crate) descriptors: Option<u32>,
+    /// The cores that it may run on, as `taskset` lists them.
+    pub(crate) cores: Option<&'static str>,
     rest: String,
 }
 
@@ -62,9 +66,10 @@ impl Setup {
     pub(crate) fn new() -> Setup {
         Setup {
             instance: String::new(),
-            workers: 1,
+            workers: Some(1),
             observe: None,
             descriptors: None,
+            cores: None,
             rest: String::new(),
         }
     }
@@ -86,7 +91,19 @@ impl Setup {
     }
 
     pub(crate) fn workers(mut self, workers: usize) -> Setup {
-        self.workers = workers;
+        self.workers = Some(workers);
+        self
+    }
+
+    /// As many workers as the daemon chooses by itself.
+    pub(crate) fn default_workers(mut self) -> Setup {
+        self.workers = None;
+        self
+    }
+
+    /// Runs it on these cores alone.
+    pub(crate) fn on_cores(mut self, cores: &'static str) -> Setup {
+        self.cores = Some(cores);
         self
     }
 
@@ -119,13 +136,14 @@ impl Setup {
             Some(address) => format!("\"{address}\""),
             None => "false".to_owned(),
         };
+        let workers = workers.map_or(String::new(), |n| format!("workers = {n}"));
         let dir = dir.display();
         format!(
             r#"
 [instance]
 name = "test"
 state_dir = "{dir}/state"
-workers = {workers}
+{workers}
 {instance}
 [observe]
 listen = {observe}
@@ -136,6 +154,9 @@ socket = "{dir}/control.sock"
 [roles.lines]
 primary = "line"
 services.line = {{ port = 7, check = {{ kind = "tcp" }} }}
+[roles.datagrams]
+primary = "line"
+services.line = {{ port = 7, protocol = "udp", check = {{ kind = "tcp" }} }}
 
 {rest}"#
         )
@@ -145,6 +166,7 @@ services.line = {{ port = 7, check = {{ kind = "tcp" }} }}
 /// A pool `p` of the role `lines` in the making, with one service, `line`.
 pub(crate) struct Pool {
     name: String,
+    role: &'static str,
     quorum: String,
     listen: String,
     check: String,
@@ -157,6 +179,7 @@ impl Pool {
     pub(crate) fn of<'a>(members: impl IntoIterator<Item = &'a Member>) -> Pool {
         let pool = Pool {
             name: "p".to_owned(),
+            role: "lines",
             quorum: "\"any\"".to_owned(),
             listen: "\"127.0.0.1:0\"".to_owned(),
             check: FAST.to_owned(),
@@ -198,6 +221,12 @@ impl Pool {
         self
     }
 
+    /// Of the role `datagrams`.
+    pub(crate) fn over_udp(mut self) -> Pool {
+        self.role = "datagrams";
+        self
+    }
+
     pub(crate) fn quorum(mut self, value: &str) -> Pool {
         self.quorum = value.to_owned();
         self
@@ -230,6 +259,7 @@ impl Pool {
     fn toml(&self) -> String {
         let Pool {
             name,
+            role,
             quorum,
             listen,
             check,
@@ -240,7 +270,7 @@ impl Pool {
         format!(
             r#"
 [pools.{name}]
-role = "lines"
+role = "{role}"
 quorum = {quorum}
 {keys}
 [pools.{name}.members]
