@@ -139,6 +139,16 @@ fn a_table_full_of_proven_flows_gives_up_the_longest_idle_one_and_none_that_move
 }
 
 #[test]
+fn a_flow_that_moves_is_not_taken_for_idle_for_standing_where_it_was() {
+    let (mut table, ids) = full_of_proven(2, 0);
+    // Too soon to go to the end of the list.
+    table.from_client(ids[0], RELINK - 1);
+    table.from_client(ids[1], RELINK);
+    assert_eq!(table.room(IDLE), Room::Full);
+    assert_eq!(table.room(RELINK - 1 + IDLE), Room::GiveUp(ids[0]));
+}
+
+#[test]
 fn a_flood_of_forged_clients_costs_each_other_their_places() {
     const MOST: u32 = 64;
     let mut table = Table::new(MOST as usize);
@@ -185,11 +195,14 @@ fn numbers_below_2_to_the_32_name_no_flow() {
     }
 }
 
-/// What may happen to a table; flows are named by a number into those that ever were.
+/// Flows that steps are about: the last that came, some of which are gone.
+const WITHIN: usize = 16;
+
+/// What may happen to a table; flows are named by how many came after them.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A datagram of a client, with a flow or without.
-    Heard(u32),
+    /// A datagram of a client, with a flow or without; whether a new one is proven at once.
+    Heard(u32, bool),
     FromClient(usize),
     FromMember(usize),
     Remove(usize),
@@ -198,11 +211,12 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..24_u32).prop_map(Step::Heard),
-        3 => any::<usize>().prop_map(Step::FromClient),
-        3 => any::<usize>().prop_map(Step::FromMember),
-        1 => any::<usize>().prop_map(Step::Remove),
-        1 => (0..IDLE).prop_map(Step::Pass),
+        6 => (0..24_u32, prop::bool::weighted(0.8)).prop_map(|(n, p)| Step::Heard(n, p)),
+        6 => (0..WITHIN).prop_map(Step::FromClient),
+        6 => (0..WITHIN).prop_map(Step::FromMember),
+        1 => (0..WITHIN).prop_map(Step::Remove),
+        3 => (0..2 * RELINK).prop_map(Step::Pass),
+        1 => (0..2 * IDLE).prop_map(Step::Pass),
     ]
 }
 
@@ -253,9 +267,9 @@ proptest! {
         let mut ever: Vec<FlowId> = Vec::new();
         let mut now = start;
         for step in steps {
-            let known = |pick: usize| (!ever.is_empty()).then(|| ever[pick % ever.len()]);
+            let known = |back: usize| ever.iter().rev().nth(back).copied();
             match step {
-                Step::Heard(number) => {
+                Step::Heard(number, prove) => {
                     let plain = model.0.iter().find(|flow| flow.number == number);
                     prop_assert_eq!(table.find(&client(number)), plain.map(|flow| flow.id));
                     if plain.is_some() {
@@ -284,12 +298,16 @@ proptest! {
                         id,
                         number,
                         moved: now,
-                        is_answered: false,
-                        is_proven: false,
+                        is_answered: prove,
+                        is_proven: prove,
                     });
+                    if prove {
+                        table.from_member(id, now);
+                        prop_assert!(table.from_client(id, now));
+                    }
                 }
-                Step::FromClient(pick) => {
-                    let Some(id) = known(pick) else { continue };
+                Step::FromClient(back) => {
+                    let Some(id) = known(back) else { continue };
                     let proved = model.at(id).is_some_and(|flow| {
                         flow.moved = now;
                         let proved = flow.is_answered && !flow.is_proven;
@@ -298,16 +316,16 @@ proptest! {
                     });
                     prop_assert_eq!(table.from_client(id, now), proved);
                 }
-                Step::FromMember(pick) => {
-                    let Some(id) = known(pick) else { continue };
+                Step::FromMember(back) => {
+                    let Some(id) = known(back) else { continue };
                     if let Some(flow) = model.at(id) {
                         flow.moved = now;
                         flow.is_answered = true;
                     }
                     table.from_member(id, now);
                 }
-                Step::Remove(pick) => {
-                    let Some(id) = known(pick) else { continue };
+                Step::Remove(back) => {
+                    let Some(id) = known(back) else { continue };
                     let number = model.at(id).map(|flow| flow.number);
                     model.0.retain(|flow| flow.id != id);
                     prop_assert_eq!(table.remove(id), number);
