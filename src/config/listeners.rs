@@ -7,15 +7,21 @@ use std::ops::Range;
 
 use super::diagnostic::Diagnostic;
 use super::reader::{Notes, Table};
+use crate::topology::Protocol;
 
-/// An address, and where it is written.
-pub(super) type Listener = (SocketAddr, Range<usize>);
+/// An address, what is listened for there, and where it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    pub(super) address: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) place: Range<usize>,
+}
 
 /// The place of what the file does not say.
 pub(super) const UNWRITTEN: Range<usize> = usize::MAX..usize::MAX;
 
 /// The addresses of a key: one, or a list.
-pub(super) fn read(table: &Table<'_>, key: &'static str) -> Vec<Listener> {
+pub(super) fn read(table: &Table<'_>, key: &'static str, protocol: Protocol) -> Vec<Listener> {
     let Some(value) = table.get(key) else {
         return Vec::new();
     };
@@ -35,7 +41,11 @@ pub(super) fn read(table: &Table<'_>, key: &'static str) -> Vec<Listener> {
                 let help = "write the port that clients connect to, \"10.1.0.10:443\"";
                 table.note(Diagnostic::new(message, place).help(help));
             }
-            Some(address) => listen.push((address, place)),
+            Some(address) => listen.push(Listener {
+                address,
+                protocol,
+                place,
+            }),
             None => {
                 let message = format!("`{key}` is not an address with a port");
                 let help = "write \"10.1.0.10:443\" or \"[2001:db8::10]:443\", or several in [ ]";
@@ -46,25 +56,28 @@ pub(super) fn read(table: &Table<'_>, key: &'static str) -> Vec<Listener> {
     listen
 }
 
-/// Two listeners may not share an address; one on every address has all of them.
+/// Two listeners of one protocol may not share an address; one on every address has all of them.
 pub(super) fn tell_shared_listeners(listeners: &[Listener], notes: &Notes) {
-    let mut exact: HashMap<SocketAddr, &Listener> = HashMap::new();
-    // By port and family: the first on every address, and the first on any.
-    let mut on_every: HashMap<(u16, bool), &Listener> = HashMap::new();
-    let mut on_any: HashMap<(u16, bool), &Listener> = HashMap::new();
+    let mut exact: HashMap<(SocketAddr, Protocol), &Listener> = HashMap::new();
+    // By port, family and protocol: the first on every address, and the first on any.
+    let mut on_every: HashMap<(u16, bool, Protocol), &Listener> = HashMap::new();
+    let mut on_any: HashMap<(u16, bool, Protocol), &Listener> = HashMap::new();
     for listener in listeners {
-        let (address, place) = listener;
+        let Listener {
+            address, protocol, ..
+        } = *listener;
         if address.port() == 0 {
             continue;
         }
-        let key = (address.port(), address.is_ipv4());
+        let key = (address.port(), address.is_ipv4(), protocol);
         let is_every = address.ip().is_unspecified();
-        let on_this = exact.get(address).or_else(|| on_every.get(&key));
+        let on_this = exact.get(&(address, protocol));
+        let on_this = on_this.or_else(|| on_every.get(&key));
         let earlier = on_this.or_else(|| on_any.get(&key).filter(|_| is_every));
-        if let Some((other, other_place)) = earlier {
-            notes.note(listened_on_twice(*address, place, *other, other_place));
+        if let Some(other) = earlier {
+            notes.note(listened_on_twice(listener, other));
         }
-        exact.entry(*address).or_insert(listener);
+        exact.entry((address, protocol)).or_insert(listener);
         on_any.entry(key).or_insert(listener);
         if is_every {
             on_every.entry(key).or_insert(listener);
@@ -72,25 +85,26 @@ pub(super) fn tell_shared_listeners(listeners: &[Listener], notes: &Notes) {
     }
 }
 
-fn listened_on_twice(
-    address: SocketAddr,
-    place: &Range<usize>,
-    other: SocketAddr,
-    other_place: &Range<usize>,
-) -> Diagnostic {
-    let twice = |message| Diagnostic::new(message, place.clone()).label("here");
-    if *other_place == UNWRITTEN {
-        return twice(format!("{address} is listened on twice")).help(format!(
-            "[observe] listens on {other} unless told otherwise; give this service another port, \
-             or write another `listen` in [observe]"
+fn listened_on_twice(listener: &Listener, other: &Listener) -> Diagnostic {
+    let address = listener.address;
+    let message = match listener.protocol {
+        Protocol::Tcp => format!("{address} is listened on twice"),
+        Protocol::Udp => format!("{address} is listened on twice over UDP"),
+    };
+    let twice = Diagnostic::new(message, listener.place.clone()).label("here");
+    if other.place == UNWRITTEN {
+        return twice.help(format!(
+            "[observe] listens on {} unless told otherwise; give this service another port, or \
+             write another `listen` in [observe]",
+            other.address
         ));
     }
-    let label = if other == address {
+    let label = if other.address == address {
         "here too".to_owned()
     } else {
-        format!("{other} takes it")
+        format!("{} takes it", other.address)
     };
-    twice(format!("{address} is listened on twice"))
-        .also(other_place.clone(), label)
+    twice
+        .also(other.place.clone(), label)
         .help("give each listener an address or a port of its own")
 }

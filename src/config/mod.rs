@@ -18,6 +18,7 @@ mod members;
 mod pairs;
 mod pool;
 mod presets;
+mod protocol;
 mod reader;
 mod resolve;
 mod roles;
@@ -65,6 +66,8 @@ pub struct Instance {
     pub workers: Option<NonZeroUsize>,
     /// Sessions it may hold; from the descriptor limit when none.
     pub max_sessions: Option<NonZeroU32>,
+    /// Flows over UDP it may hold; from the descriptor limit when none.
+    pub max_flows: Option<NonZeroU32>,
     /// How long sessions are kept when it is told to stop.
     pub stop_deadline: Duration,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::diagnostic::Diagnostic;
 use super::duration;
+use super::listeners::Listener;
 use super::reader::{Notes, Table, unknown};
 use super::resolve::{MOST_POOLS, NamedPool, NamedSite, check_name};
 use crate::topology::{Automation, Pair, PairId, PairRules};
@@ -74,7 +75,7 @@ pub(super) fn read(table: &Table<'_>, pools: &[NamedPool], sites: &[NamedSite]) 
 pub(super) fn tell_unpaired(pools: &[NamedPool], pairs: &Read, notes: &Notes) {
     for (at, pool) in pools.iter().enumerate() {
         let at_twin = pool.read.as_ref().and_then(|read| read.at_twin.first());
-        if let Some((_, place)) = at_twin.filter(|_| !pairs.named.contains_key(&at)) {
+        if let Some(Listener { place, .. }) = at_twin.filter(|_| !pairs.named.contains_key(&at)) {
             let name = &pool.name;
             let message = format!("`listen_at_twin` in `{name}`, a pool without a twin");
             let help = format!(

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::topology::{Check, CheckKind, Policy, Verify};
+use crate::topology::{Check, CheckKind, Policy, Protocol, Verify};
 
 /// What a service is before a pool says anything about it.
 #[derive(Clone, Debug)]
@@ -15,7 +15,9 @@ pub(super) struct ServiceDef {
     pub(super) check: Check,
     pub(super) requires: Vec<String>,
     pub(super) balance: Policy,
-    pub(super) is_udp: bool,
+    /// Whether it is one of a role's, which knows what carries it.
+    pub(super) of_role: bool,
+    pub(super) protocol: Protocol,
 }
 
 /// What the servers of a pool do.
@@ -36,7 +38,7 @@ struct Row(&'static str, u16, Ask, &'static [&'static str], Policy);
 enum Ask {
     Tcp,
     Tls,
-    /// STUN over UDP, which this version does not carry.
+    /// Over UDP, as the service itself.
     Stun,
 }
 
@@ -121,7 +123,11 @@ fn service(Row(name, port, ask, requires, balance): &Row) -> ServiceDef {
         },
         requires: requires.iter().map(|&name| name.to_owned()).collect(),
         balance: *balance,
-        is_udp: *ask == Stun,
+        of_role: true,
+        protocol: match ask {
+            Stun => Protocol::Udp,
+            Tcp | Tls => Protocol::Tcp,
+        },
     }
 }
 
@@ -134,7 +140,8 @@ impl ServiceDef {
             check: check(CheckKind::Tcp),
             requires: Vec::new(),
             balance: Policy::default(),
-            is_udp: false,
+            of_role: false,
+            protocol: Protocol::Tcp,
         }
     }
 }
@@ -228,7 +235,7 @@ back-end sql -
             is.push_str(&format!("{} {} {quorum}\n", role.name, role.primary));
             for service in &role.services {
                 let check = match service.check.kind {
-                    _ if service.is_udp => "udp",
+                    _ if service.protocol == Protocol::Udp => "udp",
                     CheckKind::Tcp => "tcp",
                     CheckKind::Tls => "tls",
                     _ => "another",

@@ -16,7 +16,7 @@ use super::listeners::{Listener, UNWRITTEN, tell_shared_listeners};
 use super::presets::{self, RoleDef};
 use super::reader::{Notes, Table, unknown};
 use super::{Config, Control, Errors, Instance, Loaded, Observe, after_pool, pairs, pool, roles};
-use crate::topology::{Pool, PoolId, Site, SiteId, Topology};
+use crate::topology::{Pool, PoolId, Protocol, Site, SiteId, Topology};
 
 pub(super) const MOST_POOLS: usize = 1_000;
 const MOST_WORKERS: u32 = 256;
@@ -94,7 +94,11 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
     }
     // The page listens first. Where its address is a default there is no place to point at.
     let place = observe_place.unwrap_or(UNWRITTEN);
-    let own = observe.listen.map(|address| (address, place));
+    let own = observe.listen.map(|address| Listener {
+        address,
+        protocol: Protocol::Tcp,
+        place,
+    });
     let bound = pools.iter().flat_map(|pool| pool.bound(instance.site));
     let bound: Vec<_> = own.into_iter().chain(bound).collect();
     tell_shared_listeners(&bound, notes);
@@ -201,6 +205,7 @@ fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, InstancePlaces) {
     });
     let workers = table.integer("workers", 1..=MOST_WORKERS);
     let most = table.integer("max_sessions", 1..=u32::MAX);
+    let flows = table.integer("max_flows", 1..=u32::MAX);
     let instance = Instance {
         name: table
             .string("name")
@@ -209,6 +214,7 @@ fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, InstancePlaces) {
         state_dir: state_dir.or_else(|| environment.as_deref().and_then(first_directory)),
         workers: workers.and_then(|n| NonZeroUsize::new(n as usize)),
         max_sessions: most.and_then(NonZeroU32::new),
+        max_flows: flows.and_then(NonZeroU32::new),
         stop_deadline: table
             .duration("stop_deadline")
             .unwrap_or(Duration::from_secs(30)),

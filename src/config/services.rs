@@ -12,8 +12,8 @@ use super::diagnostic::Diagnostic;
 use super::listeners::{self, Listener};
 use super::presets::{RoleDef, ServiceDef};
 use super::reader::{Table, nearest, unknown};
-use super::{check, resolve::check_name};
-use crate::topology::{ConnectRules, Policy, PoolId, Protocol, Service, ServiceId};
+use super::{check, protocol, resolve::check_name};
+use crate::topology::{ConnectRules, Policy, PoolId, Service, ServiceId};
 
 /// A name of one's own that is shorter is near to anything.
 const SHORTEST_MISSPELT: usize = 6;
@@ -86,12 +86,7 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
     for (name, place, value) in named.into_iter().take(MOST_SERVICES) {
         check_name(services, "service", &name, place.clone());
         let table = services.as_table(&value, "service");
-        let def = match role.services.iter().find(|def| def.name == name) {
-            Some(def) if def.is_udp => {
-                services.note(udp_later(&name, place));
-                table.ignore();
-                continue;
-            }
+        let mut def = match role.services.iter().find(|def| def.name == name) {
             Some(def) => def.clone(),
             None if table.get("port").is_none() => {
                 let known = role.services.iter().map(|def| def.name.as_str());
@@ -113,16 +108,8 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
             .map(|name| (name.clone(), table.span()))
             .collect();
         needs = table.names("requires", "[\"sip\"]").unwrap_or(needs);
-        needs.retain(|(name, place)| {
-            let is_udp = role
-                .services
-                .iter()
-                .any(|def| def.is_udp && def.name == *name);
-            if is_udp {
-                services.note(udp_later(name, place.clone()));
-            }
-            !is_udp
-        });
+        protocol::read(&table, &mut def);
+        protocol::tell_misfits(&table, &def);
         defs.push(Entry {
             def,
             table: Some(table),
@@ -145,12 +132,6 @@ fn service_defs<'a>(services: &Table<'a>, role: &RoleDef) -> Vec<Entry<'a>> {
         }
     }
     defs
-}
-
-fn udp_later(name: &str, place: Range<usize>) -> Diagnostic {
-    let message = format!("`{name}` is served over UDP, which is not in this version yet");
-    let help = format!("leave `{name}` out; it comes with a later version");
-    Diagnostic::new(message, place).help(help)
 }
 
 /// A service of one's own whose name is almost one of the role's was probably meant to be that.
@@ -177,13 +158,13 @@ fn service<'a>(
     let mut service = Service {
         id,
         name: def.name.clone(),
-        protocol: Protocol::Tcp,
+        protocol: def.protocol,
         listen: Vec::new(),
         listen_at_twin: Vec::new(),
         check: def.check.clone(),
         requires: Vec::new(),
         balance: def.balance,
-        idle_timeout: Duration::from_secs(1_800),
+        idle_timeout: protocol::idle_timeout(def.protocol),
         peer_timeout: Duration::from_secs(30),
         connect: ConnectRules {
             hedge: Duration::from_millis(250),
@@ -198,10 +179,9 @@ fn service<'a>(
     let Some(table) = entry else {
         return (service, port);
     };
-    protocol(&table);
-    let listen = listeners::read(&table, "listen");
-    let at_twin = listeners::read(&table, "listen_at_twin");
-    let addresses = |listeners: &[Listener]| listeners.iter().map(|(a, _)| *a).collect();
+    let listen = listeners::read(&table, "listen", def.protocol);
+    let at_twin = listeners::read(&table, "listen_at_twin", def.protocol);
+    let addresses = |listeners: &[Listener]| listeners.iter().map(|l| l.address).collect();
     service.listen = addresses(&listen);
     service.listen_at_twin = addresses(&at_twin);
     read.listeners.extend(listen);
@@ -233,21 +213,6 @@ fn service<'a>(
     service.accept_proxy = accept_proxy(&table);
     connect(&table, &mut service.connect);
     (service, port)
-}
-
-fn protocol(table: &Table<'_>) {
-    match table.string("protocol") {
-        None => {}
-        Some((name, _)) if name == "tcp" => {}
-        Some((name, place)) if ["udp", "http", "sip"].contains(&name.as_str()) => {
-            let message = format!("protocol `{name}` is not in this version yet");
-            let help = "write `protocol = \"tcp\"`, or leave it out; TCP carries it unseen";
-            table.note(Diagnostic::new(message, place).help(help));
-        }
-        Some((name, place)) => {
-            table.note(unknown("protocol", &name, place, ["tcp"].into_iter()));
-        }
-    }
 }
 
 fn accept_proxy(table: &Table<'_>) -> Vec<IpNet> {

@@ -42,9 +42,9 @@ use crate::observe::stamp::Clock;
 use crate::observe::view::RunState;
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
-use crate::proxy::{FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, start};
+use crate::proxy::{FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, start};
 use crate::time::Time;
-use crate::topology::{TargetId, Topology};
+use crate::topology::{Protocol, Service, TargetId, Topology};
 
 /// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
 /// for them.
@@ -124,8 +124,9 @@ impl Hub {
             descriptors,
             listeners.len(),
             listeners.first().map_or(0, Vec::len),
-            runner::MAX_AT_ONCE,
+            runner::MAX_AT_ONCE.min(topology.targets().count()),
             config.instance.max_sessions,
+            flows_wanted(&config),
         );
         let prober = Prober::new(&topology).map_err(StartError::Probes)?;
         let (runner, answers) = Runner::new(prober, clock::now);
@@ -164,13 +165,15 @@ impl Hub {
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
         let mut counters = Vec::new();
-        let share = (limits.sessions as usize).div_ceil(listeners.len().max(1));
+        let share = |of: u32| (of as usize).div_ceil(listeners.len().max(1));
+        let (sessions, flows) = (share(limits.sessions), share(limits.flows));
         for (index, listeners) in listeners.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::new(&topology));
             counters.push(counted.clone());
             let handle = start(Plan {
                 index,
-                sessions: share,
+                sessions,
+                flows,
                 listeners,
                 topology: topology.clone(),
                 snapshot: snapshot.clone(),
@@ -527,5 +530,16 @@ pub(super) fn clock_at(now: Time) -> Clock {
     Clock {
         now,
         wall: clock::wall(),
+    }
+}
+
+/// What is wanted of flows: where no service is over UDP, sessions have all the room.
+fn flows_wanted(config: &Config) -> FlowsWanted {
+    let mut services = config.topology.pools.iter().flat_map(|pool| &pool.services);
+    let is_udp = |service: &Service| service.protocol == Protocol::Udp;
+    match config.instance.max_flows {
+        _ if !services.any(|service| is_udp(service)) => FlowsWanted::NoService,
+        None => FlowsWanted::AsFit,
+        Some(most) => FlowsWanted::Most(most),
     }
 }

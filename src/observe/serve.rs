@@ -3,11 +3,14 @@
 //! Clients are taken to be slow and hostile. One connection carries one request: there is no idle
 //! connection to keep, and one deadline covers all of it, from accepting to the last byte of the
 //! answer. What is over a bound is closed and counted; nothing a client sends can stop the server,
-//! and an error of accepting makes it wait, never spin or stop.
+//! and an error of accepting makes it wait, never spin or stop. When the process or the system has
+//! no descriptor left, who looks after it must still be answered: each server keeps a few back, and
+//! gives one up for each connection that finds none.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +20,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -31,6 +36,8 @@ pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LARGEST_HEAD: usize = 8_192;
 /// The most headers of a request.
 pub const MOST_HEADERS: usize = 64;
+/// Descriptors a server keeps back: a scraper, and people who ask meanwhile.
+pub const RESERVE: usize = 4;
 /// The first wait after an error of accepting, doubled with each in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 /// The longest such wait.
@@ -73,6 +80,8 @@ pub async fn serve<Stream, Caller>(
 {
     let answer = Rc::new(answer);
     let mut connections = JoinSet::new();
+    let reserve = Reserve::default();
+    reserve.fill();
     let mut backoff = FIRST_BACKOFF;
     loop {
         tokio::select! {
@@ -88,6 +97,11 @@ pub async fn serve<Stream, Caller>(
                         connections.spawn_local(connection(stream, caller, open, answer.clone()));
                     }
                 }
+                // Nothing is waited for between giving one up and accepting: hardly anybody can take
+                // it meanwhile, and there are others.
+                Err(error) if is_out_of_descriptors(&error) && reserve.give_one_up() => {
+                    raise(&counters.accept_errors);
+                }
                 Err(error) => {
                     raise(&counters.accept_errors);
                     tracing::warn!(%error, "cannot accept; trying again in {backoff:?}");
@@ -96,6 +110,7 @@ pub async fn serve<Stream, Caller>(
                 }
             },
             Some(ended) = connections.join_next() => {
+                reserve.fill();
                 if let Err(error) = ended {
                     tracing::error!(%error, "a connection to our own HTTP server panicked");
                 }
@@ -135,6 +150,36 @@ async fn connection<Stream, Caller>(
         }
         Err(_) => raise(&counters.too_slow),
     }
+}
+
+/// Descriptors that stand for nothing, so that there are some when there are none.
+#[derive(Default)]
+struct Reserve(RefCell<Vec<OwnedFd>>);
+
+impl Reserve {
+    /// Takes back what was given up, as far as there are descriptors now.
+    fn fill(&self) {
+        let mut kept = self.0.borrow_mut();
+        while kept.len() < RESERVE {
+            match eventfd(0, EventfdFlags::CLOEXEC) {
+                Ok(spare) => kept.push(spare),
+                Err(error) => {
+                    tracing::debug!(%error, "a descriptor cannot be kept back for now");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Frees a descriptor; false when none is kept.
+    fn give_one_up(&self) -> bool {
+        self.0.borrow_mut().pop().is_some()
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Counts a connection as open while it lives.

@@ -9,7 +9,7 @@ use super::pipes;
 /// Descriptors kept back for what is not a session: logs, the state store, HTTP, control, netlink,
 /// the runtimes' own.
 const OWN_DESCRIPTORS: u64 = 256;
-/// Descriptors a session may take: its two sockets.
+/// Descriptors a session may take: its two sockets. A flow over UDP takes one, its own.
 const PER_SESSION: u64 = 2;
 
 /// What the descriptor limit allows.
@@ -19,6 +19,19 @@ pub struct Limits {
     pub descriptors: u64,
     /// Sessions that this leaves room for, over all workers.
     pub sessions: u32,
+    /// Flows over UDP that it leaves room for beside them; none without a service over UDP.
+    pub flows: u32,
+}
+
+/// What the configuration says of flows over UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowsWanted {
+    /// There is no service over UDP.
+    NoService,
+    /// As many as fit.
+    AsFit,
+    /// This many at most.
+    Most(NonZeroU32),
 }
 
 /// Raises the soft limit on open files to the hard one, and returns what is in force.
@@ -37,23 +50,32 @@ pub fn raise_descriptor_limit() -> u64 {
 
 impl Limits {
     /// What `descriptors` leave for sessions beside `listeners` a worker, `probes` at once and the
-    /// pipes of each of `workers`; at most `wanted`.
+    /// pipes of each of `workers`; at most `wanted`. Flows over UDP have up to half of it.
     pub fn new(
         descriptors: u64,
         workers: usize,
         listeners: usize,
         probes: usize,
         wanted: Option<NonZeroU32>,
+        flows: FlowsWanted,
     ) -> Limits {
         let each = (listeners + 2 * pipes::MOST) as u64;
         let kept = OWN_DESCRIPTORS + probes as u64 + each * workers as u64;
         // A small limit must not leave less than a quarter to sessions: pipes do without.
         let left = descriptors.saturating_sub(kept).max(descriptors / 4);
+        let half = u32::try_from(left / PER_SESSION).unwrap_or(u32::MAX).max(1);
+        let flows = match flows {
+            FlowsWanted::NoService => 0,
+            FlowsWanted::AsFit => half,
+            FlowsWanted::Most(most) => most.get().min(half),
+        };
+        let left = left - u64::from(flows).min(left);
         // A hedged attempt holds a third socket for a moment: one in ten, as hedges are.
         let room = u32::try_from(left / PER_SESSION * 20 / 21).unwrap_or(u32::MAX);
         Limits {
             descriptors,
             sessions: wanted.map_or(room, |wanted| wanted.get().min(room)).max(1),
+            flows,
         }
     }
 }
@@ -64,19 +86,22 @@ mod tests {
 
     #[test]
     fn sessions_follow_from_descriptors() {
-        let limits = Limits::new(20_000, 2, 4, 512, None);
+        let limits = Limits::new(20_000, 2, 4, 512, None, FlowsWanted::NoService);
         assert!((8_500..9_500).contains(&limits.sessions), "{limits:?}");
         let wanted = NonZeroU32::new(100);
-        assert_eq!(Limits::new(20_000, 2, 4, 512, wanted).sessions, 100);
+        assert_eq!(
+            Limits::new(20_000, 2, 4, 512, wanted, FlowsWanted::NoService).sessions,
+            100
+        );
         let wanted = NonZeroU32::new(1_000_000);
         assert_eq!(
-            Limits::new(20_000, 2, 4, 512, wanted).sessions,
+            Limits::new(20_000, 2, 4, 512, wanted, FlowsWanted::NoService).sessions,
             limits.sessions
         );
     }
 
     #[test]
     fn a_tiny_limit_still_leaves_some() {
-        assert!(Limits::new(256, 2, 4, 512, None).sessions >= 25);
+        assert!(Limits::new(256, 2, 4, 512, None, FlowsWanted::NoService).sessions >= 25);
     }
 }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use socket2::Socket;
 
-use super::sockets;
-use crate::topology::{Service, ServiceId, Topology};
+use super::{sockets, udp};
+use crate::topology::{Protocol, Service, ServiceId, Topology};
 
 /// A bound listener of one worker.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Listener {
     pub service: ServiceId,
     /// Where it is bound.
     pub address: SocketAddr,
+    /// What it takes: connections or datagrams.
+    pub protocol: Protocol,
     pub(super) socket: Socket,
 }
 
@@ -28,6 +30,8 @@ pub struct BindError {
     pub key: &'static str,
     /// The address.
     pub address: SocketAddr,
+    /// What was to be taken there.
+    pub protocol: Protocol,
     /// What the kernel said.
     pub source: io::Error,
 }
@@ -38,13 +42,18 @@ impl fmt::Display for BindError {
             service,
             key,
             address,
+            protocol,
             source,
         } = self;
+        let option = match protocol {
+            Protocol::Tcp => 't',
+            Protocol::Udp => 'u',
+        };
         write!(f, "cannot listen on {address} for {service}: {source}")?;
         match source.kind() {
             io::ErrorKind::AddrInUse => write!(
                 f,
-                "; find who does with `ss -ltnp 'sport = :{}'`, or choose another `{key}`",
+                "; find who does with `ss -l{option}np 'sport = :{}'`, or choose another `{key}`",
                 address.port()
             ),
             io::ErrorKind::PermissionDenied => write!(
@@ -74,6 +83,7 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
                     service: topology.service_path(service.id),
                     key,
                     address,
+                    protocol: service.protocol,
                     source,
                 });
             }
@@ -92,15 +102,21 @@ fn bind_one(
     mut address: SocketAddr,
     bound: &mut [Vec<Listener>],
 ) -> io::Result<()> {
-    sockets::check_free(address)?;
-    for listeners in bound {
-        let socket = sockets::listener(address, service.peer_timeout)?;
+    if service.protocol == Protocol::Tcp {
+        sockets::check_free(address)?;
+    }
+    for (worker, listeners) in bound.iter_mut().enumerate() {
+        let socket = match service.protocol {
+            Protocol::Tcp => sockets::listener(address, service.peer_timeout)?,
+            Protocol::Udp => udp::listener(address, worker == 0)?,
+        };
         if let Some(local) = local_address(&socket) {
             address = local;
         }
         listeners.push(Listener {
             service: service.id,
             address,
+            protocol: service.protocol,
             socket,
         });
     }

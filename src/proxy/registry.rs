@@ -2,7 +2,9 @@
 //! end them.
 //!
 //! A session writes its own entry when it moves bytes. Ending sets a fate and wakes the task,
-//! which then ends itself; nobody else touches its sockets.
+//! which then ends itself; nobody else touches its sockets. A flow over UDP has no task: it is
+//! noted as doomed, and whoever holds the flows asks for those ([`Registry::take_doomed`]) after
+//! everything here that ends.
 //!
 //! Users who move are ended a few at a time ([`Which::Moved`]): the search for them goes on where
 //! it ended, looks at [`SCAN`] sessions a time at most, and stops for good once a whole round has
@@ -34,6 +36,26 @@ pub(super) struct Registry {
     cursor: Cell<Key>,
     /// The latest move of each home pool whose users were ever moved.
     moves: RefCell<Vec<Move>>,
+    /// Flows that are to end and have not been asked for; each stands here once.
+    doomed: RefCell<Vec<Doomed>>,
+}
+
+/// Who ends when it is told to.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// A session, by its task.
+    Session(Waker),
+    /// A flow over UDP, by the number that its table gave it.
+    Flow(u64),
+}
+
+/// A flow that is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Doomed {
+    /// The number that its table gave it.
+    pub(super) flow: u64,
+    /// Whether it is because it was idle for too long.
+    pub(super) idle: bool,
 }
 
 /// The search for sessions of users who move.
@@ -65,9 +87,9 @@ struct Entry {
     /// When a byte last moved.
     moved: Cell<Tick>,
     /// Idle for so long, it ends.
-    idle_ticks: Tick,
+    idle_ticks: Cell<Tick>,
     fate: Cell<Fate>,
-    waker: Waker,
+    owner: Owner,
 }
 
 /// What a session is to do.
@@ -94,7 +116,7 @@ impl Registry {
         address: IpAddr,
         idle_ticks: Tick,
         now: Tick,
-        waker: Waker,
+        owner: Owner,
     ) -> Key {
         self.entries.borrow_mut().insert(Entry {
             target,
@@ -102,9 +124,9 @@ impl Registry {
             address,
             entered: now,
             moved: Cell::new(now),
-            idle_ticks,
+            idle_ticks: Cell::new(idle_ticks),
             fate: Cell::new(Fate::Young),
-            waker,
+            owner,
         })
     }
 
@@ -116,6 +138,16 @@ impl Registry {
     /// Notes that the session moved a byte.
     pub(super) fn moved(&self, key: Key, now: Tick) {
         self.entries.borrow()[key].moved.set(now);
+    }
+
+    /// Has the session end when it has been idle for so long.
+    pub(super) fn set_idle(&self, key: Key, idle_ticks: Tick) {
+        self.entries.borrow()[key].idle_ticks.set(idle_ticks);
+    }
+
+    /// Moves the flows that are to end into `taken`.
+    pub(super) fn take_doomed(&self, taken: &mut Vec<Doomed>) {
+        taken.append(&mut self.doomed.borrow_mut());
     }
 
     /// What the session is to do. `Settle` is told once.
@@ -162,7 +194,7 @@ impl Registry {
             .iter()
             .map(|(_, entry)| entry)
             .filter(hit)
-            .map(|entry| entry.doom(Fate::End))
+            .map(|entry| entry.doom(Fate::End, &self.doomed))
             .count()
     }
 
@@ -182,7 +214,7 @@ impl Registry {
             return 0;
         }
         this.owed += most;
-        this.end(&self.entries.borrow(), now)
+        this.end(&self.entries.borrow(), &self.doomed, now)
     }
 
     /// Goes on with what was told to be ended and is not yet found; `ended` takes whose users'
@@ -191,7 +223,7 @@ impl Registry {
         let entries = self.entries.borrow();
         for this in self.moves.borrow_mut().iter_mut() {
             if this.owed > 0 && !this.done {
-                ended(this.home, this.end(&entries, now) as u64);
+                ended(this.home, this.end(&entries, &self.doomed, now) as u64);
             }
         }
     }
@@ -208,12 +240,12 @@ impl Registry {
         };
         let to = (from + end.div_ceil(parts)).min(end);
         for entry in (from..to).filter_map(|key| entries.get(key)) {
-            if now.wrapping_sub(entry.moved.get()) >= entry.idle_ticks {
-                entry.doom(Fate::Idle);
+            if now.wrapping_sub(entry.moved.get()) >= entry.idle_ticks.get() {
+                entry.doom(Fate::Idle, &self.doomed);
             } else if entry.fate.get() == Fate::Young
                 && now.wrapping_sub(entry.entered) >= parts as Tick
             {
-                entry.doom(Fate::Settle);
+                entry.settle();
             }
         }
         self.cursor.set(to);
@@ -235,7 +267,7 @@ impl Move {
     }
 
     /// Ends as many as are owed, as far as one look finds them.
-    fn end(&mut self, entries: &Slab<Entry>, now: Tick) -> usize {
+    fn end(&mut self, entries: &Slab<Entry>, doomed: &RefCell<Vec<Doomed>>, now: Tick) -> usize {
         if self.done {
             return 0;
         }
@@ -256,7 +288,7 @@ impl Move {
             });
             match hit {
                 Some(entry) => {
-                    entry.doom(Fate::End);
+                    entry.doom(Fate::End, doomed);
                     self.owed -= 1;
                     ended += 1;
                     self.barren = 0;
@@ -279,10 +311,28 @@ impl Move {
 }
 
 impl Entry {
-    fn doom(&self, fate: Fate) {
-        if !self.is_doomed() {
-            self.fate.set(fate);
-            self.waker.wake_by_ref();
+    fn doom(&self, fate: Fate, doomed: &RefCell<Vec<Doomed>>) {
+        if self.is_doomed() {
+            return;
+        }
+        self.fate.set(fate);
+        match &self.owner {
+            Owner::Session(waker) => waker.wake_by_ref(),
+            Owner::Flow(flow) => doomed.borrow_mut().push(Doomed {
+                flow: *flow,
+                idle: fate == Fate::Idle,
+            }),
+        }
+    }
+
+    /// Tells a session to settle. A flow's socket has no orders to give.
+    fn settle(&self) {
+        match &self.owner {
+            Owner::Session(waker) => {
+                self.fate.set(Fate::Settle);
+                waker.wake_by_ref();
+            }
+            Owner::Flow(_) => self.fate.set(Fate::Settled),
         }
     }
 
@@ -308,7 +358,7 @@ mod tests {
         let target = on.member(0).target(on.service(0));
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let waker = Waker::noop().clone();
-        registry.enter(home, target, address, Tick::MAX, now, waker)
+        registry.enter(home, target, address, Tick::MAX, now, Owner::Session(waker))
     }
 
     fn end(registry: &Registry, job: u64, most: u64, now: Tick) -> usize {

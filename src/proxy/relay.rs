@@ -16,6 +16,7 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::net::{SendFlags, send};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -68,6 +69,7 @@ struct Direction<'a> {
     flow: Flow,
     /// Whether the last read was bulk.
     bulk: bool,
+    haste: Haste,
     tools: &'a Tools,
     carried: &'a Counter,
 }
@@ -81,6 +83,17 @@ enum Flow {
     Splice { pipe: Pipe, held: usize },
     /// The source has ended and everything has been passed on.
     Ended,
+}
+
+/// Whether the sink sends at once what is written (`TCP_NODELAY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Not yet, and nothing has been written.
+    Fresh,
+    /// Not yet, and something has been written.
+    Begun,
+    /// It does.
+    Set,
 }
 
 /// Which socket of a direction failed.
@@ -105,10 +118,13 @@ pub(super) async fn relay(
     key: Key,
     client: &mut TcpStream,
     member: &mut TcpStream,
+    haste: Haste,
     settle: impl Fn(&TcpStream),
 ) -> Result<(), Broken> {
-    let mut up = Direction::new(worker.tools(), &counters.bytes_in);
-    let mut down = Direction::new(worker.tools(), &counters.bytes_out);
+    let mut up = Direction::new(worker.tools(), &counters.bytes_in, haste);
+    // What the listener was told is inherited by its clients' sockets.
+    let mut down = Direction::new(worker.tools(), &counters.bytes_out, Haste::Set);
+    let mut begun = false;
     poll_fn(|cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
@@ -122,6 +138,9 @@ pub(super) async fn relay(
             Fault::Source(error) => Broken::Client(error),
             Fault::Sink(error) => Broken::Member(error),
         })?;
+        if !std::mem::replace(&mut begun, true) && up.haste == Haste::Fresh {
+            sockets::acknowledge(member);
+        }
         let back = down.poll(cx, member, client, up.is_ended(), &mut moved);
         let back = back.map_err(|fault| match fault {
             Fault::Source(error) => Broken::Member(error),
@@ -139,10 +158,11 @@ pub(super) async fn relay(
 }
 
 impl<'a> Direction<'a> {
-    fn new(tools: &'a Tools, carried: &'a Counter) -> Direction<'a> {
+    fn new(tools: &'a Tools, carried: &'a Counter, haste: Haste) -> Direction<'a> {
         Direction {
             flow: Flow::Rest,
             bulk: false,
+            haste,
             tools,
             carried,
         }
@@ -170,7 +190,7 @@ impl<'a> Direction<'a> {
             }
             let step = match &mut self.flow {
                 Flow::Ended => break Poll::Ready(Ok(())),
-                Flow::Rest if self.bulk => self.begin_splice(cx, source),
+                Flow::Rest if self.bulk => self.begin_splice(cx, source, sink),
                 Flow::Rest => self.copy(cx, source, sink, last, &mut carried),
                 Flow::Full { rest, at } => {
                     let before = *at;
@@ -201,7 +221,10 @@ impl<'a> Direction<'a> {
         outcome
     }
 
-    /// One read through the scratch buffer, and the write of it.
+    /// What can be read through the scratch buffer, and the write of it.
+    ///
+    /// A source that has ended with its last bytes is known to have before they are written: its
+    /// end then travels in their segment, which spares both peers one.
     fn copy(
         &mut self,
         cx: &mut Context<'_>,
@@ -214,23 +237,55 @@ impl<'a> Direction<'a> {
         let mut buffer = ReadBuf::new(&mut scratch);
         // poll_read, not try_read: it knows that a short read has drained the socket and spares
         // the read that would only say so.
-        ready!(Pin::new(source).poll_read(cx, &mut buffer)).map_err(Fault::Source)?;
-        let read = buffer.filled();
-        if read.is_empty() {
+        ready!(Pin::new(&mut *source).poll_read(cx, &mut buffer)).map_err(Fault::Source)?;
+        let first = buffer.filled().len();
+        if first == 0 {
             return Poll::Ready(self.end(sink, last));
         }
+        let more = match first < SCRATCH {
+            true => Pin::new(source).poll_read(cx, &mut buffer),
+            false => Poll::Ready(Ok(())),
+        };
+        let read = buffer.filled();
+        let nothing = first < SCRATCH && read.len() == first;
         *carried += read.len();
         self.bulk = read.len() == SCRATCH;
+        self.hurry(sink);
         let mut at = 0;
-        match flush(cx, sink, read, &mut at) {
-            Poll::Pending => {
-                self.flow = Flow::Full {
-                    rest: read[at..].into(),
-                    at: 0,
-                };
-                Poll::Pending
+        if nothing && matches!(more, Poll::Ready(Ok(()))) {
+            at = send_last(sink, read).map_err(Fault::Sink)?;
+            if at == read.len() {
+                return Poll::Ready(self.end(sink, last));
             }
-            done => done,
+        }
+        let flushed = flush(cx, sink, read, &mut at)?;
+        // A reset of the source is told once, and would look like its end from then on.
+        if let Poll::Ready(Err(error)) = more {
+            return Poll::Ready(Err(Fault::Source(error)));
+        }
+        if flushed.is_pending() {
+            self.hurry(sink);
+            self.flow = Flow::Full {
+                rest: read[at..].into(),
+                at: 0,
+            };
+            return Poll::Pending;
+        }
+        more.map(|_| Ok(()))
+    }
+
+    /// Has the kernel send what follows without waiting for acknowledgements. The first write of a
+    /// connection never waits for any, and many have no second one.
+    fn hurry(&mut self, sink: &TcpStream) {
+        match self.haste {
+            Haste::Set => {}
+            Haste::Fresh => self.haste = Haste::Begun,
+            Haste::Begun => {
+                self.haste = Haste::Set;
+                if let Err(error) = sink.set_nodelay(true) {
+                    tracing::debug!(%error, "cannot turn off Nagle's algorithm");
+                }
+            }
         }
     }
 
@@ -239,8 +294,10 @@ impl<'a> Direction<'a> {
         &mut self,
         cx: &mut Context<'_>,
         source: &mut TcpStream,
+        sink: &TcpStream,
     ) -> Poll<Result<(), Fault>> {
         ready!(source.poll_read_ready(cx)).map_err(Fault::Source)?;
+        self.hurry(sink);
         match self.tools.pipes.take() {
             Some(pipe) => self.flow = Flow::Splice { pipe, held: 0 },
             None => self.bulk = false,
@@ -329,6 +386,17 @@ impl Drop for Direction<'_> {
     }
 }
 
+/// Writes the last bytes before an end, which is to follow at once: `MSG_MORE` has the kernel wait
+/// for it. How many it took; none where it has no room.
+fn send_last(sink: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    let sent = sink.try_io(Interest::WRITABLE, || Ok(send(sink, bytes, flags)?));
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        sent => sent,
+    }
+}
+
 /// Writes what follows `at`, which it moves on.
 fn flush(
     cx: &mut Context<'_>,
@@ -355,7 +423,7 @@ pub(super) fn watch_member(member: &TcpStream, peer_timeout: std::time::Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -365,6 +433,56 @@ mod tests {
         (near.unwrap(), far.unwrap().0)
     }
 
+    /// Carries one direction to its end; what arrived, and how it ended.
+    async fn carry(mut source: TcpStream, haste: Haste) -> (Vec<u8>, Result<(), Fault>) {
+        let (mut sink, mut reader) = pair().await;
+        let (tools, carried) = (Tools::default(), Counter::default());
+        let mut direction = Direction::new(&tools, &carried, haste);
+        let outcome = poll_fn(|cx| direction.poll(cx, &mut source, &mut sink, false, &mut false));
+        let outcome = outcome.await;
+        drop(sink);
+        let mut arrived = Vec::new();
+        reader.read_to_end(&mut arrived).await.unwrap();
+        (arrived, outcome)
+    }
+
+    #[tokio::test]
+    async fn an_end_right_behind_the_last_bytes_loses_none_of_them() {
+        for size in [1, 1_000, SCRATCH - 1, SCRATCH, SCRATCH + 1, 3 * SCRATCH] {
+            let (mut feeder, source) = pair().await;
+            feeder.write_all(&vec![7; size]).await.unwrap();
+            feeder.shutdown().await.unwrap();
+            source.readable().await.unwrap();
+            let (arrived, outcome) = carry(source, Haste::Fresh).await;
+            assert!(outcome.is_ok());
+            assert_eq!(arrived.len(), size);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_urgent_byte_on_the_way_cuts_nothing_off() {
+        let (mut feeder, source) = pair().await;
+        feeder.write_all(b"before ").await.unwrap();
+        SockRef::from(&feeder).send_out_of_band(b"!").unwrap();
+        feeder.write_all(b"behind").await.unwrap();
+        feeder.shutdown().await.unwrap();
+        source.readable().await.unwrap();
+        let (arrived, outcome) = carry(source, Haste::Set).await;
+        assert!(outcome.is_ok());
+        assert_eq!(arrived, b"before behind");
+    }
+
+    #[tokio::test]
+    async fn a_reset_behind_the_last_bytes_is_no_end() {
+        let (mut feeder, source) = pair().await;
+        feeder.write_all(b"cut").await.unwrap();
+        sockets::reset_on_close(&feeder);
+        drop(feeder);
+        source.readable().await.unwrap();
+        let (_, outcome) = carry(source, Haste::Set).await;
+        assert!(matches!(outcome, Err(Fault::Source(_))));
+    }
+
     #[tokio::test]
     async fn what_a_slow_sink_takes_counts_as_movement() {
         let (mut feeder, mut source) = pair().await;
@@ -372,7 +490,7 @@ mod tests {
         SockRef::from(&sink).set_send_buffer_size(4096).unwrap();
         SockRef::from(&reader).set_recv_buffer_size(4096).unwrap();
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, &carried);
+        let mut direction = Direction::new(&tools, &carried, Haste::Set);
         while !matches!(direction.flow, Flow::Full { .. }) {
             feeder.write_all(&[7; 1024]).await.unwrap();
             let mut moved = false;

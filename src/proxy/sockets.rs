@@ -1,17 +1,17 @@
 //! Socket options, each in one place.
 //!
 //! What a client's socket needs is set on the listener and inherited by every accepted socket, so
-//! it costs a connection nothing. What a member's socket needs beside `TCP_NODELAY` is set once
-//! the session has lived for a while (see [`super::relay`]): short sessions never pay for it.
+//! it costs a connection nothing. What a member's socket needs is set when it comes to matter
+//! (see [`super::relay`]): `TCP_NODELAY` before the second write, the rest once the session has
+//! lived for a while. Short sessions never pay for it.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt::set_socket_linger,
-};
+use rustix::net::sockopt::{set_socket_linger, set_tcp_quickack};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
@@ -66,6 +66,10 @@ pub(super) fn watch_peer<S: AsFd>(socket: &S, peer_timeout: Duration) -> io::Res
 }
 
 /// Begins to connect; the stream is writable once that is settled, and `take_error` then tells.
+///
+/// The member's answer is not acknowledged at once: what the client has sent already is to carry
+/// the acknowledgement, which spares both sides a segment. Where it has sent nothing,
+/// [`acknowledge`] is due.
 pub(super) fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -73,12 +77,19 @@ pub(super) fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+    set_tcp_quickack(&socket, false)?;
     match connect(&socket, &address) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(errno) => return Err(errno.into()),
     }
     TcpStream::from_std(socket.into())
+}
+
+/// Sends the acknowledgement that [`dial`] put off: a member that speaks first waits for it.
+pub(super) fn acknowledge(member: &TcpStream) {
+    if let Err(error) = set_tcp_quickack(member, true) {
+        tracing::debug!(%error, "cannot acknowledge at once");
+    }
 }
 
 /// Makes closing this socket a reset: what was cut must not look complete.

@@ -1,5 +1,8 @@
 //! A worker between clients and members on the loopback, told what the control thread would tell.
 
+mod ending;
+mod fairness;
+
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
@@ -156,6 +159,7 @@ impl Bench {
         let plan = Plan {
             index: 0,
             sessions: 1000,
+            flows: 1000,
             listeners,
             topology,
             snapshot,
@@ -548,4 +552,9 @@ async fn a_pool_whose_members_want_a_proxy_header_gets_it_and_its_twin_does_not(
         heard += &said(&mut client).await.expect("the header, echoed");
     }
     assert!(heard.starts_with("twin\r\n\r\n\0\r\nQUIT\n"), "{heard:?}");
+}
+
+/// What this comes to; the test fails when that takes too long.
+async fn bounded<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("in time")
 }

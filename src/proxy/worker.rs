@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -22,12 +22,13 @@ use super::relay::Tools;
 use super::session::{lies_in, serve};
 use super::sockets::reset_on_close;
 use super::spills::Spills;
+use super::udp::Udp;
 use super::{FromWorker, ToWorker, Which};
 use crate::balance::Lane;
 use crate::dispatch::{HedgeBudget, Snapshot};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::observe::counters::{HomeCounters, ServiceCounters, WorkerCounters};
-use crate::topology::{ConnectRules, PoolId, ServiceId, Topology};
+use crate::topology::{ConnectRules, PoolId, Protocol, ServiceId, Topology};
 
 /// From one sweep to the next; idle timeouts are kept to within [`SWEEPS`] of it.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -46,6 +47,8 @@ pub struct Plan {
     pub index: usize,
     /// Its share of the sessions that the instance may hold.
     pub sessions: usize,
+    /// Its share of the flows over UDP that the instance may hold, beside the sessions.
+    pub flows: usize,
     /// Its listeners.
     pub listeners: Vec<Listener>,
     /// What they stand in front of.
@@ -87,13 +90,11 @@ impl WorkerHandle {
 /// When the kernel gives no thread, or no descriptors for its runtime.
 pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
     let (messages, inbox) = mpsc::channel(MESSAGES);
-    let runtime = tokio::runtime::Builder::new_current_thread;
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let thread = Builder::new()
         .name(format!("worker-{}", plan.index))
         .spawn(move || {
-            let runtime = runtime().enable_all().build_local(LocalOptions::default());
-            match runtime {
+            match runtime() {
                 Ok(runtime) => {
                     // The starter waits for this message and cannot be gone.
                     ready.send(Ok(())).expect("the starter waits");
@@ -106,6 +107,13 @@ pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
         .recv()
         .map_err(|_| io::Error::other("the worker's thread ended at once"))??;
     Ok(WorkerHandle { messages, thread })
+}
+
+/// The runtime of one worker.
+pub(super) fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
 }
 
 /// What the sessions of one worker share.
@@ -153,7 +161,7 @@ pub(super) struct Front {
 }
 
 impl Worker {
-    async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
+    pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
         let worker = Rc::new(Worker {
             snapshot: RefCell::new(plan.snapshot),
             counters: plan.counters,
@@ -176,6 +184,7 @@ impl Worker {
         });
         let mut listening = JoinSet::new();
         let mut fronts: Vec<Rc<Front>> = Vec::new();
+        let mut datagrams = Vec::new();
         for listener in plan.listeners {
             let front = match fronts
                 .iter()
@@ -189,6 +198,10 @@ impl Worker {
                     front
                 }
             };
+            if listener.protocol == Protocol::Udp {
+                datagrams.push((front, listener));
+                continue;
+            }
             match TcpListener::from_std(listener.socket.into()) {
                 Ok(socket) => {
                     listening.spawn_local(worker.clone().accept_all(front, socket));
@@ -198,6 +211,7 @@ impl Worker {
                 }
             }
         }
+        let udp = Udp::start(&worker, datagrams, plan.flows);
         let mut sweeps = interval(TICK);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -211,8 +225,12 @@ impl Worker {
                     }
                     Some(ToWorker::End(which)) => {
                         worker.end(&which);
+                        udp.end_doomed(&worker);
                     }
-                    Some(ToWorker::Close) => listening.shutdown().await,
+                    Some(ToWorker::Close) => {
+                        udp.close();
+                        listening.shutdown().await;
+                    }
                     None => break,
                 },
                 _ = sweeps.tick() => {
@@ -221,9 +239,11 @@ impl Worker {
                     worker.registry.go_on(worker.tick.get(), |home, ended| {
                         worker.counters.home(home).moved.add(ended);
                     });
+                    udp.end_doomed(&worker);
                 }
             }
         }
+        udp.end_all(&worker);
         // What is left is dropped with the runtime, and each session with a reset to both sides.
         listening.shutdown().await;
     }
@@ -362,13 +382,36 @@ impl Front {
         }
     }
 
+    /// A session of this service now stands with a member of this pool, the front's own or its
+    /// twin.
+    pub(super) fn count_begun(&self, worker: &Worker, serving: PoolId) {
+        if let Some(counters) = self.home_counters(worker) {
+            if serving == self.service.pool {
+                counters.at_home.add(1);
+            } else {
+                counters.at_twin.add(1);
+            }
+        }
+    }
+
+    /// One that stood there is over.
+    pub(super) fn count_over(&self, worker: &Worker, serving: PoolId) {
+        if let Some(counters) = self.home_counters(worker) {
+            if serving == self.service.pool {
+                counters.at_home_ended.add(1);
+            } else {
+                counters.at_twin_ended.add(1);
+            }
+        }
+    }
+
     /// This service's counters on this worker.
     pub(super) fn counters<'a>(&self, worker: &'a Worker) -> &'a ServiceCounters {
         worker.counters.service(self.service)
     }
 
     /// The counters of the home pool's users, where it has a twin.
-    pub(super) fn home_counters<'a>(&self, worker: &'a Worker) -> Option<&'a HomeCounters> {
+    fn home_counters<'a>(&self, worker: &'a Worker) -> Option<&'a HomeCounters> {
         let home = || worker.counters.home(self.service.pool);
         self.has_twin.then(home)
     }

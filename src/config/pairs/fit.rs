@@ -41,6 +41,7 @@ impl<'a, 't> Fit<'a, 't> {
             if read.iter().all(|read| read.is_whole) {
                 self.tell_missing(first, one, two);
                 self.tell_missing(second, two, one);
+                self.tell_protocols(first, one, two);
             }
         } else {
             let message = format!(
@@ -144,6 +145,28 @@ impl<'a, 't> Fit<'a, 't> {
                 .also(mention.pool.place.clone(), "this pool")
                 .help(help),
         );
+    }
+
+    /// Services of one name that different protocols carry.
+    fn tell_protocols(&self, mention: &Mention<'_>, pool: &Pool, twin: &Pool) {
+        for theirs in &twin.services {
+            let Some(ours) = pool.service_named(&theirs.name) else {
+                continue;
+            };
+            if ours.protocol != theirs.protocol {
+                let (name, other, service) = (&pool.name, &twin.name, &ours.name);
+                let message = format!(
+                    "`{service}` is served over {} by `{name}`, and over {} by `{other}`",
+                    ours.protocol, theirs.protocol
+                );
+                let help = format!(
+                    "write the same `protocol` in [pools.{name}.services.{service}] and \
+                     [pools.{other}.services.{service}]"
+                );
+                self.table
+                    .note(Diagnostic::new(message, mention.place.clone()).help(help));
+            }
+        }
     }
 
     /// The services of `twin` that `pool` lacks.

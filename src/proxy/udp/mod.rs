@@ -23,4 +23,354 @@
 //!
 //! The table is bounded ([`table`]): a sender of forged addresses costs others nothing.
 
+mod batch;
+mod firsts;
+mod flow;
+mod runs;
+mod search;
+mod sockets;
 mod table;
+
+pub(super) use sockets::listener;
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::{spawn_local, yield_now};
+
+use super::listen::Listener;
+use super::worker::{Front, Worker};
+use batch::{Batch, SLOTS};
+use flow::{Dropped, Ending, Flows, Listening, fit};
+use runs::runs;
+use table::{FlowId, Origin};
+
+/// Sockets with news that are asked for at once.
+const EVENTS: usize = 32;
+/// Sockets that are read in one turn: each costs a few microseconds at most times. Then the
+/// worker's sessions have their turn, whatever is left.
+const READS: usize = 64;
+/// Payload after which a turn ends: what a core moves in about a millisecond.
+const BYTES: usize = 1 << 20;
+/// Slots that a read of a listener has at least. A read that leaves one empty has emptied the
+/// socket, so nobody needs to ask whether there is more.
+const FEWEST_SLOTS: usize = 4;
+
+/// What a worker does for services over UDP; nothing, where it has none.
+#[derive(Debug)]
+pub(super) struct Udp(Option<Rc<RefCell<Flows>>>);
+
+impl Udp {
+    /// Has flows come through these listeners, `most` of them.
+    pub(super) fn start(
+        worker: &Rc<Worker>,
+        listeners: Vec<(Rc<Front>, Listener)>,
+        most: usize,
+    ) -> Udp {
+        if listeners.is_empty() {
+            return Udp(None);
+        }
+        match begin(worker, listeners, most) {
+            Ok(flows) => Udp(Some(flows)),
+            Err(error) => {
+                tracing::error!(%error, "cannot poll the listeners of services over UDP");
+                Udp(None)
+            }
+        }
+    }
+
+    /// Ends the flows that the registry has doomed. To be called after all that may have.
+    pub(super) fn end_doomed(&self, worker: &Worker) {
+        if let Some(flows) = &self.0 {
+            flows.borrow_mut().end_doomed(worker);
+        }
+    }
+
+    /// No new flows from now on. Those that are there need the listeners.
+    pub(super) fn close(&self) {
+        if let Some(flows) = &self.0 {
+            let mut flows = flows.borrow_mut();
+            flows.closing = true;
+            if flows.table.is_empty() {
+                flows.listeners.clear();
+            }
+        }
+    }
+
+    /// Ends all flows, and listens no more.
+    pub(super) fn end_all(&self, worker: &Worker) {
+        let Some(flows) = &self.0 else { return };
+        let mut flows = flows.borrow_mut();
+        flows.closing = true;
+        let all: Vec<FlowId> = flows.table.iter().map(|(id, _)| id).collect();
+        for id in all {
+            flows.end(worker, id, Ending::Told);
+        }
+    }
+}
+
+fn begin(
+    worker: &Rc<Worker>,
+    listeners: Vec<(Rc<Front>, Listener)>,
+    most: usize,
+) -> io::Result<Rc<RefCell<Flows>>> {
+    let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+    let mut listening = Vec::new();
+    for (at, (front, listener)) in listeners.into_iter().enumerate() {
+        let socket: OwnedFd = listener.socket.into();
+        let data = epoll::EventData::new_u64(at as u64);
+        epoll::add(&*epoll, &socket, data, epoll::EventFlags::IN)?;
+        listening.push(Listening {
+            socket,
+            front,
+            is_v6: listener.address.is_ipv6(),
+            slots: FEWEST_SLOTS,
+        });
+    }
+    let ready = readiness(epoll.clone())?;
+    let flows = Rc::new(RefCell::new(Flows::new(epoll, listening, most)));
+    spawn_local(turns(worker.clone(), flows.clone(), ready));
+    Ok(flows)
+}
+
+/// Has the runtime tell when the epoll set has events.
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe, for descriptors that may be closed meanwhile; this one is \
+              owned by what is registered"
+)]
+fn readiness(epoll: Rc<OwnedFd>) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
+    AsyncFd::with_interest(epoll, Interest::READABLE)
+}
+
+/// Takes turns, for as long as the worker lives.
+async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<OwnedFd>>) {
+    let mut desk = Desk::new();
+    loop {
+        let mut guard = match ready.readable().await {
+            Ok(guard) => guard,
+            Err(error) => {
+                tracing::error!(%error, "cannot wait for datagrams any more");
+                return;
+            }
+        };
+        if flows.borrow_mut().turn(&worker, &mut desk) {
+            drop(guard);
+            yield_now().await;
+        } else {
+            guard.clear_ready();
+        }
+    }
+}
+
+/// What a turn works with.
+struct Desk {
+    batch: Batch,
+    events: Vec<epoll::Event>,
+    /// The events before this one have been seen to.
+    next: usize,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk {
+            batch: Batch::new(),
+            events: Vec::with_capacity(EVENTS),
+            next: 0,
+        }
+    }
+}
+
+impl Flows {
+    /// Moves what there is to move, within bounds; says whether there may be more.
+    ///
+    /// The runtime is told of news once, so false must mean that every socket was found empty, or
+    /// will have news. What a turn has no time for is the first thing of the next one: else a
+    /// flood at one socket would starve those behind it.
+    fn turn(&mut self, worker: &Worker, desk: &mut Desk) -> bool {
+        let (mut reads, mut bytes) = (0, 0);
+        let mut more = true;
+        loop {
+            if desk.next == desk.events.len() {
+                if !more {
+                    return false;
+                }
+                desk.next = 0;
+                desk.events.clear();
+                let at_once = Timespec::default();
+                let spare = rustix::buffer::spare_capacity(&mut desk.events);
+                match epoll::wait(&*self.epoll, spare, Some(&at_once)) {
+                    Ok(0) => return false,
+                    Ok(count) => more = count == EVENTS,
+                    Err(Errno::INTR) => continue,
+                    Err(errno) => {
+                        tracing::error!(%errno, "cannot ask which sockets have datagrams");
+                        return false;
+                    }
+                }
+            }
+            if reads >= READS || bytes >= BYTES {
+                return true;
+            }
+            let event = desk.events[desk.next];
+            desk.next += 1;
+            reads += 1;
+            let (flags, number) = (event.flags, event.data.u64());
+            let listener = usize::try_from(number).ok();
+            let listener = listener.filter(|at| *at < self.listeners.len());
+            let read = match listener {
+                Some(at) => self.hear(worker, &mut desk.batch, at),
+                None => {
+                    let id = FlowId::from(number);
+                    if flags.contains(epoll::EventFlags::ERR) {
+                        more |= self.told(worker, id);
+                    }
+                    self.answer(worker, &mut desk.batch, id)
+                }
+            };
+            more |= read.more;
+            bytes += read.bytes;
+        }
+    }
+
+    /// Passes on what one read of a listener brings.
+    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize) -> Read {
+        let listener = &mut self.listeners[at];
+        let read = batch.read_listener(&listener.socket, listener.is_v6, listener.slots);
+        let count = match read {
+            Ok(got) => got.len(),
+            Err(Errno::AGAIN) => return Read::NOTHING,
+            Err(errno) => {
+                tracing::debug!(%errno, "cannot read from a listener");
+                return Read::NOTHING;
+            }
+        };
+        let (slots, more) = fit(listener.slots, count, SLOTS);
+        listener.slots = slots.max(FEWEST_SLOTS);
+        let front = listener.front.clone();
+        let got = batch.got();
+        let mut done = [false; SLOTS];
+        let mut bytes = 0;
+        for first in 0..count {
+            if done[first] {
+                continue;
+            }
+            let (client, local) = (got[first].from, got[first].local);
+            let mut same = |&other: &usize| {
+                let same = other == first
+                    || !done[other] && got[other].from == client && got[other].local == local;
+                done[other] |= same;
+                same
+            };
+            let mut mine = [0; SLOTS];
+            let mut all = 0;
+            for other in (first..count).filter(|other| same(other)) {
+                mine[all] = other;
+                all += 1;
+            }
+            let pieces = mine[..all].iter().map(|&at| batch.piece(&got[at]));
+            bytes += pieces.clone().map(|piece| piece.bytes.len()).sum::<usize>();
+            let origin = Origin {
+                listener: at as u16,
+                client,
+                local,
+            };
+            let id = match self.table.find(&origin) {
+                Some(id) => {
+                    self.heard_client(worker, &front, id);
+                    id
+                }
+                None => match self.begin(worker, origin) {
+                    Ok(id) => {
+                        let piece = batch.piece(&got[first]);
+                        self.keep_first(id, &piece.bytes[..piece.segment]);
+                        id
+                    }
+                    Err(dropped) => {
+                        let datagrams = pieces.map(|piece| piece.datagrams() as u64).sum();
+                        let counters = &front.counters(worker).udp;
+                        match dropped {
+                            Dropped::NoMember => &counters.dropped_no_member,
+                            Dropped::TableFull => &counters.dropped_table_full,
+                            Dropped::OwnFault => &counters.dropped_unsent,
+                        }
+                        .add(datagrams);
+                        continue;
+                    }
+                },
+            };
+            for run in runs(pieces) {
+                self.to_member(worker, &front, id, &run);
+            }
+        }
+        Read { bytes, more }
+    }
+
+    /// Takes ICMP errors from a flow's socket; says whether there may be more.
+    fn told(&mut self, worker: &Worker, id: FlowId) -> bool {
+        match self.front_of(id) {
+            Some((_, front)) => self.hear_errors(worker, &front, id),
+            None => false,
+        }
+    }
+
+    /// Passes on what one read of a flow's socket brings.
+    fn answer(&mut self, worker: &Worker, batch: &mut Batch, id: FlowId) -> Read {
+        let Some((origin, front)) = self.front_of(id) else {
+            return Read::NOTHING;
+        };
+        let Some(flow) = self.table.get_mut(id) else {
+            return Read::NOTHING;
+        };
+        let slots = usize::from(flow.slots);
+        let more = match batch.read_flow(&flow.socket, flow.reads_runs, slots) {
+            Ok(got) => flow.fit(got.len()),
+            Err(Errno::AGAIN) => return Read::NOTHING,
+            Err(errno) => {
+                // What it was is told by the socket's queue of errors.
+                tracing::debug!(%errno, "cannot read from a flow's socket");
+                return Read {
+                    bytes: 0,
+                    more: true,
+                };
+            }
+        };
+        self.heard_member(worker, id);
+        let pieces = batch.got().iter().map(|got| batch.piece(got));
+        let bytes = pieces.clone().map(|piece| piece.bytes.len()).sum();
+        for run in runs(pieces) {
+            self.to_client(worker, &front, id, &origin, &run);
+        }
+        Read { bytes, more }
+    }
+
+    fn front_of(&self, id: FlowId) -> Option<(Origin, Rc<Front>)> {
+        let origin = *self.table.origin(id)?;
+        let listener = self.listeners.get(usize::from(origin.listener))?;
+        Some((origin, listener.front.clone()))
+    }
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    bytes: usize,
+    /// Whether the socket may have more.
+    more: bool,
+}
+
+impl Read {
+    const NOTHING: Read = Read {
+        bytes: 0,
+        more: false,
+    };
+}
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,11 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child.0), signal).expect("a process to signal");
+        kill_process(self.pid(), signal).expect("a process to signal");
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child.0)
     }
 
     /// Waits for its end.
@@ -267,11 +271,13 @@ fn spawn(setup: &Setup, dir: &Path) -> Killed {
         .append(true)
         .open(dir.join("log"))
         .expect("a log");
-    let mut command = match setup.descriptors {
-        None => Command::new(BINARY),
-        Some(limit) => {
+    let mut command = match (setup.descriptors, setup.cores) {
+        (None, None) => Command::new(BINARY),
+        (limit, cores) => {
+            let limit = limit.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
+            let pin = cores.map_or(String::new(), |cores| format!("taskset -c {cores} "));
+            let script = format!("{limit}exec {pin}\"$0\" \"$@\"");
             let mut shell = Command::new("sh");
-            let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
             shell.args(["-c", &script, BINARY]);
             shell
         }

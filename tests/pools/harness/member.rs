@@ -70,6 +70,15 @@ impl Member {
     }
 
     pub(crate) async fn start_at(name: &str, address: IpAddr, speaks: Speaks) -> Member {
+        Member::start_as_on(name, SocketAddr::new(address, 0), speaks).await
+    }
+
+    /// On a port that somebody else on another address has, too.
+    pub(crate) async fn start_on(name: &str, address: SocketAddr) -> Member {
+        Member::start_as_on(name, address, Speaks::Lines).await
+    }
+
+    async fn start_as_on(name: &str, address: SocketAddr, speaks: Speaks) -> Member {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             speaks,
@@ -80,7 +89,7 @@ impl Member {
             heard: Mutex::default(),
             connections: Mutex::default(),
         });
-        let listener = TcpListener::bind((address, 0)).await.expect("a port");
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its number");
         Member {
             accepting: Some(tokio::spawn(accept(shared.clone(), listener))),

@@ -51,10 +51,13 @@ impl Drop for Scratch {
 #[derive(Clone)]
 pub(crate) struct Setup {
     instance: String,
-    workers: usize,
+    /// As many as the daemon likes, when none.
+    workers: Option<usize>,
     observe: Option<SocketAddr>,
     /// The daemon's limit on descriptors.
     pub(crate) descriptors: Option<u32>,
+    /// The cores that it may run on, as `taskset` lists them.
+    pub(crate) cores: Option<&'static str>,
     rest: String,
 }
 
@@ -62,9 +65,10 @@ impl Setup {
     pub(crate) fn new() -> Setup {
         Setup {
             instance: String::new(),
-            workers: 1,
+            workers: Some(1),
             observe: None,
             descriptors: None,
+            cores: None,
             rest: String::new(),
         }
     }
@@ -86,7 +90,19 @@ impl Setup {
     }
 
     pub(crate) fn workers(mut self, workers: usize) -> Setup {
-        self.workers = workers;
+        self.workers = Some(workers);
+        self
+    }
+
+    /// As many workers as the daemon chooses by itself.
+    pub(crate) fn default_workers(mut self) -> Setup {
+        self.workers = None;
+        self
+    }
+
+    /// Runs it on these cores alone.
+    pub(crate) fn on_cores(mut self, cores: &'static str) -> Setup {
+        self.cores = Some(cores);
         self
     }
 
@@ -119,13 +135,14 @@ impl Setup {
             Some(address) => format!("\"{address}\""),
             None => "false".to_owned(),
         };
+        let workers = workers.map_or(String::new(), |n| format!("workers = {n}"));
         let dir = dir.display();
         format!(
             r#"
 [instance]
 name = "test"
 state_dir = "{dir}/state"
-workers = {workers}
+{workers}
 {instance}
 [observe]
 listen = {observe}
