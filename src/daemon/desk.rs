@@ -29,6 +29,7 @@ impl HubDesk {
         let decider = hub.decider.borrow();
         let book = hub.book.borrow();
         let events = hub.events.borrow();
+        let shortages = hub.shortages.borrow();
         let problem = hub.keeper.problem();
         let now = clock::now();
         look(&View {
@@ -36,15 +37,17 @@ impl HubDesk {
             site: hub.config.instance.site,
             state: hub.state.get(),
             started: hub.started,
-            session_limit: u64::from(hub.limits.sessions),
+            room: hub.room,
             store_problem: problem.as_deref(),
             decider: &decider,
             topology: &hub.topology,
             workers: &hub.counters,
+            own_faults: &hub.own_faults,
             load: &|member| u64::from(hub.handles.member(member).load()),
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
+            shortages: &shortages,
             to_move: &|pool| hub.to_move(pool),
             drains_until: &|pool| hub.drains_until(pool),
             spilling: &|pool| hub.is_spilling(pool),

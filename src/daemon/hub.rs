@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,12 +35,13 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
-use crate::observe::counters::WorkerCounters;
+use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
 use crate::observe::serve::ServerCounters;
+use crate::observe::shortage::Shortages;
 use crate::observe::stamp::Clock;
-use crate::observe::view::RunState;
+use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
 use crate::proxy::{FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, start};
@@ -74,7 +76,10 @@ pub(super) struct Hub {
     pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
-    pub(super) limits: Limits,
+    pub(super) room: Room,
+    /// Faults of our own that probes met; what workers met, they count.
+    pub(super) own_faults: OwnFaultCounters,
+    pub(super) shortages: RefCell<Shortages>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
     observe_address: Option<SocketAddr>,
@@ -167,6 +172,8 @@ impl Hub {
         let mut counters = Vec::new();
         let share = |of: u32| (of as usize).div_ceil(listeners.len().max(1));
         let (sessions, flows) = (share(limits.sessions), share(limits.flows));
+        let room = room(&config, limits, (sessions, flows));
+        let shortages = Shortages::new(&topology);
         for (index, listeners) in listeners.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::new(&topology));
             counters.push(counted.clone());
@@ -212,7 +219,9 @@ impl Hub {
             keeper,
             state: Cell::new(RunState::Starting),
             started: now,
-            limits,
+            room,
+            own_faults: OwnFaultCounters::default(),
+            shortages: RefCell::new(shortages),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
             observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),
@@ -310,6 +319,10 @@ impl Hub {
     fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
         self.decider.borrow_mut().handle_probe(target, outcome, now);
         if let Answer::OwnFault(fault) = outcome.answer {
+            // A name without an address is no lack of ours; it is told of the member.
+            if fault != OwnFault::Name {
+                self.own_faults.of(fault).add(1);
+            }
             self.tell_fault(fault, now);
         }
         let nobody = |failure: Failure| failure.severity() == Severity::Hard;
@@ -530,6 +543,35 @@ pub(super) fn clock_at(now: Time) -> Clock {
     Clock {
         now,
         wall: clock::wall(),
+    }
+}
+
+/// What the instance may hold, and why not more.
+fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> Room {
+    let ceiling = |what: &str, most: u32, each: usize, wanted: Option<NonZeroU32>| {
+        let wanted = wanted.map(NonZeroU32::get);
+        if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
+            tracing::warn!(
+                "the limit of {} open descriptors leaves room for {most} {what}, not for {wanted}; \
+                 raise LimitNOFILE= in the unit of twinpool",
+                limits.descriptors
+            );
+        }
+        Ceiling {
+            most: u64::from(most),
+            each: each as u64,
+            by: match wanted {
+                Some(wanted) if wanted <= most => LimitedBy::Setting,
+                _ => LimitedBy::Descriptors,
+            },
+        }
+    };
+    let instance = &config.instance;
+    let has_flows = flows_wanted(config) != FlowsWanted::NoService;
+    Room {
+        descriptors: limits.descriptors,
+        sessions: ceiling("sessions", limits.sessions, sessions, instance.max_sessions),
+        flows: has_flows.then(|| ceiling("flows", limits.flows, flows, instance.max_flows)),
     }
 }
 

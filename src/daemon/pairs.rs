@@ -211,13 +211,19 @@ impl Hub {
         self.pairs.moves.borrow_mut().handle_missed();
     }
 
-    /// Looks once a second at what nobody tells: pools that begin or cease to move, connections that
-    /// spill, a disk that hangs.
+    /// Looks once a second at what nobody tells: what is short, pools that begin or cease to move,
+    /// sessions that spill, a disk that hangs.
     pub(super) fn look(&self, now: Time) {
         if now.since(self.pairs.looked.get()) < LOOK {
             return;
         }
         self.pairs.looked.set(now);
+        self.shortages.borrow_mut().handle_counts(
+            &self.topology,
+            &self.counters,
+            &self.own_faults,
+            now,
+        );
         if self.moving_changed(now) {
             self.publish();
         }

@@ -5,14 +5,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::topology::{MemberId, PoolId, ServiceId, Topology};
+use crate::health::OwnFault;
+use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Topology};
 
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Raises it. Only the owning worker may call this.
+    /// Raises it. Only the thread that owns it may call this.
     pub fn add(&self, n: u64) {
         self.0.store(
             self.0.load(Ordering::Relaxed).wrapping_add(n),
@@ -45,7 +46,7 @@ pub struct WorkerCounters {
 /// What one worker counts for one service.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
-    /// Connections accepted.
+    /// Connections accepted, and flows begun.
     pub accepted: Counter,
     /// Sessions that reached a member.
     pub established: Counter,
@@ -65,7 +66,7 @@ pub struct ServiceCounters {
     pub refused_own_fault: Counter,
     /// Refused: a missing or malformed PROXY header from a source that must send one.
     pub refused_proxy_header: Counter,
-    /// Reset at once: the instance holds as many sessions as it may.
+    /// Reset at once: the worker holds as many sessions as it may.
     pub shed: Counter,
     /// Attempts beyond the first of a session, hedges not included.
     pub retried: Counter,
@@ -137,12 +138,11 @@ pub struct HomeCounters {
     pub at_twin: Counter,
     /// Of those, sessions that are over.
     pub at_twin_ended: Counter,
-    /// Connections that no home member accepted and that the twin did; those that came home from
-    /// the twin in the same way while their pool returned, too.
+    /// Sessions that no home member took and that the twin did; those that came home from the twin in the same way while their pool returned, too.
     pub spilled: Counter,
     /// Sessions ended because their users moved.
     pub moved: Counter,
-    /// Connections for which a member was passed over because it had taken all the arrivals of a
+    /// Sessions for which a member was passed over because it had taken all the arrivals of a
     /// moving pool that it may, for then.
     pub arrivals_held: Counter,
 }
@@ -175,6 +175,28 @@ pub struct OwnFaultCounters {
     pub other: Counter,
 }
 
+impl ServiceCounters {
+    /// Sessions open now.
+    pub fn open(&self) -> u64 {
+        // Read in this order, a session that ends meanwhile cannot make it negative.
+        let ended = self.ended.get();
+        self.accepted.get().saturating_sub(ended)
+    }
+}
+
+impl OwnFaultCounters {
+    /// The counter of a fault.
+    pub fn of(&self, fault: OwnFault) -> &Counter {
+        match fault {
+            OwnFault::Descriptors => &self.descriptors,
+            OwnFault::SourcePorts => &self.source_ports,
+            OwnFault::Memory => &self.memory,
+            OwnFault::Route => &self.route,
+            OwnFault::Name | OwnFault::Other => &self.other,
+        }
+    }
+}
+
 impl WorkerCounters {
     /// Zeroes for every service and member.
     pub fn new(topology: &Topology) -> WorkerCounters {
@@ -197,14 +219,20 @@ impl WorkerCounters {
         }
     }
 
-    /// Sessions open on this worker.
+    /// Sessions and flows open on this worker.
     pub fn open(&self) -> u64 {
-        let open = |service: &ServiceCounters| {
-            // Read in this order, a session that ends meanwhile cannot make it negative.
-            let ended = service.ended.get();
-            service.accepted.get().saturating_sub(ended)
-        };
-        self.services.iter().flatten().map(open).sum()
+        self.services
+            .iter()
+            .flatten()
+            .map(ServiceCounters::open)
+            .sum()
+    }
+
+    /// Those of services over this protocol.
+    pub fn open_over(&self, topology: &Topology, protocol: Protocol) -> u64 {
+        let services = topology.pools.iter().flat_map(|pool| &pool.services);
+        let of = services.filter(|service| service.protocol == protocol);
+        of.map(|service| self.service(service.id).open()).sum()
     }
 
     /// A service's counters.

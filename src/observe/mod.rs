@@ -23,6 +23,7 @@ pub mod problems;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod serve;
+pub mod shortage;
 pub mod stamp;
 pub mod status;
 pub mod view;
@@ -30,7 +31,8 @@ pub mod why;
 
 pub use desk::{Command, Desk, LocalFuture, Refused};
 pub use events::Events;
+pub use shortage::Shortages;
 pub use stamp::Stamp;
 pub use status::{PoolHealth, Status};
-pub use view::{CheckTotals, Exchange, RunState, View};
+pub use view::{Ceiling, CheckTotals, Exchange, LimitedBy, Room, RunState, View};
 pub use why::{PairWhy, PoolWhy, Why};

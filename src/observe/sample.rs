@@ -12,9 +12,10 @@ use std::time::{Duration, SystemTime};
 use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use super::events::{Event, Events};
 use super::names::{self, NoSuch};
+use super::shortage::{Lately, Shortage};
 use super::stamp::{Clock, Stamp};
 use super::status::*;
-use super::view::{CheckTotals, RunState};
+use super::view::{CheckTotals, LimitedBy, RunState};
 use super::why::{ExchangeWhy, PoolWhy, TargetWhy, Why};
 use crate::health::readiness::{Mode, Takes};
 use crate::health::{Failure, Reason, Verdict};
@@ -41,7 +42,7 @@ pub(crate) fn ahead(millis: u64) -> Stamp {
 }
 
 /// `fe-seoul` with fe1 to fe3 for `sip` (primary) and `web-internal`, which requires it; `med` with
-/// m1 for `sip`.
+/// m1 for `sip`; `edge` with e1 and e2 for `sip` and, over UDP, `av`.
 pub(crate) fn topology() -> Topology {
     Topology {
         pairs: Vec::new(),
@@ -58,6 +59,7 @@ pub(crate) fn topology() -> Topology {
                 &["sip", "web-internal"],
             ),
             pool(1, "med", "mediation", &["m1"], &["sip"]),
+            pool(2, "edge", "edge", &["e1", "e2"], &["sip", "av"]),
         ],
     }
 }
@@ -106,13 +108,16 @@ fn pool(id: u16, name: &str, role: &str, members: &[&str], services: &[&str]) ->
                 listen: vec![([10, 1, 0, 10], 5061 + i).into()],
                 listen_at_twin: Vec::new(),
                 check: check(),
-                requires: match i {
-                    0 => vec![],
-                    _ => vec![id.service(0)],
+                requires: match *name {
+                    "web-internal" => vec![id.service(0)],
+                    _ => vec![],
                 },
                 balance: Policy::LeastConnections,
                 idle_timeout: Duration::from_secs(1_800),
-                protocol: crate::topology::Protocol::Tcp,
+                protocol: match *name {
+                    "av" => Protocol::Udp,
+                    _ => Protocol::Tcp,
+                },
                 peer_timeout: Duration::from_secs(30),
                 connect: ConnectRules {
                     hedge: Duration::from_millis(250),
@@ -158,10 +163,20 @@ pub(crate) fn well() -> Status {
         started: ago(6_000),
         isolated: None,
         workers: 2,
-        sessions: Sessions {
-            open: 1_204,
-            limit: 20_000,
-        },
+        sessions: held(1_204, 20_000),
+        flows: Some(held(301, 8_000)),
+        by_worker: vec![
+            WorkerStatus {
+                sessions: held(604, 10_000),
+                flows: Some(held(151, 4_000)),
+            },
+            WorkerStatus {
+                sessions: held(600, 10_000),
+                flows: Some(held(150, 4_000)),
+            },
+        ],
+        descriptor_limit: 65_536,
+        lately: vec![],
         own_faults: OwnFaults::default(),
         reports_dropped: 0,
         store_problem: None,
@@ -179,6 +194,14 @@ pub(crate) fn well() -> Status {
         pause: None,
         sites: vec![],
         recent: vec![],
+    }
+}
+
+fn held(open: u64, limit: u64) -> Sessions {
+    Sessions {
+        open,
+        limit,
+        limited_by: LimitedBy::Setting,
     }
 }
 
@@ -205,6 +228,7 @@ fn pool_well(pool: &Pool) -> PoolStatus {
             .map(|service| ServiceStatus {
                 name: service.name.clone(),
                 primary: service.id == pool.primary,
+                protocol: service.protocol,
                 listen: service.listen.clone(),
                 open: 301,
                 usable: count,
@@ -217,8 +241,17 @@ fn pool_well(pool: &Pool) -> PoolStatus {
                     refused_attempts: 3,
                     bytes_in: 1_000,
                     bytes_out: 2_000,
+                    udp: (service.protocol == Protocol::Udp).then_some(UdpTotals {
+                        datagrams_in: 4_117_300,
+                        datagrams_out: 4_002_511,
+                        dropped_no_member: 7,
+                        moved: 12,
+                        icmp_errors: 15,
+                        ..UdpTotals::default()
+                    }),
                     ..ServiceTotals::default()
                 },
+                lately: vec![],
             })
             .collect(),
         members: pool
@@ -364,7 +397,12 @@ pub(crate) fn isolated() -> Status {
 pub(crate) fn oddities() -> Status {
     let mut status = well();
     status.sessions.limit = status.sessions.open;
+    status.sessions.limited_by = LimitedBy::Descriptors;
     status.workers = 1;
+    status.by_worker = vec![WorkerStatus {
+        sessions: status.sessions,
+        flows: status.flows,
+    }];
     let pool = &mut status.pools[0];
     pool.services[0].first = Some("fe2".to_owned());
     pool.services[1].listen = vec![];
@@ -383,6 +421,51 @@ pub(crate) fn oddities() -> Status {
     pool.members[0].services[0].progress.failures = 2;
     status.pools[1].fronted = false;
     status.pools[1].site = None;
+    status
+}
+
+/// Everything that can run out has.
+pub(crate) fn exhausted() -> Status {
+    let mut status = well();
+    let lately = |what, count| Lately {
+        what,
+        count,
+        since: ago(40),
+        last: ago(2),
+    };
+    status.by_worker[1].sessions.open = 10_000;
+    status.sessions.open = 10_604;
+    status.lately = vec![
+        lately(Shortage::Descriptors, 12),
+        lately(Shortage::SourcePorts, 1),
+    ];
+    status.own_faults.descriptors = 12;
+    status.own_faults.source_ports = 3;
+    for target in &mut status.pools[0].members[0].services {
+        target.own_fault = Some("no file descriptor left".to_owned());
+    }
+    status.pools[1].members[0].services[0].own_fault = Some("no file descriptor left".to_owned());
+    let [sip, web] = &mut status.pools[0].services[..] else {
+        unreachable!("the sample has two");
+    };
+    sip.lately = vec![lately(Shortage::Sessions, 1_500)];
+    sip.totals.shed = 1_700;
+    web.lately = vec![
+        lately(Shortage::Sessions, 4),
+        lately(Shortage::QueueRoom, 300),
+        lately(Shortage::QueueTime, 20),
+    ];
+    let av = &mut status.pools[2].services[1];
+    av.lately = vec![
+        lately(Shortage::Flows, 9),
+        lately(Shortage::FlowsEvicted, 50_000),
+        lately(Shortage::Sending, 33),
+    ];
+    let udp = av.totals.udp.as_mut().unwrap();
+    udp.evicted = 50_001;
+    udp.dropped_table_full = 9;
+    udp.dropped_unsent = 40;
+    status.flows = Some(held(8_000, 8_000));
     status
 }
 

@@ -19,11 +19,13 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::events::Event;
+use super::shortage::Lately;
 use super::stamp::Stamp;
-use super::view::{CheckTotals, RunState};
+use super::view::{CheckTotals, LimitedBy, RunState};
 use crate::health::Verdict;
 use crate::health::readiness::{Mode, Takes};
 use crate::pairing::Condition;
+use crate::topology::Protocol;
 
 /// How many of the last events a status carries.
 pub const RECENT_EVENTS: usize = 8;
@@ -45,9 +47,18 @@ pub struct Status {
     pub isolated: Option<Isolated>,
     /// Worker threads.
     pub workers: u64,
-    /// Sessions over all pools.
+    /// Sessions over TCP, of all pools.
     pub sessions: Sessions,
-    /// Faults of its own side since the start, by kind.
+    /// Flows, the sessions of services over UDP, where there is such a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Sessions>,
+    /// The same by worker: each has its share of what the instance may hold.
+    pub by_worker: Vec<WorkerStatus>,
+    /// Descriptors that it may open.
+    pub descriptor_limit: u64,
+    /// What there was too little of lately on the whole instance.
+    pub lately: Vec<Lately>,
+    /// Faults of its own side that sessions and probes met since the start, by kind.
     pub own_faults: OwnFaults,
     /// Evidence from traffic that found the way to the control thread full.
     pub reports_dropped: u64,
@@ -77,12 +88,24 @@ pub struct Isolated {
 }
 
 /// Sessions held, and how many there may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
     /// Held now.
     pub open: u64,
     /// How many may be held.
     pub limit: u64,
+    /// Why not more.
+    pub limited_by: LimitedBy,
+}
+
+/// What a worker holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Sessions over TCP.
+    pub sessions: Sessions,
+    /// Flows, where there is a service over UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Sessions>,
 }
 
 /// Faults of our own side since the start.
@@ -166,9 +189,11 @@ pub struct ServiceStatus {
     pub name: String,
     /// Whether it decides quorum and condition.
     pub primary: bool,
-    /// Where clients connect.
+    /// What carries it.
+    pub protocol: Protocol,
+    /// Where clients connect, or send their datagrams.
     pub listen: Vec<SocketAddr>,
-    /// Sessions open now.
+    /// Sessions open now; of a service over UDP these are its flows.
     pub open: u64,
     /// Members that take new sessions; those of last resort when there are no others.
     pub usable: u16,
@@ -178,6 +203,8 @@ pub struct ServiceStatus {
     pub first: Option<String>,
     /// What was counted since the start.
     pub totals: ServiceTotals,
+    /// What there was too little of lately.
+    pub lately: Vec<Lately>,
 }
 
 /// [`ServiceCounters`](super::counters::ServiceCounters) of all workers, summed. The fields mean the same.
@@ -205,6 +232,23 @@ pub struct ServiceTotals {
     pub reset_by_member: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// What was counted besides, of a service over UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpTotals>,
+}
+
+/// [`UdpCounters`](super::counters::UdpCounters) of all workers, summed. The fields mean the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "documented where they are counted")]
+pub struct UdpTotals {
+    pub datagrams_in: u64,
+    pub datagrams_out: u64,
+    pub dropped_no_member: u64,
+    pub dropped_unsent: u64,
+    pub dropped_table_full: u64,
+    pub evicted: u64,
+    pub moved: u64,
+    pub icmp_errors: u64,
 }
 
 /// A member of a pool.
@@ -224,7 +268,7 @@ pub struct MemberStatus {
     pub max_connections: Option<u32>,
     /// Sessions that it was given since the start.
     pub sessions: u64,
-    /// Connects that it, or the network for it, refused.
+    /// Connects that it, or the network for it, refused, and flows for which an ICMP error came back.
     pub connect_failed: u64,
     /// Connects that it did not answer in time.
     pub connect_timeout: u64,
@@ -326,7 +370,7 @@ impl OwnFaults {
 }
 
 impl ServiceTotals {
-    /// Refused connections by reason, shed ones included.
+    /// Connections and flows that were not carried, by reason; those shed are not among them.
     pub fn refusals(&self) -> [(&'static str, u64); 7] {
         [
             ("no_member", self.refused_no_member),
@@ -339,28 +383,54 @@ impl ServiceTotals {
         ]
     }
 
-    /// Sessions over, by who ended them; `sides` is an orderly end.
-    pub fn endings(&self) -> [(&'static str, u64); 6] {
-        let abnormal = [
+    /// Sessions over, by who ended them; `sides` is an orderly end, which a flow never has, and
+    /// `evicted` one that only a flow has.
+    pub fn endings(&self) -> Vec<(&'static str, u64)> {
+        let mut endings = vec![
             ("us", self.ended_by_us),
             ("idle", self.ended_idle),
             ("client", self.reset_by_client),
             ("member", self.reset_by_member),
+            ("refused", self.refused()),
         ];
-        let refused = self.refused();
-        let known: u64 = abnormal.iter().map(|(_, n)| n).sum::<u64>() + refused;
-        let [us, idle, client, member] = abnormal;
-        let orderly = ("sides", self.ended.saturating_sub(known));
-        [us, idle, client, member, ("refused", refused), orderly]
+        match &self.udp {
+            Some(udp) => endings.push(("evicted", udp.evicted)),
+            None => {
+                let known: u64 = endings.iter().map(|(_, n)| n).sum();
+                endings.push(("sides", self.ended.saturating_sub(known)));
+            }
+        }
+        endings
     }
 
-    /// Connections that were not carried, for whatever reason.
+    /// Connections and flows that were not carried, for whatever reason.
     pub fn refused(&self) -> u64 {
         self.refusals().iter().map(|(_, n)| n).sum::<u64>() + self.shed
     }
 }
 
+impl UdpTotals {
+    /// Datagrams that went nowhere, by reason.
+    pub fn drops(&self) -> [(&'static str, u64); 3] {
+        [
+            ("no_member", self.dropped_no_member),
+            ("table_full", self.dropped_table_full),
+            ("unsent", self.dropped_unsent),
+        ]
+    }
+
+    /// The same, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        self.drops().iter().map(|(_, n)| n).sum()
+    }
+}
+
 impl Status {
+    /// Sessions and flows held now.
+    pub fn open(&self) -> u64 {
+        self.sessions.open + self.flows.map_or(0, |flows| flows.open)
+    }
+
     /// The pool with this name.
     pub fn pool(&self, name: &str) -> Option<&PoolStatus> {
         self.pools.iter().find(|pool| pool.name == name)

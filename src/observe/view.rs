@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::counters::WorkerCounters;
+use super::counters::{OwnFaultCounters, WorkerCounters};
 use super::events::Events;
 use super::serve::ServerCounters;
+use super::shortage::Shortages;
 use super::stamp::Clock;
 use crate::pairing::Decider;
 use crate::time::Time;
@@ -28,8 +29,8 @@ pub struct View<'a> {
     pub state: RunState,
     /// When it started.
     pub started: Time,
-    /// Sessions that it may hold.
-    pub session_limit: u64,
+    /// How much it may hold.
+    pub room: Room,
     /// Why decisions might not outlive a restart, while that is so.
     pub store_problem: Option<&'a str>,
     /// What is decided.
@@ -38,6 +39,8 @@ pub struct View<'a> {
     pub topology: &'a Topology,
     /// What each worker counted.
     pub workers: &'a [Arc<WorkerCounters>],
+    /// Faults of our own side that others than workers met.
+    pub own_faults: &'a OwnFaultCounters,
     /// Sessions that a member holds now.
     pub load: &'a dyn Fn(MemberId) -> u64,
     /// Where a target is now; none while its name has never been resolved.
@@ -46,11 +49,13 @@ pub struct View<'a> {
     pub checks: &'a dyn Fn(TargetId) -> CheckTotals,
     /// The last probes of a target, oldest first.
     pub exchanges: &'a dyn Fn(TargetId) -> Vec<Exchange>,
+    /// What there was too little of lately.
+    pub shortages: &'a Shortages,
     /// Sessions of a home pool's users that are still to be ended because they move.
     pub to_move: &'a dyn Fn(PoolId) -> u64,
     /// When those begin to be ended, while they are let drain.
     pub drains_until: &'a dyn Fn(PoolId) -> Option<Time>,
-    /// Whether connections of a home pool's users went to the twin one by one lately.
+    /// Whether sessions of a home pool's users went to the twin one by one lately.
     pub spilling: &'a dyn Fn(PoolId) -> bool,
     /// What is wrong with a pair's record on disk: how it was found, until the next good write, or
     /// that the disk does not answer.
@@ -75,6 +80,38 @@ pub enum RunState {
     Serving,
     /// It was told to stop and keeps what sessions it has, to a deadline.
     Draining,
+}
+
+/// How much an instance may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Descriptors that it may open.
+    pub descriptors: u64,
+    /// Sessions over TCP.
+    pub sessions: Ceiling,
+    /// Flows, the sessions of services over UDP; none without such a service.
+    pub flows: Option<Ceiling>,
+}
+
+/// How many of something there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    /// On the whole instance.
+    pub most: u64,
+    /// On each worker: they share nothing, so one may be full while others are not.
+    pub each: u64,
+    /// Why not more.
+    pub by: LimitedBy,
+}
+
+/// What keeps an instance from holding more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitedBy {
+    /// The limit of open descriptors.
+    Descriptors,
+    /// A key of `[instance]`.
+    Setting,
 }
 
 /// How many probes came back with what.

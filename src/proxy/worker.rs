@@ -341,15 +341,7 @@ impl Worker {
 
     /// Counts and tells a fault of our own.
     pub(super) fn own_fault(&self, fault: OwnFault) {
-        let faults = &self.counters.own_faults;
-        match fault {
-            OwnFault::Descriptors => &faults.descriptors,
-            OwnFault::SourcePorts => &faults.source_ports,
-            OwnFault::Memory => &faults.memory,
-            OwnFault::Route => &faults.route,
-            OwnFault::Name | OwnFault::Other => &faults.other,
-        }
-        .add(1);
+        self.counters.own_faults.of(fault).add(1);
         self.tell(FromWorker::OwnFault(fault));
     }
 

@@ -26,13 +26,26 @@ impl fmt::Display for Host {
 }
 
 /// What carries a service between its clients and its members.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Connections, byte for byte.
     #[default]
     Tcp,
     /// Datagrams, each whole. A client's address and port make a flow, which has one member.
     Udp,
+}
+
+impl Protocol {
+    /// The word that names it in configuration, status and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
 }
 
 impl fmt::Display for Protocol {

@@ -1,4 +1,5 @@
-//! The page that metrics are written on: families of series, each checked by the encoder.
+//! The page that metrics are written on, and what a table of them says: families of series, each
+//! checked by the encoder.
 
 use std::fmt;
 
@@ -9,124 +10,216 @@ use prometheus_client::registry::Unit;
 /// Names and values; the encoder escapes the values.
 pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-/// What is being written: one family after the other. A family without series is left out.
+/// What a family tells of: a service, a member, a pair; with the labels of its series.
+pub(super) type Subject<'a, T> = (Labels<'a>, &'a T);
+
+/// A family of series: the same numbers of each subject.
+pub(super) struct Family<T> {
+    /// Without the suffix that its kind and unit add.
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    read: Read<T>,
+}
+
+/// What its numbers are.
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Bytes,
+    Gauge,
+    Seconds,
+    Info,
+}
+
+/// How they are read.
+enum Read<T> {
+    /// One series a subject.
+    One(fn(&T) -> u64),
+    /// The same, where it is no whole number.
+    Real(fn(&T) -> f64),
+    /// A series for each value of one more label; at least one.
+    By(&'static str, fn(&T) -> Vec<(&'static str, u64)>),
+    /// What one more label says; the number is always 1.
+    Word(&'static str, fn(&T) -> &str),
+}
+
+impl<T> Family<T> {
+    /// What only rises, since the start.
+    pub(super) const fn counter(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&T) -> u64,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Counter, Read::One(read))
+    }
+
+    /// The same by one more label.
+    pub(super) const fn counter_by(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: fn(&T) -> Vec<(&'static str, u64)>,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Counter, Read::By(label, read))
+    }
+
+    /// The same in bytes.
+    pub(super) const fn bytes_by(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: fn(&T) -> Vec<(&'static str, u64)>,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Bytes, Read::By(label, read))
+    }
+
+    /// What is so now.
+    pub(super) const fn gauge(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&T) -> u64,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Gauge, Read::One(read))
+    }
+
+    /// The same, where it is no whole number.
+    pub(super) const fn share(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&T) -> f64,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Gauge, Read::Real(read))
+    }
+
+    /// The same in seconds.
+    pub(super) const fn seconds(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&T) -> f64,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Seconds, Read::Real(read))
+    }
+
+    /// A state set: a series for each state, of which the one that is has 1 (see [`one_of`]).
+    pub(super) const fn state(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: fn(&T) -> Vec<(&'static str, u64)>,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Gauge, Read::By(label, read))
+    }
+
+    /// What does not change while the instance runs, in a word.
+    pub(super) const fn info(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: fn(&T) -> &str,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Info, Read::Word(label, read))
+    }
+
+    const fn new(name: &'static str, help: &'static str, kind: Kind, read: Read<T>) -> Family<T> {
+        Family {
+            name,
+            help,
+            kind,
+            read,
+        }
+    }
+}
+
+/// Each state's word, with 1 for the one that is.
+pub(super) fn one_of<S: PartialEq, const N: usize>(
+    states: [(&'static str, S); N],
+    state: S,
+) -> Vec<(&'static str, u64)> {
+    let each = states.into_iter();
+    each.map(|(word, other)| (word, u64::from(other == state)))
+        .collect()
+}
+
+/// What is being written: one family after the other. A family without subjects is left out.
 pub(super) struct Page<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Page<'_> {
-    pub(super) fn counter<'l>(
+    /// Writes a table of families that tell of the same subjects.
+    pub(super) fn table<T>(
         &mut self,
-        name: &str,
-        help: &str,
-        series: impl IntoIterator<Item = (Labels<'l>, u64)>,
+        families: &[Family<T>],
+        subjects: &[Subject<'_, T>],
     ) -> fmt::Result {
-        self.counter_of(name, help, None, series)
-    }
-
-    /// Several of one shape: name, help, series.
-    pub(super) fn counters<'l, S, const N: usize>(
-        &mut self,
-        families: [(&str, &str, S); N],
-    ) -> fmt::Result
-    where
-        S: IntoIterator<Item = (Labels<'l>, u64)>,
-    {
-        for (name, help, series) in families {
-            self.counter(name, help, series)?;
-        }
-        Ok(())
-    }
-
-    /// Several of one shape: name, help, series.
-    pub(super) fn gauges<'l, N: Into<u64>, S, const F: usize>(
-        &mut self,
-        families: [(&str, &str, S); F],
-    ) -> fmt::Result
-    where
-        S: IntoIterator<Item = (Labels<'l>, N)>,
-    {
-        for (name, help, series) in families {
-            self.gauge(name, help, series)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn counter_of<'l>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        series: impl IntoIterator<Item = (Labels<'l>, u64)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            unit,
-            MetricType::Counter,
-            series,
-            |metric, n: u64| metric.encode_counter::<NoLabelSet, _, u64>(&n, None),
-        )
-    }
-
-    pub(super) fn gauge<'l, N: Into<u64>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: impl IntoIterator<Item = (Labels<'l>, N)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            None,
-            MetricType::Gauge,
-            series,
-            |metric, n: N| metric.encode_gauge(&n.into()),
-        )
-    }
-
-    pub(super) fn gauge_of<'l>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        series: impl IntoIterator<Item = (Labels<'l>, f64)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            unit,
-            MetricType::Gauge,
-            series,
-            |metric, n: f64| metric.encode_gauge(&n),
-        )
-    }
-
-    pub(super) fn info(&mut self, name: &str, help: &str, labels: &Labels<'_>) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Info)?;
-        family.encode_info(labels)
-    }
-
-    fn family<'l, N>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        kind: MetricType,
-        series: impl IntoIterator<Item = (Labels<'l>, N)>,
-        write: fn(&mut MetricEncoder<'_>, N) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
+        if subjects.is_empty() {
             return Ok(());
         }
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
-        for (labels, n) in series {
-            match labels.is_empty() {
-                true => write(&mut family, n)?,
-                false => write(&mut family.encode_family(&labels)?, n)?,
+        for family in families {
+            self.family(family, subjects)?;
+        }
+        Ok(())
+    }
+
+    fn family<T>(&mut self, family: &Family<T>, subjects: &[Subject<'_, T>]) -> fmt::Result {
+        let (kind, unit) = match family.kind {
+            Kind::Counter => (MetricType::Counter, None),
+            Kind::Bytes => (MetricType::Counter, Some(Unit::Bytes)),
+            Kind::Gauge => (MetricType::Gauge, None),
+            Kind::Seconds => (MetricType::Gauge, Some(Unit::Seconds)),
+            Kind::Info => (MetricType::Info, None),
+        };
+        let mut encoder =
+            self.0
+                .encode_descriptor(family.name, family.help, unit.as_ref(), kind)?;
+        for (labels, subject) in subjects {
+            match family.read {
+                Read::One(read) => one(&mut encoder, family.kind, labels, read(subject))?,
+                Read::Real(read) => {
+                    let number = read(subject);
+                    with(&mut encoder, labels, |metric| metric.encode_gauge(&number))?;
+                }
+                Read::By(label, read) => {
+                    for (word, number) in read(subject) {
+                        let labels = and(labels, label, word);
+                        one(&mut encoder, family.kind, &labels, number)?;
+                    }
+                }
+                Read::Word(label, read) => {
+                    encoder.encode_info(&and(labels, label, read(subject)))?;
+                }
             }
         }
         Ok(())
     }
+}
+
+fn one(
+    encoder: &mut MetricEncoder<'_>,
+    kind: Kind,
+    labels: &Labels<'_>,
+    number: u64,
+) -> fmt::Result {
+    with(encoder, labels, |metric| match kind {
+        Kind::Counter | Kind::Bytes => metric.encode_counter::<NoLabelSet, _, u64>(&number, None),
+        Kind::Gauge | Kind::Seconds | Kind::Info => metric.encode_gauge(&number),
+    })
+}
+
+/// Writes a number with these labels.
+fn with(
+    encoder: &mut MetricEncoder<'_>,
+    labels: &Labels<'_>,
+    write: impl Fn(&mut MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    match labels.is_empty() {
+        true => write(encoder),
+        false => write(&mut encoder.encode_family(labels)?),
+    }
+}
+
+/// The same with one label more.
+pub(super) fn and<'a>(labels: &Labels<'a>, label: &'static str, word: &'a str) -> Labels<'a> {
+    let mut labels = labels.clone();
+    labels.push((label, word));
+    labels
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::health::{Answer, ProbeOutcome};
-use crate::observe::counters::WorkerCounters;
-use crate::observe::view::View;
+use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
+use crate::observe::shortage::Shortages;
+use crate::observe::view::{Ceiling, LimitedBy, Room, View};
 use crate::observe::{status, why};
 use crate::pairing::pair::{Destination, Move};
 use crate::pairing::{Decider, Output, Record, Standing};
@@ -173,15 +174,25 @@ impl Plight {
             site: None,
             state: self.state,
             started: NOW,
-            session_limit: 20_000,
+            room: Room {
+                descriptors: 65_536,
+                sessions: Ceiling {
+                    most: 20_000,
+                    each: 10_000,
+                    by: LimitedBy::Descriptors,
+                },
+                flows: None,
+            },
             store_problem: None,
             decider: &self.decider,
             topology: &self.topology,
             workers: &self.workers,
+            own_faults: &OwnFaultCounters::default(),
             load: &|_| 0,
             address: &|_| None,
             checks: &|_| CheckTotals::default(),
             exchanges: &|_| vec![],
+            shortages: &Shortages::new(&self.topology),
             to_move: &|_| self.to_move,
             drains_until: &|_| self.drains_until,
             spilling: &|pool| self.spilling.contains(&pool),

@@ -6,17 +6,19 @@ use super::health::{Scope, fronted, health_of, usable};
 use super::{
     Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus, Progress,
     RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status, TargetStatus,
-    pair,
+    UdpTotals, WorkerStatus, pair,
 };
 use crate::health::Reason;
 use crate::health::readiness::{Mode, OperatorState};
-use crate::observe::counters::{MemberCounters, ServiceCounters, WorkerCounters};
+use crate::observe::counters::{
+    MemberCounters, OwnFaultCounters, ServiceCounters, UdpCounters, WorkerCounters,
+};
 use crate::observe::events::reason_text;
 use crate::observe::serve::ServerCounters;
 use crate::observe::stamp::Clock;
-use crate::observe::view::View;
+use crate::observe::view::{Ceiling, View};
 use crate::pairing::IsolationCause;
-use crate::topology::{Member, Pool, Service, ServiceId, TargetId};
+use crate::topology::{Member, Pool, Protocol, Service, ServiceId, TargetId};
 
 /// What can be seen, as plain data.
 pub fn status(view: &View<'_>) -> Status {
@@ -27,11 +29,16 @@ pub fn status(view: &View<'_>) -> Status {
         .iter()
         .map(|pool| pool_status(view, pool))
         .collect();
-    let open = pools
-        .iter()
-        .flat_map(|pool| &pool.services)
-        .map(|service| service.open)
-        .sum();
+    let open = |protocol| {
+        let services = pools.iter().flat_map(|pool| &pool.services);
+        let of = services.filter(|service| service.protocol == protocol);
+        of.map(|service| service.open).sum()
+    };
+    let held = |ceiling: Ceiling, protocol| Sessions {
+        open: open(protocol),
+        limit: ceiling.most,
+        limited_by: ceiling.by,
+    };
     Status {
         instance: view.name.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -40,11 +47,16 @@ pub fn status(view: &View<'_>) -> Status {
         started: clock.stamp(view.started),
         isolated: isolated(view),
         workers: view.workers.len() as u64,
-        sessions: Sessions {
-            open,
-            limit: view.session_limit,
-        },
-        own_faults: OwnFaults::sum(view.workers),
+        sessions: held(view.room.sessions, Protocol::Tcp),
+        flows: view.room.flows.map(|flows| held(flows, Protocol::Udp)),
+        by_worker: view
+            .workers
+            .iter()
+            .map(|w| worker_status(view, w))
+            .collect(),
+        descriptor_limit: view.room.descriptors,
+        lately: view.shortages.of_instance(&clock),
+        own_faults: OwnFaults::sum(view.workers, view.own_faults),
         reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
         store_problem: view.store_problem.map(str::to_owned),
         servers: view
@@ -109,12 +121,28 @@ pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatu
     }
 }
 
+fn worker_status(view: &View<'_>, worker: &WorkerCounters) -> WorkerStatus {
+    let held = |ceiling: Ceiling, protocol| Sessions {
+        open: worker.open_over(view.topology, protocol),
+        limit: ceiling.each,
+        limited_by: ceiling.by,
+    };
+    WorkerStatus {
+        sessions: held(view.room.sessions, Protocol::Tcp),
+        flows: view.room.flows.map(|flows| held(flows, Protocol::Udp)),
+    }
+}
+
 fn service_status(view: &View<'_>, pool: &Pool, service: &Service) -> ServiceStatus {
-    let totals = ServiceTotals::sum(view.workers, service.id);
+    let mut totals = ServiceTotals::sum(view.workers, service.id);
+    if service.protocol == Protocol::Udp {
+        totals.udp = Some(UdpTotals::sum(view.workers, service.id));
+    }
     let usable = usable(view, service.id);
     ServiceStatus {
         name: service.name.clone(),
         primary: service.id == pool.primary,
+        protocol: service.protocol,
         listen: service.listen.clone(),
         open: totals.accepted.saturating_sub(totals.ended),
         usable,
@@ -124,6 +152,7 @@ fn service_status(view: &View<'_>, pool: &Pool, service: &Service) -> ServiceSta
             .first(service.id)
             .map(|member| view.topology.member(member).name.clone()),
         totals,
+        lately: view.shortages.of_service(service.id, &view.clock()),
     }
 }
 
@@ -218,9 +247,10 @@ impl ServerStatus {
 }
 
 impl OwnFaults {
-    fn sum(workers: &[Arc<WorkerCounters>]) -> OwnFaults {
+    fn sum(workers: &[Arc<WorkerCounters>], others: &OwnFaultCounters) -> OwnFaults {
         let mut sum = OwnFaults::default();
-        for faults in workers.iter().map(|worker| &worker.own_faults) {
+        let counted = workers.iter().map(|worker| &worker.own_faults);
+        for faults in counted.chain([others]) {
             sum.descriptors += faults.descriptors.get();
             sum.source_ports += faults.source_ports.get();
             sum.memory += faults.memory.get();
@@ -267,6 +297,28 @@ impl ServiceTotals {
     }
 }
 
+impl UdpTotals {
+    /// The sums for one service.
+    pub fn sum(workers: &[Arc<WorkerCounters>], service: ServiceId) -> UdpTotals {
+        let mut sum = UdpTotals::default();
+        for counters in workers.iter().map(|worker| &worker.service(service).udp) {
+            sum.add(counters);
+        }
+        sum
+    }
+
+    fn add(&mut self, c: &UdpCounters) {
+        self.datagrams_in += c.datagrams_in.get();
+        self.datagrams_out += c.datagrams_out.get();
+        self.dropped_no_member += c.dropped_no_member.get();
+        self.dropped_unsent += c.dropped_unsent.get();
+        self.dropped_table_full += c.dropped_table_full.get();
+        self.evicted += c.evicted.get();
+        self.moved += c.moved.get();
+        self.icmp_errors += c.icmp_errors.get();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,7 +339,9 @@ mod tests {
         }
         let sum = ServiceTotals::sum(&workers, sip);
         assert_eq!((sum.accepted, sum.ended, sum.refused()), (60, 6, 3));
-        assert_eq!(OwnFaults::sum(&workers).route, 6);
+        let others = OwnFaultCounters::default();
+        others.route.add(2);
+        assert_eq!(OwnFaults::sum(&workers, &others).route, 8);
         let other = ServiceTotals::sum(&workers, topology.pools[1].primary);
         assert_eq!(other, ServiceTotals::default());
     }
