@@ -309,6 +309,25 @@ fn a_check_of_the_same_kind_keeps_what_the_role_says_of_it() {
 }
 
 #[test]
+fn a_stun_check_is_read_by_its_name_or_as_a_table_and_knows_nothing_of_tls() {
+    let checked = |check: &str| {
+        let text = format!(
+            "[pools.fe]\nrole = \"front-end\"\n[pools.fe.members]\nfe1 = \"10.1.0.11\"\n\
+             [pools.fe.services.sip]\nlisten = \"10.1.0.10:5061\"\ncheck = {check}\n"
+        );
+        valid(&text).topology.pools[0].services[0].check.clone()
+    };
+    let named = checked("\"stun\"");
+    let table = checked("{ kind = \"stun\", port = 3478 }");
+    for check in [&named, &table] {
+        assert_eq!(check.kind, CheckKind::Stun);
+        assert!(!check.tls && check.server_name.is_none());
+    }
+    // The service's own port, unless the check has one.
+    assert_eq!((named.port, table.port), (None, Some(3478)));
+}
+
+#[test]
 fn bounds_are_kept_and_told() {
     let members = |n: usize| {
         let lines = (0..n).map(|i| format!("m{i} = \"10.{}.{}.1\"\n", i / 250, i % 250));

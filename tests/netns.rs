@@ -13,12 +13,13 @@ use rustix::process::Signal;
 
 use support::clock::{now, seconds, wait_for};
 use support::daemon::{Told, events, isolated, phase, total};
+use support::datagrams::Sites;
 use support::load::{Load, Report};
 use support::proxies::Proxy;
 use support::scene::{CLIENT, PROXY, Plan, Scene};
 use support::stats::worst;
 use support::trial::{Trial, main as run_trials};
-use support::{Result, inside, lab, load, member};
+use support::{Result, datagrams, inside, lab, load, member};
 
 const TRIALS: &[Trial] = &[
     Trial {
@@ -54,6 +55,10 @@ const TRIALS: &[Trial] = &[
         run: a_dead_site,
     },
     Trial {
+        name: "a_dead_sites_flows_are_answered_by_the_twin_within_what_the_pair_promises",
+        run: a_dead_site_under_datagrams,
+    },
+    Trial {
         name: "a_vanished_host_loses_no_new_connection_and_frees_its_sessions",
         run: a_vanished_host,
     },
@@ -74,6 +79,10 @@ const POOL: &str = "p1";
 const TWIN: &str = "p2";
 /// Long sessions of each load.
 const SESSIONS: u32 = 30;
+/// Flows over UDP of each load.
+const FLOWS: u32 = 40;
+/// Seconds in which flows of those who are not concerned have their next answer.
+const OWN_USERS: f64 = 1.0;
 /// Load before anything happens.
 const WARM: Duration = Duration::from_secs(3);
 /// Long enough for every detection and its consequences, on a machine that is busy.
@@ -354,6 +363,56 @@ fn users_came_through(scene: &Scene, report: &Report, died: u64, returned: u64) 
             )
             .into());
         }
+    }
+    Ok(())
+}
+
+fn a_dead_site_under_datagrams() -> Result<()> {
+    let mut sites = Sites::new()?;
+    let promise = sites.promise()?;
+    let span = WARM + Duration::from_secs_f64(promise) + AWAY;
+    let ask = |target| datagrams::ask(&sites.lab, target, FLOWS, span);
+    let (users, twins) = (ask(sites.listen[0])?, ask(sites.listen[1])?);
+    sleep(WARM);
+    let died = now();
+    for host in &sites.hosts[0] {
+        sites.lab.cut(host, "eth0", true)?;
+    }
+    let (users, twins) = (users.report()?, twins.report()?);
+    sites.proxy.must_live(&sites.lab.log("twinpool"))?;
+    let judged = answered_in(&users, died, promise).and_then(|()| {
+        stood_with(&users, died, POOL)?;
+        stood_with(&users, u64::MAX, TWIN)?;
+        stood_with(&twins, died, TWIN)?;
+        stood_with(&twins, u64::MAX, TWIN)?;
+        answered_in(&twins, died, OWN_USERS)
+    });
+    judged.map_err(|e| format!("{e}\ntwinpool said:\n{}", sites.said()).into())
+}
+
+/// Each flow has an answer to a question that it asked after the moment, so many seconds after it.
+fn answered_in(report: &Report, from: u64, promise: f64) -> Result<()> {
+    let flows: Vec<u32> = (0..FLOWS).collect();
+    back_again(report, &flows, from)?;
+    let longest = worst(
+        &report
+            .outages(&flows, from)
+            .into_iter()
+            .flatten()
+            .collect::<Vec<f64>>(),
+    );
+    if longest > promise {
+        return Err(format!("{longest:.2} s without an answer, {promise:.2} s promised").into());
+    }
+    Ok(())
+}
+
+/// All flows stood with members of this pool at the moment.
+fn stood_with(report: &Report, at: u64, pool: &str) -> Result<()> {
+    let with = report.members_at(at);
+    let there = with.values().filter(|m| m.starts_with(pool)).count();
+    if there != FLOWS as usize {
+        return Err(format!("{there} of {FLOWS} flows stood with {pool}").into());
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
@@ -836,4 +836,275 @@ fn a_check_that_cannot_be_asked_is_an_error_at_the_start() {
         });
         assert!(matches!(error(check(kind)), ProberError::Request { .. }));
     }
+}
+
+/// A Binding response to `request`.
+fn binding(request: &[u8], kind: u16, attributes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(attributes.len()).expect("short");
+    let (kind, length) = (kind.to_be_bytes(), length.to_be_bytes());
+    [&kind[..], &length, &request[4..], attributes].concat()
+}
+
+fn success(request: &[u8]) -> Vec<u8> {
+    // XOR-MAPPED-ADDRESS, whose value is of no interest.
+    let mapped = b"\x00\x20\x00\x08\x00\x01\xa1\x47\xe1\x12\xa6\x43";
+    binding(request, 0x0101, mapped)
+}
+
+/// A member that answers each Binding request so, given how many came before it.
+async fn stun_member(
+    ip: &str,
+    answers: impl Fn(usize, &[u8]) -> Vec<Vec<u8>> + 'static,
+) -> SocketAddr {
+    let socket = UdpSocket::bind((ip, 0)).await.expect("a socket");
+    let address = socket.local_addr().expect("bound");
+    spawn_local(async move {
+        let mut buffer = [0; 2048];
+        for before in 0.. {
+            let (n, from) = socket.recv_from(&mut buffer).await.expect("a request");
+            assert_eq!(buffer[..8], *b"\x00\x01\x00\x00\x21\x12\xa4\x42");
+            assert_eq!(n, 20);
+            for answer in answers(before, &buffer[..n]) {
+                // Whoever has his answer is gone: what that sends back is of no interest.
+                if socket.send_to(&answer, from).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+/// What a stun check with so long a timeout makes of a member that answers like this.
+async fn stun_judged(
+    timeout: Duration,
+    answers: impl Fn(usize, &[u8]) -> Vec<Vec<u8>> + 'static,
+) -> (ProbeOutcome, String) {
+    let address = stun_member("127.0.0.1", answers).await;
+    let mut check = check(CheckKind::Stun);
+    check.timeout = timeout;
+    let outcome = ask(check, address).await;
+    let said = outcome.transcript.strip_prefix(&format!("udp {address}"));
+    let said = said.expect(&outcome.transcript).to_owned();
+    (outcome, said)
+}
+
+#[test]
+fn a_stun_server_is_alive_whatever_it_answers() {
+    run(async {
+        let (outcome, said) = stun_judged(PLENTY, |_, request| vec![success(request)]).await;
+        assert_eq!(outcome.answer, Answer::Good);
+        let start = "; sent Binding request; got success response after ";
+        assert!(said.starts_with(start), "{said}");
+
+        let refused = b"\x00\x09\x00\x10\x00\x00\x04\x01Unauthorized";
+        let (outcome, said) =
+            stun_judged(PLENTY, |_, request| vec![binding(request, 0x0111, refused)]).await;
+        assert_eq!(outcome.answer, Answer::Good);
+        let start = "; sent Binding request; got error response 401 after ";
+        assert!(said.starts_with(start), "{said}");
+    });
+}
+
+#[test]
+fn a_stun_server_is_asked_over_ipv6_as_well() {
+    run(async {
+        let address = stun_member("::1", |_, request| vec![success(request)]).await;
+        let outcome = ask(check(CheckKind::Stun), address).await;
+        assert_eq!(outcome.answer, Answer::Good, "{}", outcome.transcript);
+    });
+}
+
+#[test]
+fn a_stun_check_with_a_port_of_its_own_is_asked_there_without_tls() {
+    run(async {
+        let address = stun_member("127.0.0.1", |_, request| vec![success(request)]).await;
+        let mut check = check(CheckKind::Stun);
+        check.port = Some(address.port());
+        let outcome = ask(check, SocketAddr::from((Ipv4Addr::LOCALHOST, 1))).await;
+        assert_eq!(outcome.answer, Answer::Good, "{}", outcome.transcript);
+    });
+}
+
+#[test]
+fn a_lost_stun_request_is_sent_again_with_the_same_id() {
+    run(async {
+        let first = std::cell::RefCell::new(Vec::new());
+        let (outcome, said) = stun_judged(PLENTY, move |before, request| {
+            if before == 0 {
+                first.replace(request.to_vec());
+                return Vec::new();
+            }
+            assert_eq!(*first.borrow(), request);
+            vec![success(request)]
+        })
+        .await;
+        assert_eq!(outcome.answer, Answer::Good);
+        let start = "; sent Binding request 2 times; got success response after ";
+        assert!(said.starts_with(start), "{said}");
+    });
+}
+
+#[test]
+fn no_two_stun_probes_have_the_same_id() {
+    run(async {
+        let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let sees = seen.clone();
+        let address = stun_member("127.0.0.1", move |_, request| {
+            sees.borrow_mut().push(request[8..].to_vec());
+            vec![success(request)]
+        })
+        .await;
+        for _ in 0..3 {
+            let outcome = ask(check(CheckKind::Stun), address).await;
+            assert_eq!(outcome.answer, Answer::Good);
+        }
+        // A loaded machine may have asked again: each id counts once.
+        seen.borrow_mut().dedup();
+        assert_eq!(seen.borrow().len(), 3);
+        seen.borrow_mut().sort();
+        seen.borrow_mut().dedup();
+        assert_eq!(seen.borrow().len(), 3);
+    });
+}
+
+#[test]
+fn what_is_no_stun_answer_to_our_request_is_told_if_nothing_better_comes() {
+    type Spoil = fn(&[u8]) -> Vec<u8>;
+    let table: [(Spoil, &str); 7] = [
+        (|good| good[..12].to_vec(), "not STUN"),
+        (|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "not STUN"),
+        (
+            |good| [&good[..7], b"\0", &good[8..]].concat(),
+            "without the magic cookie",
+        ),
+        (|good| good[..28].to_vec(), "not as long as it says"),
+        (
+            |good| [&good[..], &[0; 1600]].concat(),
+            "not as long as it says",
+        ),
+        (
+            |good| {
+                let other = good[19].wrapping_add(1);
+                [&good[..19], &[other], &good[20..]].concat()
+            },
+            "with another transaction id",
+        ),
+        (
+            |good| [b"\x00\x01\x00\x00", &good[4..20]].concat(),
+            "STUN, but no response to a Binding request",
+        ),
+    ];
+    run(async move {
+        for (spoil, why) in table {
+            // Asked three times within its timeout, the last time without an answer.
+            let (outcome, said) = stun_judged(SHORT, move |before, request| match before {
+                0 | 1 => vec![spoil(&success(request))],
+                _ => Vec::new(),
+            })
+            .await;
+            assert_eq!(outcome.answer, bad(Failure::Garbled), "{said}");
+            assert!(outcome.took >= SHORT);
+            let end = format!("last: {why}; no answer within 150 ms");
+            assert!(said.ends_with(&end), "{said}");
+
+            let (outcome, said) = stun_judged(PLENTY, move |_, request| {
+                let good = success(request);
+                vec![spoil(&good), good]
+            })
+            .await;
+            assert_eq!(outcome.answer, Answer::Good, "{said}");
+            let told = format!("; ignored a datagram: {why}; got success response after ");
+            assert!(said.contains(&told), "{said}");
+        }
+    });
+}
+
+#[test]
+fn a_member_that_sends_rubbish_without_end_is_not_listened_to_for_long() {
+    run(async {
+        let (outcome, said) = stun_judged(PLENTY, |_, _| vec![vec![b'x'; 30]; 200]).await;
+        assert_eq!(outcome.answer, bad(Failure::Garbled));
+        assert!(outcome.took < PLENTY);
+        let told = "; ignored 64 datagrams, last: not STUN; gave up after ";
+        assert!(said.contains(told), "{said}");
+    });
+}
+
+#[test]
+fn an_answer_from_another_address_is_not_heard() {
+    run(async {
+        let other = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let address = socket.local_addr().expect("bound");
+        spawn_local(async move {
+            let mut buffer = [0; 64];
+            loop {
+                let (n, from) = socket.recv_from(&mut buffer).await.expect("a request");
+                let sent = other.send_to(&success(&buffer[..n]), from);
+                assert!(sent.is_ok());
+            }
+        });
+        let mut check = check(CheckKind::Stun);
+        check.timeout = SHORT;
+        let outcome = ask(check, address).await;
+        assert_eq!(outcome.answer, bad(Failure::ConnectTimeout));
+    });
+}
+
+#[test]
+fn a_silent_stun_server_has_timed_out_after_three_requests() {
+    run(async {
+        let (outcome, said) = stun_judged(SHORT, |_, _| Vec::new()).await;
+        assert_eq!(outcome.answer, bad(Failure::ConnectTimeout));
+        assert!(outcome.took >= SHORT);
+        let expected = "; sent Binding request 3 times; no answer within 150 ms";
+        assert_eq!(said, expected);
+    });
+}
+
+#[test]
+fn a_udp_port_that_nobody_has_is_refused_at_once() {
+    run(async {
+        for ip in ["127.0.0.1", "::1"] {
+            // Connected to itself: nobody else can have its port, and it takes nothing from others.
+            let socket = std::net::UdpSocket::bind((ip, 0)).expect("a socket");
+            let address = socket.local_addr().expect("bound");
+            socket.connect(address).expect("connected");
+            let outcome = ask(check(CheckKind::Stun), address).await;
+            assert_eq!(outcome.answer, bad(Failure::Refused));
+            assert!(outcome.took < PLENTY);
+            let start = format!("udp {address}; sent Binding request; failed after ");
+            assert!(
+                outcome.transcript.starts_with(&start),
+                "{}",
+                outcome.transcript
+            );
+            assert!(
+                outcome.transcript.contains("refused"),
+                "{}",
+                outcome.transcript
+            );
+        }
+    });
+}
+
+#[test]
+fn a_member_that_dies_while_it_is_asked_by_stun_is_refused_at_the_next_request() {
+    run(async {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let address = socket.local_addr().expect("bound");
+        spawn_local(async move {
+            let (n, _) = socket.recv_from(&mut [0; 64]).await.expect("a request");
+            assert_eq!(n, 20);
+        });
+        let outcome = ask(check(CheckKind::Stun), address).await;
+        assert_eq!(outcome.answer, bad(Failure::Refused));
+        let start = format!("udp {address}; sent Binding request 2 times; failed after ");
+        assert!(
+            outcome.transcript.starts_with(&start),
+            "{}",
+            outcome.transcript
+        );
+    });
 }

@@ -303,6 +303,7 @@ fn check(service: &Service) -> String {
         CheckKind::Tcp => "tcp".to_owned(),
         CheckKind::Tls => "tls".to_owned(),
         CheckKind::Sip => "sip".to_owned(),
+        CheckKind::Stun => "stun".to_owned(),
         CheckKind::Http(http) => format!("http {} {}", http.method, http.path),
     };
     let over = if check.tls { " over tls" } else { "" };

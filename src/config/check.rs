@@ -10,7 +10,7 @@ use super::presets;
 use super::reader::{Table, Value, unknown};
 use crate::topology::{Check, CheckKind, HttpCheck, Verify};
 
-const KINDS: [&str; 4] = ["tcp", "tls", "http", "sip"];
+const KINDS: [&str; 5] = ["tcp", "tls", "http", "sip", "stun"];
 
 /// Reads a check that overrides `base`.
 pub(super) fn read<'a>(parent: &Table<'a>, value: &Value<'a>, base: &Check) -> Check {
@@ -84,15 +84,16 @@ fn kind_named<'a>(table: &Table<'a>, name: &str, value: &Value<'a>) -> Option<Ch
         "tcp" => Some(CheckKind::Tcp),
         "tls" => Some(CheckKind::Tls),
         "sip" => Some(CheckKind::Sip),
+        "stun" => Some(CheckKind::Stun),
         "http" => Some(CheckKind::Http(HttpCheck {
             method: "GET".to_owned(),
             path: "/".to_owned(),
             host: None,
             status: 200..=399,
         })),
-        "stun" | "udp" => {
-            let message = format!("a `{name}` check is not in this version yet");
-            let help = "leave UDP services out; they come with a later version";
+        "udp" => {
+            let message = "there is no `udp` check: what is asked must be known to be answered";
+            let help = "write `stun` where the members answer STUN, or a kind that asks over TCP";
             table.note(Diagnostic::new(message, value.span.clone()).help(help));
             None
         }
@@ -105,6 +106,16 @@ fn kind_named<'a>(table: &Table<'a>, name: &str, value: &Value<'a>) -> Option<Ch
 }
 
 fn read_tls(table: &Table<'_>, check: &mut Check) {
+    if check.kind == CheckKind::Stun {
+        for key in ["tls", "verify", "server_name"] {
+            if let Some(value) = table.get(key) {
+                let message = format!("`{key}` means nothing to a stun check, which asks over UDP");
+                let help = format!("leave `{key}` out, or write a `kind` that asks over TCP");
+                table.note(Diagnostic::new(message, value.span).help(help));
+            }
+        }
+        return;
+    }
     let place = table.get("tls").map(|value| value.span);
     match (table.bool("tls"), &check.kind, place) {
         (Some(false), CheckKind::Tls, Some(place)) => {

@@ -119,7 +119,8 @@ fn service(Row(name, port, ask, requires, balance): &Row) -> ServiceDef {
         port: Some(*port),
         check: match ask {
             Tls => check(CheckKind::Tls),
-            Tcp | Stun => check(CheckKind::Tcp),
+            Tcp => check(CheckKind::Tcp),
+            Stun => check(CheckKind::Stun),
         },
         requires: requires.iter().map(|&name| name.to_owned()).collect(),
         balance: *balance,
@@ -216,12 +217,12 @@ edge access -
   federation 5061 tls - any
   web-conf 443 tls - any
   av 443 tcp - source
-  av-udp 3478 udp - source
+  av-udp 3478 stun - source
   xmpp 5269 tcp - any
   internal-sip 5061 tls - any
   av-auth 5062 tls - any
   internal-av 443 tcp - source
-  internal-av-udp 3478 udp - source
+  internal-av-udp 3478 stun - source
 mediation sip -
   sip 5070 tcp - any
   gateway-tls 5067 tls sip any
@@ -235,7 +236,7 @@ back-end sql -
             is.push_str(&format!("{} {} {quorum}\n", role.name, role.primary));
             for service in &role.services {
                 let check = match service.check.kind {
-                    _ if service.protocol == Protocol::Udp => "udp",
+                    CheckKind::Stun if service.protocol == Protocol::Udp => "stun",
                     CheckKind::Tcp => "tcp",
                     CheckKind::Tls => "tls",
                     _ => "another",

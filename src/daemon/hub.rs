@@ -538,7 +538,7 @@ fn flows_wanted(config: &Config) -> FlowsWanted {
     let mut services = config.topology.pools.iter().flat_map(|pool| &pool.services);
     let is_udp = |service: &Service| service.protocol == Protocol::Udp;
     match config.instance.max_flows {
-        _ if !services.any(|service| is_udp(service)) => FlowsWanted::NoService,
+        _ if !services.any(is_udp) => FlowsWanted::NoService,
         None => FlowsWanted::AsFit,
         Some(most) => FlowsWanted::Most(most),
     }

@@ -100,7 +100,7 @@ pub struct UdpCounters {
     /// Datagrams from members that were passed on to clients.
     pub datagrams_out: Counter,
     /// Datagrams from clients that were dropped because no member took their flow: none usable,
-    /// all full, or all refused.
+    /// all full, or all refused; or the instance takes no new ones as it stops.
     pub dropped_no_member: Counter,
     /// Datagrams that were dropped because the kernel had no room for them on their way out, or
     /// would not send them.

@@ -162,6 +162,7 @@ pub(super) fn check_rule(check: &Check) -> String {
         ),
         (CheckKind::Sip, false) => "sip: answers OPTIONS".to_owned(),
         (CheckKind::Sip, true) => "sip over tls: answers OPTIONS".to_owned(),
+        (CheckKind::Stun, _) => "stun: answers a Binding request over UDP".to_owned(),
     };
     format!(
         "{asked} within {}; asked every {}, every {} in doubt; {} failures in a row turn it away, \

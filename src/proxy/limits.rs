@@ -50,7 +50,8 @@ pub fn raise_descriptor_limit() -> u64 {
 
 impl Limits {
     /// What `descriptors` leave for sessions beside `listeners` a worker, `probes` at once and the
-    /// pipes of each of `workers`; at most `wanted`. Flows over UDP have up to half of it.
+    /// pipes of each of `workers`; at most `wanted`. Flows over UDP have half of the descriptors at
+    /// most; where nothing is said of them, half as many as there could be sessions.
     pub fn new(
         descriptors: u64,
         workers: usize,
@@ -63,12 +64,12 @@ impl Limits {
         let kept = OWN_DESCRIPTORS + probes as u64 + each * workers as u64;
         // A small limit must not leave less than a quarter to sessions: pipes do without.
         let left = descriptors.saturating_sub(kept).max(descriptors / 4);
-        let half = u32::try_from(left / PER_SESSION).unwrap_or(u32::MAX).max(1);
         let flows = match flows {
             FlowsWanted::NoService => 0,
-            FlowsWanted::AsFit => half,
-            FlowsWanted::Most(most) => most.get().min(half),
+            FlowsWanted::AsFit => (left / PER_SESSION / 2).max(1),
+            FlowsWanted::Most(most) => u64::from(most.get()).min(left / 2).max(1),
         };
+        let flows = u32::try_from(flows).unwrap_or(u32::MAX);
         let left = left - u64::from(flows).min(left);
         // A hedged attempt holds a third socket for a moment: one in ten, as hedges are.
         let room = u32::try_from(left / PER_SESSION * 20 / 21).unwrap_or(u32::MAX);
@@ -98,6 +99,23 @@ mod tests {
             Limits::new(20_000, 2, 4, 512, wanted, FlowsWanted::NoService).sessions,
             limits.sessions
         );
+    }
+
+    #[test]
+    fn flows_have_half_of_the_room_at_most_and_sessions_the_rest() {
+        let limits = |flows| Limits::new(20_000, 2, 4, 512, None, flows);
+        let alone = limits(FlowsWanted::NoService);
+        assert_eq!(alone.flows, 0);
+        let both = limits(FlowsWanted::AsFit);
+        assert!(both.flows >= alone.sessions / 2);
+        assert!(u64::from(both.flows + both.sessions * 2) < both.descriptors);
+        assert!(both.sessions >= alone.sessions / 4 * 3 - 1);
+        let few = limits(FlowsWanted::Most(NonZeroU32::new(100).expect("not zero")));
+        assert_eq!(few.flows, 100);
+        assert!(few.sessions >= alone.sessions - 50);
+        let many = limits(FlowsWanted::Most(NonZeroU32::MAX));
+        assert!(u64::from(many.flows + many.sessions * 2) < many.descriptors);
+        assert!(many.sessions >= alone.sessions / 2);
     }
 
     #[test]

@@ -437,6 +437,54 @@ mod tests {
         }
     }
 
+    fn enter_flow(registry: &Registry, flow: u64, idle_ticks: Tick, now: Tick) -> Key {
+        let target = HOME.member(0).target(HOME.service(0));
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        registry.enter(HOME, target, address, idle_ticks, now, Owner::Flow(flow))
+    }
+
+    fn doomed(registry: &Registry) -> Vec<Doomed> {
+        let mut doomed = Vec::new();
+        registry.take_doomed(&mut doomed);
+        doomed
+    }
+
+    #[test]
+    fn a_flow_that_is_to_end_is_noted_once() {
+        let registry = Registry::default();
+        let session = enter(&registry, HOME, HOME, 0);
+        enter_flow(&registry, 7, Tick::MAX, 0);
+        enter_flow(&registry, 8, Tick::MAX, 0);
+        for _ in 0..2 {
+            registry.end(&Which::All, |_| false, 1);
+        }
+        assert_eq!(registry.fate(session), Fate::End);
+        let flow = |flow| Doomed { flow, idle: false };
+        assert_eq!(doomed(&registry), [flow(7), flow(8)]);
+        registry.sweep(1, Tick::MAX);
+        assert_eq!(doomed(&registry), []);
+    }
+
+    #[test]
+    fn a_flow_is_idle_by_the_time_that_was_set_last_and_never_settles() {
+        let registry = Registry::default();
+        let key = enter_flow(&registry, 7, 4, 0);
+        registry.sweep(1, 3);
+        assert_eq!(doomed(&registry), []);
+        assert_eq!(registry.fate(key), Fate::Settled);
+        registry.set_idle(key, 10);
+        registry.sweep(1, 9);
+        registry.moved(key, 9);
+        registry.sweep(1, 18);
+        assert_eq!(doomed(&registry), []);
+        registry.sweep(1, 19);
+        let idle = Doomed {
+            flow: 7,
+            idle: true,
+        };
+        assert_eq!(doomed(&registry), [idle]);
+    }
+
     #[test]
     fn ticks_may_begin_anew() {
         assert!(is_after(1, 0));

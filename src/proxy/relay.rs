@@ -13,7 +13,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{SendFlags, send};
@@ -21,6 +21,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 use super::pipes::{Pipe, Pipes};
 use super::registry::{Fate, Key};
@@ -185,7 +186,7 @@ impl<'a> Direction<'a> {
         let mut carried = 0;
         let outcome = loop {
             if carried >= TURN {
-                cx.waker().wake_by_ref();
+                rest(cx);
                 break Poll::Pending;
             }
             let step = match &mut self.flow {
@@ -383,6 +384,15 @@ impl<'a> Direction<'a> {
 impl Drop for Direction<'_> {
     fn drop(&mut self) {
         self.give_pipe();
+    }
+}
+
+/// Goes on once everybody else has had a turn, those included whom the kernel has yet to tell of. To
+/// wake oneself would not do: the run queue would never be empty, and the runtime then asks the
+/// kernel only now and then.
+fn rest(cx: &mut Context<'_>) {
+    if pin!(yield_now()).poll(cx).is_ready() {
+        cx.waker().wake_by_ref();
     }
 }
 

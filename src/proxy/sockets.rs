@@ -24,11 +24,16 @@ pub(super) fn check_free(address: SocketAddr) -> io::Result<()> {
     unbound(address)?.bind(&address.into())
 }
 
+/// What the kernel takes from us for a client beyond what is on the wire, in bytes: a reader that
+/// does not read makes it hold little more (without, up to `tcp_wmem`, some MiB).
+const UNSENT: u32 = 128 << 10;
+
 /// A listener of its own on `address`, beside those of the other workers.
 pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
     let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     watch_peer(&socket, peer_timeout)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -77,7 +77,8 @@ pub enum BelowQuorum {
 pub struct Check {
     /// What is asked.
     pub kind: CheckKind,
-    /// Whether it is asked over TLS. Always false for [`CheckKind::Tls`], which is its own TLS.
+    /// Whether it is asked over TLS. Always false for [`CheckKind::Tls`], which is its own TLS, and
+    /// for [`CheckKind::Stun`], which asks over UDP.
     pub tls: bool,
     /// Whether the certificate is verified, where there is TLS.
     pub verify: Verify,
@@ -113,6 +114,8 @@ pub enum CheckKind {
     Http(HttpCheck),
     /// A SIP OPTIONS request (RFC 3261 section 11); any final answer but 503 is life.
     Sip,
+    /// A STUN Binding request (RFC 8489) over UDP; a success or an error response is life.
+    Stun,
 }
 
 /// The request of an HTTP check and the answers that count as good.

@@ -26,7 +26,6 @@ const WAITS_TO_CONNECT: u64 = 6;
 const TIMES: usize = 60;
 
 #[tokio::test]
-#[ignore = "a flooding session wakes itself before sockets are looked at: the relay is to defer it"]
 async fn small_requests_and_new_connections_wait_for_a_few_turns_of_those_who_flood() {
     let a = Member::start("a").await;
     let flood = Flood::listen();

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{Result, crowd, echo, hostile, http, lab, load, member};
+use super::{Result, crowd, datagrams, echo, hostile, http, lab, load, member};
 
 /// The first argument of a program that plays a part.
 const MARK: &str = "--play";
@@ -35,6 +35,8 @@ pub(crate) fn main() -> Option<ExitCode> {
         "crowd" => crowd::main(rest),
         "get" => http::main(rest),
         "hostile" => hostile::main(rest),
+        "answer-datagrams" => datagrams::answer_main(rest),
+        "ask-datagrams" => datagrams::ask_main(rest),
         other => Err(format!("no part is named {other}").into()),
     };
     Some(match played {

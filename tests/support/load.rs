@@ -130,7 +130,7 @@ pub(crate) struct End {
 }
 
 impl Report {
-    fn parse(text: &str) -> Result<Report> {
+    pub(crate) fn parse(text: &str) -> Result<Report> {
         let mut report = Report::default();
         for line in text.lines() {
             let words: Vec<&str> = line.splitn(6, ' ').collect();

@@ -17,6 +17,7 @@ pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod crowd;
 pub(crate) mod daemon;
+pub(crate) mod datagrams;
 pub(crate) mod echo;
 pub(crate) mod hostile;
 pub(crate) mod http;
@@ -28,6 +29,7 @@ pub(crate) mod proxies;
 pub(crate) mod scene;
 pub(crate) mod siege;
 pub(crate) mod stats;
+pub(crate) mod stun;
 pub(crate) mod trial;
 
 /// What went wrong, in words: nobody handles these but the person who reads them.

@@ -10,6 +10,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Pool, free_address};
+use crate::stun;
 
 /// Asks by STUN, which the test itself must answer in time.
 pub(crate) const STUN: &str = r#"{ kind = "stun", interval = "300ms", timeout = "300ms", in_doubt = "50ms", fall = 3, rise = 2 }"#;
@@ -19,7 +20,7 @@ pub(crate) const RARE_STUN: &str =
 
 /// A pool `p` over UDP of these members, each asked by STUN.
 pub(crate) fn pool_of<'a>(members: impl IntoIterator<Item = &'a Echo>) -> Pool {
-    let pool = Pool::of([]).service("protocol = \"udp\"").check(STUN);
+    let pool = Pool::of([]).over_udp().check(STUN);
     let with = |pool: Pool, member: &Echo| pool.member_named(member.name(), member.address(), "");
     members.into_iter().fold(pool, with)
 }
@@ -185,51 +186,5 @@ async fn send(shared: &Shared, socket: &UdpSocket, answer: &[u8], peer: SocketAd
         // What an earlier datagram met is told here.
         let met = error.kind() == io::ErrorKind::ConnectionRefused;
         assert!(met, "{}: cannot answer: {error}", shared.name);
-    }
-}
-
-/// As much of RFC 8489 as a server needs that answers Binding requests.
-mod stun {
-    use std::net::{IpAddr, SocketAddr};
-
-    const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-
-    /// The transaction of a Binding request.
-    pub(super) fn binding(bytes: &[u8]) -> Option<[u8; 12]> {
-        let length = u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]);
-        let whole = bytes.len() == 20 + usize::from(length) && length % 4 == 0;
-        let request = bytes.starts_with(&[0, 1]) && bytes.get(4..8)? == COOKIE;
-        let transaction = bytes.get(8..20)?.try_into().ok()?;
-        (whole && request).then_some(transaction)
-    }
-
-    /// What tells the client where it comes from.
-    pub(super) fn success(transaction: [u8; 12], peer: SocketAddr) -> Vec<u8> {
-        let IpAddr::V4(ip) = peer.ip() else {
-            panic!("{peer} is not of IPv4");
-        };
-        let port = peer.port() ^ u16::from_be_bytes([COOKIE[0], COOKIE[1]]);
-        let ip: Vec<u8> = std::iter::zip(ip.octets(), COOKIE)
-            .map(|(a, b)| a ^ b)
-            .collect();
-        let value = [&[0, 1], &port.to_be_bytes()[..], &ip].concat();
-        message([1, 1], transaction, [0x00, 0x20], &value)
-    }
-
-    /// 401: whoever asks has to say who it is.
-    pub(super) fn refusal(transaction: [u8; 12]) -> Vec<u8> {
-        message([1, 0x11], transaction, [0x00, 0x09], &[0, 0, 4, 1])
-    }
-
-    fn message(kind: [u8; 2], transaction: [u8; 12], attribute: [u8; 2], value: &[u8]) -> Vec<u8> {
-        let length = |n: usize| (n as u16).to_be_bytes();
-        let mut bytes = kind.to_vec();
-        bytes.extend(length(4 + value.len()));
-        bytes.extend(COOKIE);
-        bytes.extend(transaction);
-        bytes.extend(attribute);
-        bytes.extend(length(value.len()));
-        bytes.extend(value);
-        bytes
     }
 }

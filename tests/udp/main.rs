@@ -16,4 +16,6 @@ mod limits;
 mod operators;
 mod pairs;
 mod stopping;
+#[path = "../support/stun.rs"]
+mod stun;
 mod watching;

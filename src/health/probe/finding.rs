@@ -8,10 +8,10 @@ use crate::topology::CheckKind;
 /// What an asking came to, before it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// No connection; whose fault that is has been sorted by
+    /// No connection, or over UDP no way to the port; whose fault that is has been sorted by
     /// [`connect_failure`](crate::health::connect_failure).
     ConnectFailed(Answer),
-    /// Nothing answered the connection request within the timeout.
+    /// Nothing answered the connection request, or a question over UDP, within the timeout.
     ConnectTimedOut,
     /// Connected, and then not enough came within the timeout.
     Silence,
@@ -23,7 +23,8 @@ pub enum Finding {
     Untrusted,
     /// Our own side ran out of something while it talked.
     Own(OwnFault),
-    /// The sign of life that the check asks for: accepted, or spoke TLS.
+    /// The sign of life that the check asks for: accepted, spoke TLS, or answered
+    /// by STUN.
     Life,
     /// A final status of HTTP or SIP.
     Status(u16),
@@ -51,7 +52,7 @@ fn judge_status(kind: &CheckKind, status: u16) -> Answer {
     let good = match kind {
         CheckKind::Http(check) => check.status.contains(&status),
         CheckKind::Sip => status != UNAVAILABLE,
-        CheckKind::Tcp | CheckKind::Tls => true,
+        CheckKind::Tcp | CheckKind::Tls | CheckKind::Stun => true,
     };
     match status {
         _ if good => Answer::Good,

@@ -10,8 +10,9 @@
 //!        └────────────── one timeout for all of it ──────────────┘
 //! ```
 //!
-//! One file a kind: `tcp`, `tls`, `http`, `sip`. What they have in common, reading a status line
-//! from a peer that may be hostile, is in `status_line`.
+//! One file a kind: `tcp`, `tls`, `http`, `sip`, `stun`. What `http` and `sip` have in common,
+//! reading a status line from a peer that may be hostile, is in `status_line`. `stun` asks over UDP:
+//! there is nothing to connect or to end, and it asks again as long as nothing comes.
 //!
 //! # How connections end
 //!
@@ -30,6 +31,7 @@ mod finding;
 mod http;
 mod sip;
 mod status_line;
+mod stun;
 mod tcp;
 mod tls;
 mod transcript;
@@ -246,6 +248,9 @@ impl Plan {
         start: Instant,
         transcript: &mut Transcript,
     ) -> Finding {
+        if self.kind == CheckKind::Stun {
+            return stun::ask(address, self.timeout, start, transcript).await;
+        }
         let deadline = start + self.timeout;
         let unseen = self.kind == CheckKind::Tcp && self.tls.is_none();
         transcript.say(format_args!("connect {address}"));

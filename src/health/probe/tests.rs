@@ -41,6 +41,7 @@ fn every_finding_has_its_judgement() {
         CheckKind::Tls,
         http(200..=399),
         CheckKind::Sip,
+        CheckKind::Stun,
     ] {
         for (finding, answer) in any_kind {
             assert_eq!(judge(&kind, &finding), answer, "{kind:?} {finding:?}");

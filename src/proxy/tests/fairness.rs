@@ -35,7 +35,6 @@ const WAITS_TO_CONNECT: u64 = WAITS + 3;
 const TIMES: usize = 30;
 
 #[test]
-#[ignore = "a flooding session wakes itself before sockets are looked at: the relay is to defer it"]
 fn others_wait_for_one_turn_of_each_who_floods_at_every_step() {
     let runtime = runtime().expect("a runtime");
     runtime.block_on(async {

@@ -63,13 +63,13 @@ impl Batch {
         slots: usize,
     ) -> Result<&[Got], Errno> {
         if is_v6 {
-            self.read_many(socket, slots, |from: SockaddrIn6| {
+            self.read_many(socket, true, slots, |from: SockaddrIn6| {
                 let scope = (from.flowinfo(), from.scope_id());
                 let from = SocketAddrV6::new(from.ip(), from.port(), scope.0, scope.1);
                 SocketAddr::V6(from)
             })
         } else {
-            self.read_many(socket, slots, |from: SockaddrIn| {
+            self.read_many(socket, true, slots, |from: SockaddrIn| {
                 SocketAddr::V4(SocketAddrV4::new(from.ip(), from.port()))
             })
         }
@@ -83,7 +83,7 @@ impl Batch {
         slots: usize,
     ) -> Result<&[Got], Errno> {
         if runs || slots > 1 {
-            return self.read_many(socket, slots, |()| NOBODY);
+            return self.read_many(socket, runs, slots, |()| NOBODY);
         }
         self.got.clear();
         let memory = &mut self.memory[..SLOT];
@@ -98,9 +98,11 @@ impl Batch {
         Ok(&self.got)
     }
 
+    /// Reads from any socket; `is_told` says whether the kernel tells anything beside the data.
     fn read_many<S: SockaddrLike + Copy>(
         &mut self,
         socket: &impl AsFd,
+        is_told: bool,
         slots: usize,
         address: impl Fn(S) -> SocketAddr,
     ) -> Result<&[Got], Errno> {
@@ -110,7 +112,7 @@ impl Batch {
             array::from_fn(|_| [IoSliceMut::new(memory.next().unwrap_or_default())]);
         // Made anew for each read: it remembers how much control data the last one brought, and
         // would have room for no more than that.
-        let control = Some(cmsg_space!(libc::in6_pktinfo, i32));
+        let control = is_told.then(|| cmsg_space!(libc::in6_pktinfo, i32));
         let mut headers = MultiHeaders::<S>::preallocate(slots, control);
         let fd = socket.as_fd().as_raw_fd();
         let slices = slices[..slots].iter_mut();

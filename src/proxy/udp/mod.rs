@@ -24,6 +24,7 @@
 //! The table is bounded ([`table`]): a sender of forged addresses costs others nothing.
 
 mod batch;
+mod carry;
 mod firsts;
 mod flow;
 mod runs;
@@ -48,16 +49,23 @@ use super::listen::Listener;
 use super::worker::{Front, Worker};
 use batch::{Batch, SLOTS};
 use flow::{Dropped, Ending, Flows, Listening, fit};
-use runs::runs;
+use runs::{Piece, runs};
 use table::{FlowId, Origin};
 
 /// Sockets with news that are asked for at once.
 const EVENTS: usize = 32;
-/// Sockets that are read in one turn: each costs a few microseconds at most times. Then the
-/// worker's sessions have their turn, whatever is left.
-const READS: usize = 64;
-/// Payload after which a turn ends: what a core moves in about a millisecond.
-const BYTES: usize = 1 << 20;
+/// What a turn may cost before the worker's sessions have theirs, whatever is left: about a
+/// millisecond, reckoned in microseconds by the figures below. They need not be exact: a turn that
+/// is some times longer or shorter harms nobody.
+const TURN: usize = 1_000;
+/// A read, and what comes with it.
+const READ: usize = 1;
+/// A run of datagrams, or a single one, sent.
+const SEND: usize = 2;
+/// A new flow: a member is picked, a socket made, and often another one closed.
+const BEGIN: usize = 15;
+/// Bytes copied in a microsecond, in and out.
+const COPY: usize = 1 << 11;
 /// Slots that a read of a listener has at least. A read that leaves one empty has emptied the
 /// socket, so nobody needs to ask whether there is more.
 const FEWEST_SLOTS: usize = 4;
@@ -92,14 +100,12 @@ impl Udp {
         }
     }
 
-    /// No new flows from now on. Those that are there need the listeners.
+    /// No new flows from now on. The listeners stay to the worker's end, even when it has no flows
+    /// left: the kernel spreads clients over the workers' sockets by how many there are, and one
+    /// that is missing would send other workers' clients to where nobody knows their flows.
     pub(super) fn close(&self) {
         if let Some(flows) = &self.0 {
-            let mut flows = flows.borrow_mut();
-            flows.closing = true;
-            if flows.table.is_empty() {
-                flows.listeners.clear();
-            }
+            flows.borrow_mut().closing = true;
         }
     }
 
@@ -194,7 +200,7 @@ impl Flows {
     /// will have news. What a turn has no time for is the first thing of the next one: else a
     /// flood at one socket would starve those behind it.
     fn turn(&mut self, worker: &Worker, desk: &mut Desk) -> bool {
-        let (mut reads, mut bytes) = (0, 0);
+        let mut cost = 0;
         let mut more = true;
         loop {
             if desk.next == desk.events.len() {
@@ -215,12 +221,11 @@ impl Flows {
                     }
                 }
             }
-            if reads >= READS || bytes >= BYTES {
+            if cost >= TURN {
                 return true;
             }
             let event = desk.events[desk.next];
             desk.next += 1;
-            reads += 1;
             let (flags, number) = (event.flags, event.data.u64());
             let listener = usize::try_from(number).ok();
             let listener = listener.filter(|at| *at < self.listeners.len());
@@ -228,14 +233,16 @@ impl Flows {
                 Some(at) => self.hear(worker, &mut desk.batch, at),
                 None => {
                     let id = FlowId::from(number);
-                    if flags.contains(epoll::EventFlags::ERR) {
-                        more |= self.told(worker, id);
+                    if flags.contains(epoll::EventFlags::ERR) && self.told(worker, id) {
+                        // It may have more to tell, and may have gone to another member.
+                        more = true;
+                        cost += BEGIN;
                     }
                     self.answer(worker, &mut desk.batch, id)
                 }
             };
             more |= read.more;
-            bytes += read.bytes;
+            cost += read.cost;
         }
     }
 
@@ -256,7 +263,7 @@ impl Flows {
         let front = listener.front.clone();
         let got = batch.got();
         let mut done = [false; SLOTS];
-        let mut bytes = 0;
+        let mut cost = READ;
         for first in 0..count {
             if done[first] {
                 continue;
@@ -275,7 +282,7 @@ impl Flows {
                 all += 1;
             }
             let pieces = mine[..all].iter().map(|&at| batch.piece(&got[at]));
-            bytes += pieces.clone().map(|piece| piece.bytes.len()).sum::<usize>();
+            cost += copied(pieces.clone());
             let origin = Origin {
                 listener: at as u16,
                 client,
@@ -286,33 +293,37 @@ impl Flows {
                     self.heard_client(worker, &front, id);
                     id
                 }
-                None => match self.begin(worker, origin) {
-                    Ok(id) => {
-                        let piece = batch.piece(&got[first]);
-                        self.keep_first(id, &piece.bytes[..piece.segment]);
-                        id
-                    }
-                    Err(dropped) => {
-                        let datagrams = pieces.map(|piece| piece.datagrams() as u64).sum();
-                        let counters = &front.counters(worker).udp;
-                        match dropped {
-                            Dropped::NoMember => &counters.dropped_no_member,
-                            Dropped::TableFull => &counters.dropped_table_full,
-                            Dropped::OwnFault => &counters.dropped_unsent,
+                None => {
+                    cost += BEGIN;
+                    match self.begin(worker, origin) {
+                        Ok(id) => {
+                            let piece = batch.piece(&got[first]);
+                            self.keep_first(id, &piece.bytes[..piece.segment]);
+                            id
                         }
-                        .add(datagrams);
-                        continue;
+                        Err(dropped) => {
+                            let datagrams = pieces.map(|piece| piece.datagrams() as u64).sum();
+                            let counters = &front.counters(worker).udp;
+                            match dropped {
+                                Dropped::NoMember => &counters.dropped_no_member,
+                                Dropped::TableFull => &counters.dropped_table_full,
+                                Dropped::OwnFault => &counters.dropped_unsent,
+                            }
+                            .add(datagrams);
+                            continue;
+                        }
                     }
-                },
+                }
             };
             for run in runs(pieces) {
-                self.to_member(worker, &front, id, &run);
+                cost += SEND;
+                self.pass_in(worker, &front, id, &run);
             }
         }
-        Read { bytes, more }
+        Read { cost, more }
     }
 
-    /// Takes ICMP errors from a flow's socket; says whether there may be more.
+    /// Takes ICMP errors from a flow's socket; says whether there were any.
     fn told(&mut self, worker: &Worker, id: FlowId) -> bool {
         match self.front_of(id) {
             Some((_, front)) => self.hear_errors(worker, &front, id),
@@ -336,18 +347,19 @@ impl Flows {
                 // What it was is told by the socket's queue of errors.
                 tracing::debug!(%errno, "cannot read from a flow's socket");
                 return Read {
-                    bytes: 0,
+                    cost: READ,
                     more: true,
                 };
             }
         };
         self.heard_member(worker, id);
         let pieces = batch.got().iter().map(|got| batch.piece(got));
-        let bytes = pieces.clone().map(|piece| piece.bytes.len()).sum();
+        let mut cost = READ + copied(pieces.clone());
         for run in runs(pieces) {
-            self.to_client(worker, &front, id, &origin, &run);
+            cost += SEND;
+            self.pass_out(worker, &front, id, &origin, &run);
         }
-        Read { bytes, more }
+        Read { cost, more }
     }
 
     fn front_of(&self, id: FlowId) -> Option<(Origin, Rc<Front>)> {
@@ -360,16 +372,22 @@ impl Flows {
 /// What a read brought.
 #[derive(Clone, Copy, Debug)]
 struct Read {
-    bytes: usize,
+    /// What it cost to pass it on, in microseconds.
+    cost: usize,
     /// Whether the socket may have more.
     more: bool,
 }
 
 impl Read {
     const NOTHING: Read = Read {
-        bytes: 0,
+        cost: READ,
         more: false,
     };
+}
+
+/// What it costs to copy these, in microseconds.
+fn copied<'a>(pieces: impl Iterator<Item = Piece<'a>>) -> usize {
+    pieces.map(|piece| piece.bytes.len()).sum::<usize>() / COPY
 }
 
 #[cfg(test)]

@@ -47,7 +47,8 @@ impl Drop for Scratch {
     }
 }
 
-/// A configuration in the making: an instance with a role `lines` and what a test adds.
+/// A configuration in the making: an instance with a role `lines`, the same over UDP as
+/// `datagrams`, and what a test adds.
 #[derive(Clone)]
 pub(crate) struct Setup {
     instance: String,
@@ -153,6 +154,9 @@ socket = "{dir}/control.sock"
 [roles.lines]
 primary = "line"
 services.line = {{ port = 7, check = {{ kind = "tcp" }} }}
+[roles.datagrams]
+primary = "line"
+services.line = {{ port = 7, protocol = "udp", check = {{ kind = "tcp" }} }}
 
 {rest}"#
         )
@@ -162,6 +166,7 @@ services.line = {{ port = 7, check = {{ kind = "tcp" }} }}
 /// A pool `p` of the role `lines` in the making, with one service, `line`.
 pub(crate) struct Pool {
     name: String,
+    role: &'static str,
     quorum: String,
     listen: String,
     check: String,
@@ -174,6 +179,7 @@ impl Pool {
     pub(crate) fn of<'a>(members: impl IntoIterator<Item = &'a Member>) -> Pool {
         let pool = Pool {
             name: "p".to_owned(),
+            role: "lines",
             quorum: "\"any\"".to_owned(),
             listen: "\"127.0.0.1:0\"".to_owned(),
             check: FAST.to_owned(),
@@ -215,6 +221,12 @@ impl Pool {
         self
     }
 
+    /// Of the role `datagrams`.
+    pub(crate) fn over_udp(mut self) -> Pool {
+        self.role = "datagrams";
+        self
+    }
+
     pub(crate) fn quorum(mut self, value: &str) -> Pool {
         self.quorum = value.to_owned();
         self
@@ -247,6 +259,7 @@ impl Pool {
     fn toml(&self) -> String {
         let Pool {
             name,
+            role,
             quorum,
             listen,
             check,
@@ -257,7 +270,7 @@ impl Pool {
         format!(
             r#"
 [pools.{name}]
-role = "lines"
+role = "{role}"
 quorum = {quorum}
 {keys}
 [pools.{name}.members]

@@ -1,0 +1,233 @@
+//! What a flow carries, and what comes of it: datagrams to its member, answers to its client, and
+//! errors from the network between.
+
+use std::io::IoSlice;
+
+use rustix::io::Errno;
+
+use super::super::FromWorker;
+use super::super::worker::{Front, Worker};
+use super::flow::{Ending, Flows, give_back, own_fault};
+use super::runs::{Parcel, Run, takes_no_runs};
+use super::search::Search;
+use super::sockets::{self, Undelivered};
+use super::table::{FlowId, Origin};
+use crate::health::{Answer, OwnFault, connect_failure};
+
+/// ICMP errors that are taken from a flow's socket at once. What a forger adds beyond them waits
+/// for another turn, and beyond the socket's buffer for none.
+const ERRORS: usize = 4;
+/// How often a datagram is tried while errors of earlier ones come in its way: for each member that
+/// a flow may be moved on to, and one more.
+const TRIES: usize = 5;
+impl Flows {
+    /// Sends a run of a flow's datagrams to its member, at once or, where that is not possible, one
+    /// by one.
+    pub(super) fn pass_in(&mut self, worker: &Worker, front: &Front, id: FlowId, run: &Run<'_>) {
+        let whole = run.whole();
+        if whole.datagrams > 1 {
+            if self.push(worker, front, id, &whole) {
+                return;
+            }
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.runs_in = false;
+            }
+        }
+        for datagram in run.singles() {
+            self.push(worker, front, id, &Parcel::single(&datagram));
+        }
+    }
+
+    /// Sends one parcel to a flow's member, and to the next where it refuses; false when it has to
+    /// be taken apart.
+    fn push(&mut self, worker: &Worker, front: &Front, id: FlowId, parcel: &Parcel<'_>) -> bool {
+        let counters = front.counters(worker);
+        for _ in 0..TRIES {
+            let Some(flow) = self.table.get_mut(id) else {
+                counters.udp.dropped_no_member.add(parcel.datagrams);
+                return true;
+            };
+            if parcel.datagrams > 1 && !flow.runs_in {
+                return false;
+            }
+            let errno = match parcel.send(&flow.socket) {
+                Ok(()) => {
+                    counters.udp.datagrams_in.add(parcel.datagrams);
+                    counters.bytes_in.add(parcel.bytes);
+                    return true;
+                }
+                Err(errno) => errno,
+            };
+            if is_full(errno) {
+                break;
+            }
+            // An error of an earlier datagram is told here, and this one was not sent.
+            // Where a flood of them has filled the socket's buffer, the refusal alone is told.
+            if !self.hear_errors(worker, front, id) && errno != Errno::CONNREFUSED {
+                if parcel.datagrams > 1 && takes_no_runs(errno) {
+                    return false;
+                }
+                tracing::debug!(%errno, "a datagram was not sent to its member");
+                break;
+            }
+        }
+        counters.udp.dropped_unsent.add(parcel.datagrams);
+        true
+    }
+
+    /// Keeps the first datagram of a flow that just began, as its member may yet refuse it.
+    pub(super) fn keep_first(&mut self, id: FlowId, datagram: &[u8]) {
+        if let Some(flow) = self.table.get_mut(id) {
+            flow.first = Some(self.firsts.keep(id, datagram));
+        }
+    }
+
+    /// Sends a run of answers to a flow's client.
+    pub(super) fn pass_out(
+        &mut self,
+        worker: &Worker,
+        front: &Front,
+        id: FlowId,
+        origin: &Origin,
+        run: &Run<'_>,
+    ) {
+        let counters = front.counters(worker);
+        let Some(listener) = self.listeners.get(usize::from(origin.listener)) else {
+            return;
+        };
+        let listener = &listener.socket;
+        let send = |parcel: &Parcel<'_>, may_split: bool| {
+            let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
+            match parcel.send_to(listener, origin.client, origin.local) {
+                Ok(()) => {
+                    counters.udp.datagrams_out.add(datagrams);
+                    counters.bytes_out.add(bytes);
+                }
+                Err(errno) if may_split && takes_no_runs(errno) => return false,
+                Err(errno) => {
+                    tracing::debug!(%errno, "a datagram was not sent to its client");
+                    counters.udp.dropped_unsent.add(datagrams);
+                }
+            }
+            true
+        };
+        let Some(flow) = self.table.get_mut(id) else {
+            return;
+        };
+        let whole = run.whole();
+        if whole.datagrams > 1 && flow.runs_out {
+            if send(&whole, true) {
+                return;
+            }
+            flow.runs_out = false;
+        }
+        for datagram in run.singles() {
+            send(&Parcel::single(&datagram), false);
+        }
+    }
+
+    /// Takes what a flow's socket tells of datagrams that did not arrive; says whether there were
+    /// ICMP errors. They are evidence against the member; a flow that it never answered goes to
+    /// another one at once.
+    pub(super) fn hear_errors(&mut self, worker: &Worker, front: &Front, id: FlowId) -> bool {
+        let Some(flow) = self.table.get_mut(id) else {
+            return false;
+        };
+        let mut heard = 0;
+        let mut answer = None;
+        for _ in 0..ERRORS {
+            match sockets::undelivered(&flow.socket) {
+                Some(Undelivered::Icmp(errno)) => {
+                    heard += 1;
+                    answer = answer.or_else(|| verdict(errno));
+                }
+                Some(Undelivered::Local) => {}
+                None => break,
+            }
+        }
+        if heard == 0 {
+            return false;
+        }
+        front.counters(worker).udp.icmp_errors.add(heard);
+        if let Some(answer) = answer {
+            let (target, now) = (flow.attempt.target(), worker.tick());
+            if flow.blamed.replace(now) != Some(now) {
+                match answer {
+                    Answer::Bad(failure) => {
+                        let member = worker.counters().member(target.member());
+                        member.connect_failed.add(1);
+                        worker.tell(FromWorker::ConnectFailed(target, failure));
+                    }
+                    Answer::OwnFault(fault) => worker.own_fault(fault),
+                    Answer::Good => {}
+                }
+            }
+            if !self.table.is_answered(id) {
+                self.move_on(worker, front, id);
+            }
+        }
+        true
+    }
+
+    /// Moves a flow whose member refused it to another one, with its first datagram; ends it when
+    /// there is none.
+    pub(super) fn move_on(&mut self, worker: &Worker, front: &Front, id: FlowId) {
+        let Some(&origin) = self.table.origin(id) else {
+            return;
+        };
+        let Some(flow) = self.table.get_mut(id) else {
+            return;
+        };
+        let mut search = match flow.search.take() {
+            Some(search) => search,
+            None => Box::new(Search::after(
+                worker,
+                front,
+                origin.client.ip(),
+                flow.attempt.target(),
+            )),
+        };
+        let Ok((attempt, socket)) = search.reach(worker, front) else {
+            self.end(worker, id, Ending::Refused);
+            return;
+        };
+        let before = worker.registry().leave(flow.key);
+        front.count_over(worker, before.pool);
+        let attempt = std::mem::replace(&mut flow.attempt, attempt);
+        flow.socket = socket;
+        flow.search = Some(search);
+        flow.blamed = None;
+        flow.slots = 1;
+        flow.reads_runs = false;
+        flow.runs_in = true;
+        let first = flow.first;
+        give_back(worker, attempt);
+        self.stand(worker, front, id);
+        if let Err(errno) = self.watch(id) {
+            worker.own_fault(own_fault(errno));
+            self.end(worker, id, Ending::Refused);
+            return;
+        }
+        let first = first.and_then(|place| self.firsts.get(place, id));
+        if let (Some(first), Some(flow)) = (first, self.table.get(id)) {
+            let first = IoSlice::new(first);
+            if let Err(errno) = Parcel::single(&first).send(&flow.socket) {
+                tracing::debug!(%errno, "a first datagram was not sent again");
+                front.counters(worker).udp.dropped_unsent.add(1);
+            }
+        }
+    }
+}
+
+/// What an ICMP error says; none for those that are about the datagram and not its member.
+fn verdict(errno: Errno) -> Option<Answer> {
+    match connect_failure(&errno.into()) {
+        Answer::OwnFault(fault) if fault != OwnFault::Route => None,
+        answer => Some(answer),
+    }
+}
+
+/// Whether there was no room for a datagram on its way out.
+fn is_full(errno: Errno) -> bool {
+    matches!(errno, Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM)
+}
