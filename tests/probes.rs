@@ -979,10 +979,7 @@ fn what_is_no_stun_answer_to_our_request_is_told_if_nothing_better_comes() {
             "without the magic cookie",
         ),
         (|good| good[..28].to_vec(), "not as long as it says"),
-        (
-            |good| [&good[..], &[0; 1600]].concat(),
-            "not as long as it says",
-        ),
+        (|good| [good, &[0; 1600]].concat(), "not as long as it says"),
         (
             |good| {
                 let other = good[19].wrapping_add(1);
