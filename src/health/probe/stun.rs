@@ -88,7 +88,7 @@ pub(super) async fn ask(
             transcript.silence(timeout);
             match asking.last {
                 Some(_) => Finding::Garbled,
-                None => Finding::ConnectTimedOut,
+                None => Finding::NeverHeard,
             }
         }
     };
