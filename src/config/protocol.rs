@@ -66,10 +66,8 @@ pub(super) fn read(table: &Table<'_>, def: &mut ServiceDef) {
 
 fn tell_other_than_role(table: &Table<'_>, def: &ServiceDef, given: Protocol, place: Range<usize>) {
     let message = format!("`{}` of this role is not served over {given}", def.name);
-    let help = format!(
-        "leave `protocol` out; for a service of your own write another name, with `port` and \
-         `protocol`"
-    );
+    let help = "leave `protocol` out; for a service of your own write another name, with `port` and \
+                `protocol`";
     table.note(Diagnostic::new(message, place).help(help));
 }
 
