@@ -3,12 +3,14 @@
 //! See `benches/README.md` for the method. Needs two cores, `taskset` and nginx with stream.
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "cost/meter.rs"]
+mod meter;
+#[allow(dead_code, reason = "each bench uses a part of it")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 mod udp {
     pub(crate) mod batch;
-    pub(crate) mod core;
     pub(crate) mod crowd;
     pub(crate) mod flows;
     pub(crate) mod members;
@@ -24,12 +26,12 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use meter::{Charge, Meter};
 use support::child::{Child, bound_to_us, on_path, run};
 use support::clock::wait_for;
 use support::daemon::resident;
 use support::{Result, inside};
-use udp::core::{Core, PROXY_CORE};
-use udp::crowd::{Crowd, Order, Phase, Report};
+use udp::crowd::{Crowd, Order, PROXY_CORE, Phase, Report};
 use udp::proxies::Proxy;
 use udp::results::{Load, Results, Turn};
 
@@ -43,6 +45,8 @@ const SIZES: [usize; 2] = [64, 1_200];
 const MANY: [usize; 2] = [1_000, 4_000];
 /// Idle flows of the memory column.
 const IDLE: usize = 5_000;
+/// How long the load runs without a proxy.
+const ALONE: Duration = Duration::from_secs(1);
 /// The shortest span that is worth something: `/proc/stat` counts in steps of 10 ms.
 const LEAST_SECONDS: f64 = 2.0;
 /// How long a proxy is left alone before its memory is read, and after flows came.
@@ -130,14 +134,14 @@ fn compare(args: &Args) -> Result<()> {
         }
     }
     run(&["taskset", "-cp", LOAD_CORE, &std::process::id().to_string()])?;
-    let core = Core::find()?;
     let bench = Bench {
-        crowd: Crowd::start(core)?,
-        core,
+        crowd: Crowd::start()?,
+        meter: Meter::new(Charge::Core, PROXY_CORE)?,
         dir: Dir::new()?,
     };
     let loads = args.loads();
     let shown = proxies.iter().map(|(proxy, _)| *proxy).collect();
+    bench.alone(&loads)?;
     let mut results = Results::new(loads.clone(), shown);
     for round in 0..args.rounds {
         for turn in 0..proxies.len() {
@@ -194,7 +198,7 @@ impl Args {
 /// The load, ready, and where everything is.
 struct Bench {
     crowd: Crowd,
-    core: Core,
+    meter: Meter,
     dir: Dir,
 }
 
@@ -226,6 +230,24 @@ struct Started {
 }
 
 impl Bench {
+    /// What the load can do by itself: what a proxy that costs nothing could be seen to forward.
+    fn alone(&self, loads: &[Load]) -> Result<()> {
+        println!("Without a proxy, from the load to a member and back:");
+        self.crowd.order(Order::Meet(self.crowd.members[0]))?;
+        for load in loads {
+            let phase = Phase {
+                flows: load.flows,
+                window: load.window,
+                size: load.size,
+                span: ALONE,
+                proxy: std::process::id(),
+            };
+            let rate = self.crowd.run(phase)?.rate();
+            println!("{load}: {rate:.0} datagrams/s");
+        }
+        Ok(())
+    }
+
     /// One proxy's turn.
     fn measure(
         &self,
@@ -252,13 +274,17 @@ impl Bench {
                 window: load.window,
                 size: load.size,
                 span: Duration::try_from_secs_f64(args.seconds)?,
+                proxy: started.child.id(),
             };
             let report = self.crowd.run(phase).map_err(|e| {
                 let said = std::fs::read_to_string(&started.log).unwrap_or_default();
                 format!("{}, {load:?}: {e}\n{said}", proxy.name())
             })?;
             started.child.must_live(&started.log)?;
-            note(proxy, load, &report)?;
+            note(proxy.name(), load, &report)?;
+            if report.members.contains(&0) {
+                return Err(format!("{} left a member without work", proxy.name()).into());
+            }
             turn.reports.push(report);
         }
         Ok(turn)
@@ -279,9 +305,10 @@ impl Bench {
             Ok(listens(door.port())?.then_some(()))
         })?;
         sleep(REST);
-        let before = self.core.read()?;
-        sleep(Duration::from_secs(1));
-        let idling = self.core.read()?.busy - before.busy;
+        let ((), idling) = self.meter.busy(|| {
+            sleep(Duration::from_secs(1));
+            Ok(())
+        })?;
         if idling > 0.03 {
             println!("note: core {PROXY_CORE} is busy for {idling:.2} s of an idle second");
         }
@@ -315,15 +342,15 @@ impl Column {
 }
 
 /// Tells what a phase came to, and that it was odd.
-fn note(proxy: Proxy, load: &Load, report: &Report) -> Result<()> {
+fn note(who: &str, load: &Load, report: &Report) -> Result<()> {
     if report.counts.returned == 0 {
-        return Err(format!("{}, {load:?}: nothing came back", proxy.name()).into());
+        return Err(format!("{who}, {load}: nothing came back").into());
     }
     println!(
-        "{}, {load}: {:.2} µs, {:.0}/s, core {PROXY_CORE} busy {:.0} %, {} sent, {} lost \
-         ({} found a full buffer), {} late, {} bursts given up, members {:?}",
-        proxy.name(),
+        "{who}, {load}: {:.2} µs ({:.2} in its process), {:.0}/s, core {PROXY_CORE} busy {:.0} %, \
+         {} sent, {} lost ({} found a full buffer), {} late, {} bursts given up, members {:?}",
         report.micros(),
+        report.micros() * report.own / report.busy,
         report.rate(),
         report.busy / report.seconds * 100.0,
         report.counts.sent,
@@ -333,13 +360,6 @@ fn note(proxy: Proxy, load: &Load, report: &Report) -> Result<()> {
         report.given_up,
         report.members,
     );
-    if report.members.contains(&0) {
-        return Err(format!("{} left a member without work", proxy.name()).into());
-    }
-    if report.stolen > report.seconds / 50.0 {
-        let stolen = report.stolen;
-        println!("note: the hypervisor took {stolen:.2} s from core {PROXY_CORE}");
-    }
     Ok(())
 }
 

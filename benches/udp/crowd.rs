@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::core::{Core, overflowed};
 use super::flows::{Counts, Flows, GIVEN_UP};
 use super::members::{self, MEMBERS, Members};
+use crate::meter::{Charge, Meter};
 use crate::support::Result;
 
+/// The proxy's core.
+pub(crate) const PROXY_CORE: u32 = 0;
 /// How long a phase runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// How often bursts are looked at that may have waited too long.
@@ -40,6 +43,8 @@ const ECHOES_TO_OPEN: usize = 2;
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// How long a finished order may take at most, beside what it asks for.
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
+/// How long what was given up may still come back after a phase.
+const STRAGGLERS: Duration = Duration::from_secs(5);
 /// Events taken at once.
 const EVENTS: usize = 256;
 
@@ -65,6 +70,8 @@ pub(crate) struct Phase {
     pub(crate) size: usize,
     /// How long it is measured.
     pub(crate) span: Duration,
+    /// The process id of the proxy.
+    pub(crate) proxy: u32,
 }
 
 /// What came of a phase.
@@ -78,8 +85,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Seconds that the proxy's core was busy meanwhile.
     pub(crate) busy: f64,
-    /// Seconds of it that the hypervisor took.
-    pub(crate) stolen: f64,
+    /// Seconds that the proxy's process had of it.
+    pub(crate) own: f64,
     /// Datagrams that found a receive buffer full, anywhere on this host.
     pub(crate) overflowed: u64,
     /// Datagrams that each member got.
@@ -97,14 +104,14 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     /// Starts it, on the cores that this thread may use.
-    pub(crate) fn start(core: Core) -> Result<Crowd> {
+    pub(crate) fn start() -> Result<Crowd> {
         let sockets = members::bind()?;
         let addresses = sockets.iter().map(UdpSocket::local_addr);
         let addresses = addresses.collect::<std::result::Result<_, _>>()?;
         let (orders, taken) = channel();
         let (tell, done) = channel();
         let thread = std::thread::spawn(move || {
-            let ended = Inside::new(Members::new(sockets), core).and_then(|mut inside| {
+            let ended = Inside::new(Members::new(sockets)).and_then(|mut inside| {
                 loop {
                     match taken.try_recv() {
                         Ok(order) => {
@@ -153,7 +160,7 @@ impl Crowd {
 /// The thread, seen from inside.
 struct Inside {
     epoll: OwnedFd,
-    core: Core,
+    meter: Rc<Meter>,
     members: Members,
     flows: Option<Flows>,
     given_up: u64,
@@ -161,7 +168,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn new(members: Members, core: Core) -> Result<Inside> {
+    fn new(members: Members) -> Result<Inside> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         for (n, socket) in members.sockets().iter().enumerate() {
             let data = EventData::new_u64(n as u64);
@@ -169,7 +176,7 @@ impl Inside {
         }
         Ok(Inside {
             epoll,
-            core,
+            meter: Rc::new(Meter::new(Charge::Core, PROXY_CORE)?),
             members,
             flows: None,
             given_up: 0,
@@ -232,6 +239,17 @@ impl Inside {
         Ok(())
     }
 
+    /// Turns until nothing has come back for a while: what was given up may stand in a queue.
+    fn stragglers(&mut self) -> Result<()> {
+        let end = Instant::now() + STRAGGLERS;
+        let mut returned = None;
+        while returned != Some(self.flows()?.counts.returned) && Instant::now() < end {
+            returned = Some(self.flows()?.counts.returned);
+            self.turns(Instant::now() + GIVEN_UP)?;
+        }
+        Ok(())
+    }
+
     fn flows(&mut self) -> Result<&mut Flows> {
         self.flows.as_mut().ok_or_else(|| "no proxy is met".into())
     }
@@ -276,15 +294,17 @@ impl Inside {
         let (given_up, full) = (self.given_up, overflowed()?);
         let members = self.members.received;
         self.flows()?.measure();
-        let (begin, before) = (Instant::now(), self.core.read()?);
-        self.turns(begin + phase.span)?;
-        let (after, seconds) = (self.core.read()?, begin.elapsed().as_secs_f64());
+        let own = self.meter.own(&[phase.proxy])?;
+        let begin = Instant::now();
+        let meter = Rc::clone(&self.meter);
+        let ((), busy) = meter.busy(|| self.turns(begin + phase.span))?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let own = self.meter.own(&[phase.proxy])? - own;
         let flows = self.flows()?;
         let sent_and_returned = (flows.counts.sent, flows.counts.returned);
         flows.stop();
         self.settle()?;
-        // Stragglers of bursts that were given up at the very end.
-        self.turns(Instant::now() + GIVEN_UP)?;
+        self.stragglers()?;
         let mut counts = std::mem::take(&mut self.flows()?.counts);
         (counts.sent, counts.returned) = sent_and_returned;
         let mut each = self.members.received;
@@ -295,10 +315,22 @@ impl Inside {
             counts,
             given_up: self.given_up - given_up,
             seconds,
-            busy: after.busy - before.busy,
-            stolen: after.stolen - before.stolen,
+            busy,
+            own,
             overflowed: overflowed()? - full,
             members: each,
         })
     }
+}
+
+/// Datagrams that this host had no room for in a receive buffer, since boot.
+fn overflowed() -> Result<u64> {
+    let table = std::fs::read_to_string("/proc/net/snmp")?;
+    let mut udp = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (udp.next().unwrap_or(""), udp.next().unwrap_or(""));
+    let mut both = names.split(' ').zip(values.split(' '));
+    let (_, value) = both
+        .find(|(name, _)| *name == "RcvbufErrors")
+        .ok_or("no RcvbufErrors in /proc/net/snmp")?;
+    Ok(value.parse()?)
 }
