@@ -11,8 +11,8 @@ use crate::config::Loaded;
 use crate::config::duration::write as span;
 use crate::config::worst_case::{notices_hang, of_loss, of_pool};
 use crate::topology::{
-    Automation, BelowQuorum, CheckKind, Member, Pair, Policy, Pool, QuorumNeed, Service, Side,
-    Topology,
+    Automation, BelowQuorum, CheckKind, Member, Pair, Policy, Pool, Protocol, QuorumNeed, Service,
+    Side, Topology,
 };
 
 /// Members that are listed by name; a longer list is cut and says so.
@@ -130,7 +130,7 @@ fn quorum(pool: &Pool) -> String {
     };
     let below = match pool.below_quorum {
         BelowQuorum::Serve => "below it those that answer go on serving",
-        BelowQuorum::Refuse => "below it new connections are refused",
+        BelowQuorum::Refuse => "below it new sessions are refused",
     };
     let (start, stay) = (pool.quorum.to_start, pool.quorum.to_stay);
     let start = if start == stay {
@@ -151,8 +151,9 @@ fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
             (!at_twin.is_empty()).then(|| format!("for the twin's site on {}", addresses(at_twin)));
         let listens: Vec<String> = own.into_iter().chain(at_twin).collect();
         format!(
-            "listens on {}, {}",
+            "listens on {}{}, {}",
             listens.join(", "),
+            over(service.protocol),
             policy(service.balance)
         )
     };
@@ -179,6 +180,14 @@ fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
     );
 }
 
+/// ` over UDP`, where it is.
+fn over(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "",
+        Protocol::Udp => " over UDP",
+    }
+}
+
 fn addresses(listen: &[SocketAddr]) -> String {
     let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     listen.join(", ")
@@ -202,7 +211,7 @@ fn describe_pair(page: &mut String, pair: &Pair, topology: &Topology) {
         page,
         &format!(
             "  while users move, at most {} of their sessions are ended each second, and a member \
-             takes at most {} new connections of theirs each second",
+             takes at most {} new sessions of theirs each second",
             pair.move_rate, pair.arrivals
         ),
     );
@@ -282,16 +291,35 @@ fn describe_loss(page: &mut String, pair: &Pair, side: Side, topology: &Topology
         );
     }
     if pair.spill {
-        let fronted = home.services.iter();
-        let fronted =
-            fronted.filter(|one| !(one.listen.is_empty() && one.listen_at_twin.is_empty()));
-        let longest = fronted.map(|one| one.connect.first_share()).max();
+        describe_spill(page, home, twin_name);
+    }
+}
+
+/// What becomes of single sessions before the pool is known to be lost, by what carries them.
+fn describe_spill(page: &mut String, home: &Pool, twin_name: &str) {
+    let name = &home.name;
+    let fronted = |protocol| {
+        home.services.iter().filter(move |one| {
+            one.protocol == protocol && !(one.listen.is_empty() && one.listen_at_twin.is_empty())
+        })
+    };
+    let shares = fronted(Protocol::Tcp).map(|one| one.connect.first_share());
+    if let Some(longest) = shares.max() {
         line(
             page,
             &format!(
-                "    before that, a connection that no member of {home_name} accepts goes to \
-                 {twin_name} by itself, at most {} after it came (spill)",
-                seconds(longest.unwrap_or_default())
+                "    before that, a connection that no member of {name} accepts goes to {twin_name} \
+                 by itself, at most {} after it came (spill)",
+                seconds(longest)
+            ),
+        );
+    }
+    if fronted(Protocol::Udp).next().is_some() {
+        line(
+            page,
+            &format!(
+                "    before that, a flow over UDP goes to {twin_name} by itself at once when the \
+                 members of {name} refuse it; their silence is told by checks alone (spill)"
             ),
         );
     }
