@@ -5,11 +5,12 @@ use super::paint::{Ink, Look, harmless, wrap};
 use crate::health::Verdict;
 use crate::health::readiness::{Mode, Takes};
 use crate::observe::events::{condition_word, mode_word};
-use crate::observe::problems::{moment, number, what_next};
+use crate::observe::problems::{moment, number, shortage_text, what_next};
 use crate::observe::stamp::span;
-use crate::observe::status::{MemberStatus, TargetStatus};
+use crate::observe::status::{MemberStatus, PoolStatus, ServiceStatus, TargetStatus};
 use crate::observe::why::{ExchangeWhy, HomeWhy, PairWhy, PoolWhy, TargetWhy, Why};
 use crate::pairing::pair::Fitness;
+use crate::topology::Protocol;
 
 /// How many exchanges of each target are shown for a pool; for a member all that are kept.
 const SHOWN_FOR_POOL: usize = 1;
@@ -60,6 +61,18 @@ fn of_pool(why: &PoolWhy, look: Look) -> String {
     if let Some(redirect) = &why.redirect {
         page += &line("pair", &redirect.pair, look);
         page += &of_home(redirect, "redirect", look);
+    }
+    for service in &pool.services {
+        if let Some(told) = datagrams(service) {
+            page += &line("over udp", &told, look);
+        }
+    }
+    let short = pool.services.iter().flat_map(|service| {
+        let lately = service.lately.iter();
+        lately.map(|lately| format!("{}: {}", service.name, shortage_text(lately, why.now)))
+    });
+    for (i, told) in short.enumerate() {
+        page += &line(if i == 0 { "short" } else { "" }, &told, look);
     }
     for target in &why.targets {
         let mode = why
@@ -166,19 +179,70 @@ fn of_member(why: &PoolWhy, member: &MemberStatus, look: Look) -> String {
     page += &line(
         "sessions",
         &format!(
-            "{} now, {} since the start; connects refused {}, not answered {}",
+            "{} now, {} since the start; {}",
             number(member.load),
             number(member.sessions),
-            number(member.connect_failed),
-            number(member.connect_timeout)
+            failed_attempts(&why.pool, member)
         ),
         look,
     );
     for target in &why.targets {
         page.push('\n');
-        page += &of_target(why, target, &target.status.service, usize::MAX, look);
+        let service = &target.status.service;
+        let title = match why.pool.service(service).map(|s| s.protocol) {
+            Some(Protocol::Udp) => format!("{service} (udp)"),
+            Some(Protocol::Tcp) | None => service.clone(),
+        };
+        page += &of_target(why, target, &title, usize::MAX, look);
     }
     page
+}
+
+/// What came of attempts to reach a member that failed: connects, and flows, which have none.
+fn failed_attempts(pool: &PoolStatus, member: &MemberStatus) -> String {
+    let has = |protocol| pool.services.iter().any(|s| s.protocol == protocol);
+    let refused = number(member.connect_failed);
+    let silent = number(member.connect_timeout);
+    match (has(Protocol::Tcp), has(Protocol::Udp)) {
+        (false, true) => format!("flows refused by ICMP {refused}"),
+        (_, false) => format!("connects refused {refused}, not answered {silent}"),
+        (true, true) => format!(
+            "connects refused, and flows by ICMP, {refused}, connects not answered {silent}"
+        ),
+    }
+}
+
+/// What a service over UDP carried, and did not.
+fn datagrams(service: &ServiceStatus) -> Option<String> {
+    let udp = service.totals.udp?;
+    let dropped: Vec<String> = udp
+        .drops()
+        .into_iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(reason, n)| {
+            let reason = match reason {
+                "no_member" => "no member took them",
+                "table_full" => "no room for their flows",
+                _ => "not sent by our own kernel",
+            };
+            format!("{} ({reason})", number(n))
+        })
+        .collect();
+    let dropped = match dropped.is_empty() {
+        true => "none".to_owned(),
+        false => dropped.join(", "),
+    };
+    Some(format!(
+        "{}: {} flows now; datagrams since the start: {} in, {} out, dropped: {dropped}; flows \
+         given up for new ones {}, moved from a dead member {}; ICMP errors {}",
+        service.name,
+        number(service.open),
+        number(udp.datagrams_in),
+        number(udp.datagrams_out),
+        number(udp.evicted),
+        number(udp.moved),
+        number(udp.icmp_errors)
+    ))
 }
 
 fn operator(why: &PoolWhy, member: &MemberStatus) -> String {

@@ -15,12 +15,12 @@ use crate::observe::outlook::{halt_text, whereabouts};
 use crate::observe::problems::{Grade, Problem, Severity, number, problems};
 use crate::observe::stamp::span;
 use crate::observe::status::{
-    HomePhase, MemberStatus, PairStatus, PoolStatus, Status, TargetStatus,
+    HomePhase, MemberStatus, PairStatus, PoolStatus, ServiceStatus, Sessions, Status, TargetStatus,
 };
 use crate::observe::view::RunState;
 use crate::pairing::Condition;
 use crate::pairing::pair::Halt;
-use crate::topology::Automation;
+use crate::topology::{Automation, Protocol};
 
 /// Where the text of a problem begins.
 const INDENT: usize = 13;
@@ -52,7 +52,7 @@ fn headline(status: &Status, problems: &[Problem], look: Look) -> String {
     let (ink, verdict) = match status.state {
         RunState::Draining => (
             Ink::Warn,
-            format!("draining: {} sessions left", number(status.sessions.open)),
+            format!("draining: {} sessions left", number(status.open())),
         ),
         RunState::Starting => (Ink::Warn, starting(status)),
         RunState::Serving if faults => (Ink::Bad, counted(problems)),
@@ -125,32 +125,34 @@ fn summary(status: &Status, look: Look) -> String {
         RunState::Serving => "serving",
         RunState::Draining => "draining",
     };
-    let mut parts = vec![
-        state.to_owned(),
-        format!(
-            "{} of {} sessions",
-            number(status.sessions.open),
-            number(status.sessions.limit)
-        ),
+    let mut parts = vec![state.to_owned(), held(status.sessions, "sessions")];
+    parts.extend(status.flows.map(|flows| held(flows, "flows")));
+    parts.extend([
         match status.workers {
             1 => "1 worker".to_owned(),
             n => format!("{n} workers"),
         },
         format!("up {}", span(status.now.since(status.started))),
         format!("version {}", status.version),
-    ];
+    ]);
     let faults: Vec<String> = status
         .own_faults
         .kinds()
         .iter()
         .filter(|(_, n)| *n > 0)
-        .map(|(kind, n)| format!("{} {}", number(*n), kind.replace('_', " ")))
+        .map(|(kind, n)| format!("{} ({})", kind.replace('_', " "), number(*n)))
         .collect();
     if !faults.is_empty() {
         parts.push(format!("own faults since the start: {}", faults.join(", ")));
     }
     let line = wrap(&parts.join(" · "), look.width, 0);
     format!("{}\n", look.ink(Ink::Faint, &line))
+}
+
+/// `1,204 of 20,000 sessions`.
+fn held(sessions: Sessions, what: &str) -> String {
+    let (open, limit) = (number(sessions.open), number(sessions.limit));
+    format!("{open} of {limit} {what}")
 }
 
 /// What, since when, whom, next.
@@ -285,12 +287,14 @@ fn service_table(pool: &PoolStatus, look: Look) -> String {
         .services
         .iter()
         .partition(|service| service.primary || service.lost || !service.listen.is_empty());
-    for service in shown {
+    for service in &shown {
         let listens: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
-        let mut name = service.name.clone();
-        if service.primary {
-            name += " (primary)";
-        }
+        let mut name = match (service.primary, service.protocol) {
+            (true, Protocol::Tcp) => format!("{} (primary)", service.name),
+            (true, Protocol::Udp) => format!("{} (primary, udp)", service.name),
+            (false, Protocol::Tcp) => service.name.clone(),
+            (false, Protocol::Udp) => format!("{} (udp)", service.name),
+        };
         if let Some(first) = &service.first {
             name += &format!(", first: {first}");
         }
@@ -307,12 +311,46 @@ fn service_table(pool: &PoolStatus, look: Look) -> String {
         ]);
     }
     let mut page = table.lay_out(look, 2);
+    page += &datagram_table(&shown, look);
     if !checked_only.is_empty() {
         let names: Vec<&str> = checked_only.iter().map(|s| s.name.as_str()).collect();
         let line = format!("also checked, not fronted: {}", names.join(", "));
         page += &format!("  {}\n", look.ink(Ink::Faint, &wrap(&line, look.width, 2)));
     }
     page
+}
+
+/// What services over UDP carried and did not; nothing where there are none.
+fn datagram_table(services: &[&ServiceStatus], look: Look) -> String {
+    let mut table = Table::new(&[
+        "OVER UDP",
+        ">DATAGRAMS IN",
+        ">OUT",
+        ">DROPPED",
+        ">FLOWS EVICTED",
+        ">MOVED",
+        ">ICMP ERRORS",
+    ]);
+    let mut is_empty = true;
+    for service in services {
+        let Some(udp) = &service.totals.udp else {
+            continue;
+        };
+        is_empty = false;
+        table.row(vec![
+            service.name.clone(),
+            number(udp.datagrams_in),
+            number(udp.datagrams_out),
+            number(udp.dropped()),
+            number(udp.evicted),
+            number(udp.moved),
+            number(udp.icmp_errors),
+        ]);
+    }
+    match is_empty {
+        true => String::new(),
+        false => table.lay_out(look, 2),
+    }
 }
 
 fn member_table(pool: &PoolStatus, look: Look) -> String {

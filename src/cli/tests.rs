@@ -61,9 +61,19 @@ fn what_is_unusual_is_told() {
     draining.state = crate::observe::RunState::Draining;
     let page = page::page(&draining, PLAIN);
     assert!(
-        page.starts_with("twinpool seoul-1: draining: 1,204 sessions left"),
+        page.starts_with("twinpool seoul-1: draining: 1,505 sessions left"),
         "{page}"
     );
+}
+
+#[test]
+fn what_has_run_out_is_told_with_what_to_raise() {
+    let status = sample::exhausted();
+    shown!("exhausted", page::page(&status, PLAIN));
+    let why = |name| explain::explanation(&sample::why_of(&status, name), PLAIN);
+    shown!("why_pool_short", why("fe-seoul"));
+    shown!("why_pool_over_udp", why("edge"));
+    shown!("why_member_over_udp", why("edge/e1"));
 }
 
 #[test]
@@ -76,6 +86,7 @@ fn a_narrow_terminal_gets_narrow_lines() {
         sample::one_member_down(),
         sample::oddities(),
         sample::isolated(),
+        sample::exhausted(),
     ] {
         for line in page::page(&status, narrow).lines() {
             assert!(line.chars().count() <= 60, "{line}");

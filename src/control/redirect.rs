@@ -196,7 +196,7 @@ impl Change<'_> {
             Phase::Returning(_) => {
                 let ramp = span(users.pair.rules.ramp);
                 format!(
-                    "new connections come home over {ramp}, then what is left of {those} ends at {rate} a second"
+                    "new sessions come home over {ramp}, then what is left of {those} ends at {rate} a second"
                 )
             }
             _ if count == 0 => those,

@@ -117,7 +117,7 @@ impl Hub {
         each.fold((0, 0), |(a, b), (home, twin)| (a + home, b + twin))
     }
 
-    /// Whether connections of a pool's users went to the twin one by one lately.
+    /// Whether sessions of a pool's users went to the twin one by one lately.
     pub(super) fn is_spilling(&self, pool: PoolId) -> bool {
         if self.decider.borrow().phase(pool) == Phase::Away {
             // They are sent there now.
@@ -327,7 +327,7 @@ impl Hub {
         machine.wanted().unwrap_or(machine.record()).clone()
     }
 
-    /// Connections of a pool's users that went to the twin one by one, since the start.
+    /// Sessions of a pool's users that went to the twin one by one, since the start.
     fn spilled(&self, pool: PoolId) -> u64 {
         let counts = self.counters.iter();
         counts.map(|worker| worker.home(pool).spilled.get()).sum()

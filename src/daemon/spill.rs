@@ -1,4 +1,4 @@
-//! Whether connections of a pool's users go to the twin one by one, told from a count of them.
+//! Whether sessions of a pool's users go to the twin one by one, told from a count of them.
 //! Pure.
 
 use std::time::Duration;

@@ -74,7 +74,7 @@ pub enum Kind {
     Pause,
     /// Every pool of a site is lost, or no longer.
     Site,
-    /// Connections go to the twin one by one, or no longer.
+    /// Sessions go to the twin one by one, or no longer.
     Spill,
     /// The instance itself: started, draining, a fault of its own.
     Instance,

@@ -188,7 +188,7 @@ mod tests {
     fn where_nothing_is_near_what_there_is_is_listed() {
         assert_eq!(
             missing("xyz"),
-            "no pool is named \"xyz\"; there are: fe-seoul, med"
+            "no pool is named \"xyz\"; there are: fe-seoul, med, edge"
         );
         let topology = topology();
         let without_member = find_member(&topology, "med").unwrap_err().to_string();

@@ -4,13 +4,18 @@
 //! affects, and what happens next and when. One dead server is one problem, however many services
 //! it took with it, and so is one dead site, however many pools.
 
+mod own;
 mod pairs;
 mod pools;
 
+pub use own::shortage_text;
 pub use pools::what_next;
 
 use super::stamp::{Stamp, span};
 use super::status::Status;
+
+/// How many reasons, pools or members are told one by one.
+const TOLD: usize = 3;
 
 /// Something that is not as it should be, or not as it usually is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +54,13 @@ pub enum Severity {
     Halted,
     /// Automation sent a pool's users to its twin, and nobody backs that one up.
     Away,
+    /// Clients are turned away for want of something.
+    Short,
     /// A member does not answer.
     MemberDown,
     /// The instance itself lacks something.
     Own,
-    /// Connections go to the twin one by one.
+    /// Sessions go to the twin one by one.
     Spilling,
     /// A member answers badly.
     MemberBusy,
@@ -84,7 +91,7 @@ pub enum Grade {
 
 impl Severity {
     /// All of them, worst first.
-    pub const ALL: [Severity; 17] = [
+    pub const ALL: [Severity; 18] = [
         Severity::PairLost,
         Severity::Isolated,
         Severity::SiteLost,
@@ -92,6 +99,7 @@ impl Severity {
         Severity::ServiceLost,
         Severity::Halted,
         Severity::Away,
+        Severity::Short,
         Severity::MemberDown,
         Severity::Own,
         Severity::Spilling,
@@ -117,6 +125,7 @@ impl Severity {
             | Severity::SiteLost
             | Severity::PoolLost
             | Severity::ServiceLost
+            | Severity::Short
             | Severity::MemberDown => Grade::Bad,
             Severity::Halted
             | Severity::Away
@@ -141,6 +150,7 @@ impl Severity {
             Severity::ServiceLost => ("1 service lost", "services lost"),
             Severity::Halted => ("1 pair without automation", "pairs without automation"),
             Severity::Away => ("1 pool's users away", "pools' users away"),
+            Severity::Short => ("something has run out", "things have run out"),
             Severity::MemberDown => ("1 member down", "members down"),
             Severity::Own => ("this instance needs help", "things this instance needs"),
             Severity::Spilling => ("1 pool spilling", "pools spilling"),
@@ -165,7 +175,8 @@ impl Severity {
 /// What is wrong, worst first; in file order where equally bad.
 pub fn problems(status: &Status) -> Vec<Problem> {
     let mut found: Vec<Problem> = isolation(status).into_iter().collect();
-    found.extend(own_side(status));
+    found.extend(own::problems(status));
+    found.extend(pools::unaskable(status));
     let outage = pairs::Outage::of(status);
     for pool in &status.pools {
         found.extend(match outage.includes(&pool.name) {
@@ -198,47 +209,13 @@ fn isolation(status: &Status) -> Option<Problem> {
         since: Some(isolated.since),
         whom: Some(format!(
             "{} sessions are kept, and new ones are tried as before",
-            number(status.sessions.open)
+            number(status.open())
         )),
         next: Some(
             "verdicts are held until something answers again; look at this host's own network"
                 .to_owned(),
         ),
     })
-}
-
-fn own_side(status: &Status) -> Vec<Problem> {
-    let own = |label, what, whom: &str, next: &str| Problem {
-        severity: Severity::Own,
-        label,
-        about: vec![],
-        what,
-        since: None,
-        whom: Some(whom.to_owned()),
-        next: Some(next.to_owned()),
-    };
-    let mut found = Vec::new();
-    if let Some(problem) = &status.store_problem {
-        found.push(own(
-            "STORE",
-            format!("decisions are not stored: {problem}"),
-            "drains and maintenance would be forgotten at a restart",
-            "stored again as soon as it can be; see state_dir in [instance]",
-        ));
-    }
-    let sessions = status.sessions;
-    if sessions.limit > 0 && sessions.open >= sessions.limit {
-        found.push(own(
-            "FULL",
-            format!(
-                "{} sessions are open, as many as this instance may hold",
-                number(sessions.open)
-            ),
-            "new connections are reset at once",
-            "raise the descriptor limit, or max_sessions in [instance]",
-        ));
-    }
-    found
 }
 
 /// `at 14:00:00 (in 1 h 20 min)`.
@@ -257,6 +234,17 @@ pub fn number(n: u64) -> String {
         told.push(digit);
     }
     told
+}
+
+/// The first [`TOLD`], and how many more there are.
+fn few(all: impl Iterator<Item = String>) -> Vec<String> {
+    let mut all: Vec<String> = all.collect();
+    if all.len() > TOLD {
+        let more = all.len() - TOLD;
+        all.truncate(TOLD);
+        all.push(format!("and {more} more"));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -356,6 +356,13 @@ pub struct NextVerdict {
     pub at: Stamp,
 }
 
+impl Sessions {
+    /// Whether there is room for no more.
+    pub fn is_full(self) -> bool {
+        self.limit > 0 && self.open >= self.limit
+    }
+}
+
 impl OwnFaults {
     /// Each kind's name and count.
     pub fn kinds(&self) -> [(&'static str, u64); 5] {
@@ -447,6 +454,11 @@ impl Status {
 }
 
 impl PoolStatus {
+    /// The service with this name.
+    pub fn service(&self, name: &str) -> Option<&ServiceStatus> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
     /// The member with this name.
     pub fn member(&self, name: &str) -> Option<&MemberStatus> {
         self.members.iter().find(|member| member.name == name)

@@ -134,7 +134,7 @@ pub(super) fn quorum_rule(pool: &Pool) -> String {
     let need = pool.quorum.to_stay;
     let below = match pool.below_quorum {
         BelowQuorum::Serve => "those that answer go on serving",
-        BelowQuorum::Refuse => "new connections are refused",
+        BelowQuorum::Refuse => "new sessions are refused",
     };
     format!(
         "serving while all of the first {of} members in file order are present on {primary}, \

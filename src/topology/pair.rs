@@ -27,7 +27,7 @@ pub struct Pair {
     pub pools: [PoolId; 2],
     /// The rules of its redirects.
     pub rules: PairRules,
-    /// Whether a connection that no home member accepted goes to the twin.
+    /// Whether a session that no home member took goes to the twin.
     pub spill: bool,
     /// Whether home users must never be served by both pools at once.
     pub exclusive: bool,

@@ -114,7 +114,7 @@ fn what_a_move_means_is_told_with_how_many_and_how() {
         "fe: home → away (generation 7), served by fe-b; 1,201 sessions on fe end at 50 a second, \
          within 25 s",
         "fe: home → away (generation 7), served by fe-b; no sessions on fe",
-        "fe: away → returning (5 %) (generation 7); new connections come home over 1 min, then \
+        "fe: away → returning (5 %) (generation 7); new sessions come home over 1 min, then \
          what is left of 1,200 sessions on fe-b ends at 50 a second",
         "fe: away → home (generation 7); 30 sessions on fe-b end at 50 a second, within 1 s",
         "fe: returning (5 %) → away (generation 7), served by fe-b; 7 sessions on fe drain to \

@@ -81,12 +81,12 @@ pub(super) fn site(topology: &Topology, site: SiteId, lost: bool) -> String {
     }
 }
 
-/// Connections go to the twin one by one, or no longer.
+/// Sessions go to the twin one by one, or no longer.
 pub(super) fn spill(topology: &Topology, pool: PoolId, on: bool) -> String {
     let name = &topology.pool(pool).name;
     match on {
         true => format!(
-            "{name}: spilling: connections that no member accepts go to {} one by one",
+            "{name}: spilling: sessions that no member takes go to {} one by one",
             twin(topology, pool)
         ),
         false => format!("{name}: no longer spilling"),
@@ -321,7 +321,7 @@ mod tests {
                     pool: PoolId(0),
                     on: true,
                 },
-                "fe-seoul: spilling: connections that no member accepts go to fe-busan one by one",
+                "fe-seoul: spilling: sessions that no member takes go to fe-busan one by one",
             ),
             (
                 E::Spill {

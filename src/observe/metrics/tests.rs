@@ -86,6 +86,7 @@ fn the_page_is_open_metrics_in_every_plight() {
         sample::isolated(),
         sample::drained(),
         sample::starting(),
+        sample::exhausted(),
     ] {
         series_of(&text(Arc::new(status)));
     }
@@ -117,6 +118,48 @@ fn a_dead_member_shows_in_its_series() {
     );
     assert_eq!(at("twinpool_isolated"), 0.0);
     assert_eq!(at("twinpool_build_info{version=\"0.1.0\"}"), 1.0);
+}
+
+#[test]
+fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
+    let page = text(Arc::new(sample::exhausted()));
+    let series = series_of(&page);
+    let of = "pool=\"edge\",service=\"av\"";
+    for (key, value) in [
+        ("udp_datagrams_total{OF,direction=\"in\"}", 4_117_300.0),
+        ("udp_datagrams_total{OF,direction=\"out\"}", 4_002_511.0),
+        ("udp_datagrams_dropped_total{OF,reason=\"no_member\"}", 7.0),
+        ("udp_datagrams_dropped_total{OF,reason=\"table_full\"}", 9.0),
+        ("udp_datagrams_dropped_total{OF,reason=\"unsent\"}", 40.0),
+        ("udp_flows_evicted_total{OF}", 50_001.0),
+        ("udp_flows_moved_total{OF}", 12.0),
+        ("udp_icmp_errors_total{OF}", 15.0),
+        ("sessions_open{OF}", 301.0),
+        ("sessions_ended_total{OF,by=\"evicted\"}", 50_001.0),
+        ("service_info{OF,protocol=\"udp\"}", 1.0),
+        ("flow_limit", 8_000.0),
+        ("worker_flows_open{worker=\"0\"}", 151.0),
+        ("worker_sessions_open{worker=\"1\"}", 10_000.0),
+        ("session_limit", 20_000.0),
+        ("descriptor_limit", 65_536.0),
+    ] {
+        let key = format!("twinpool_{}", key.replace("OF", of));
+        assert_eq!(series.get(&key), Some(&value), "{key}");
+    }
+    let udp = |key: &&String| key.starts_with("twinpool_udp_");
+    assert!(series.keys().filter(udp).all(|key| key.contains(of)));
+    let mut without = sample::well();
+    without.pools.truncate(2);
+    without.flows = None;
+    for worker in &mut without.by_worker {
+        worker.flows = None;
+    }
+    let page = text(Arc::new(without));
+    assert!(
+        !page.contains("twinpool_udp_") && !page.contains("twinpool_flow_limit"),
+        "{page}"
+    );
+    assert!(!page.contains("twinpool_worker_flows_open"), "{page}");
 }
 
 #[test]

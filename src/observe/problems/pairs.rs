@@ -6,14 +6,11 @@
 use std::collections::BTreeSet;
 
 use super::pools::{presence, reasons};
-use super::{Problem, Severity, number};
+use super::{Problem, Severity, few, number};
 use crate::observe::outlook::{both_lost, decided, fitness_text, halt_text, outlook, whereabouts};
 use crate::observe::stamp::{Stamp, span};
 use crate::observe::status::{HomePhase, HomeStatus, PairStatus, PoolStatus, SiteStatus, Status};
 use crate::pairing::pair::{Fitness, Halt};
-
-/// How many reasons or pools of an outage are told one by one.
-const TOLD: usize = 3;
 
 /// Pools whose loss is told as that of a pair or of a site.
 pub(super) struct Outage<'a> {
@@ -339,7 +336,7 @@ fn sessions(homes: &[&HomeStatus], now: Stamp) -> String {
     told
 }
 
-/// Pools whose connections go to the twin one by one. Of one that is lost this is told with that.
+/// Pools whose sessions go to the twin one by one. Of one that is lost this is told with that.
 fn spilling(status: &Status) -> impl Iterator<Item = Problem> {
     let homes = status.pairs.iter().flat_map(|pair| &pair.pools);
     homes
@@ -349,18 +346,18 @@ fn spilling(status: &Status) -> impl Iterator<Item = Problem> {
             label: "SPILLING",
             about: vec![home.pool.clone()],
             what: format!(
-                "{}: connections that no member accepted went to {} one by one",
+                "{}: sessions that no member took went to {} one by one",
                 home.pool, home.twin
             ),
             since: None,
             whom: Some(format!(
-                "{} connections since the start; {} sessions on {} now",
+                "{} of them since the start; {} sessions on {} now",
                 number(home.spilled),
                 number(home.sessions_at_twin),
                 home.twin
             )),
             next: Some(format!(
-                "ends by itself when members of {} accept connections again; see `twinpool why {}`",
+                "ends by itself when members of {} take sessions again; see `twinpool why {}`",
                 home.pool, home.pool
             )),
         })
@@ -484,15 +481,4 @@ fn because(pools: &[&PoolStatus]) -> String {
         true => String::new(),
         false => format!("; their members: {}", told.join(", ")),
     }
-}
-
-/// The first [`TOLD`], and how many more there are.
-fn few(all: impl Iterator<Item = String>) -> Vec<String> {
-    let mut all: Vec<String> = all.collect();
-    if all.len() > TOLD {
-        let more = all.len() - TOLD;
-        all.truncate(TOLD);
-        all.push(format!("and {more} more"));
-    }
-    all
 }

@@ -1,6 +1,6 @@
 //! What is wrong with a pool and its members.
 
-use super::{Problem, Severity, moment, number};
+use super::{Problem, Severity, few, moment, number};
 use crate::health::Verdict;
 use crate::health::readiness::{Mode, Takes};
 use crate::observe::events::mode_word;
@@ -11,6 +11,7 @@ use crate::observe::status::{
     TargetStatus,
 };
 use crate::pairing::Condition;
+use crate::topology::Protocol;
 
 /// Everything that is wrong with a pool and its members.
 pub(super) fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
@@ -32,7 +33,7 @@ pub(super) fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
             what: format!("{}/{}: no member is usable", pool.name, service.name),
             since: None,
             whom: Some(format!(
-                "{} sessions open; new connections to it are refused",
+                "{} sessions open; new ones for it are refused",
                 number(service.open)
             )),
             next: Some("served again as soon as one member is up for it".to_owned()),
@@ -41,11 +42,11 @@ pub(super) fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
     found
 }
 
-/// What was ordered of its members, and who cannot be asked.
+/// What was ordered of its members.
 pub(super) fn of_members(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
     let members = pool.members.iter();
     members
-        .flat_map(|member| of_member(status, pool, member))
+        .filter_map(|member| Some(ordered(status, pool, member, member.operator.as_ref()?)))
         .collect()
 }
 
@@ -117,8 +118,8 @@ fn users_alone(pool: &PoolStatus) -> String {
         .collect();
     match (pool.health.ok, usable.is_empty()) {
         (true, _) => format!("below quorum, still served by {}", usable.join(", ")),
-        (false, true) => "new connections are refused: no member takes them".to_owned(),
-        (false, false) => "new connections are refused: the pool is below quorum".to_owned(),
+        (false, true) => "new sessions are refused: no member takes them".to_owned(),
+        (false, false) => "new sessions are refused: the pool is below quorum".to_owned(),
     }
 }
 
@@ -139,15 +140,6 @@ fn degraded(pool: &PoolStatus) -> Problem {
         whom: None,
         next: None,
     }
-}
-
-fn of_member(status: &Status, pool: &PoolStatus, member: &MemberStatus) -> Vec<Problem> {
-    let mut found = Vec::new();
-    if let Some(operator) = &member.operator {
-        found.push(ordered(status, pool, member, operator));
-    }
-    found.extend(unaskable(pool, member));
-    found
 }
 
 /// Members of a pool that are not up for the same services and the same reason: one trouble,
@@ -215,7 +207,7 @@ fn told(status: &Status, pool: &PoolStatus, outage: &Outage<'_>) -> Problem {
         .collect();
     let held: u64 = outage.members.iter().map(|member| member.load).sum();
     let held = match (down, held) {
-        (true, 0) => "sessions were ended, so that clients reconnect".to_owned(),
+        (true, 0) => ended(pool, &outage.services).to_owned(),
         (_, n) => format!("{} sessions kept", number(n)),
     };
     let others = pool
@@ -262,6 +254,24 @@ fn told(status: &Status, pool: &PoolStatus, outage: &Outage<'_>) -> Problem {
     }
 }
 
+/// What became of the sessions for these services that a member held when it went down.
+fn ended(pool: &PoolStatus, services: &[&str]) -> &'static str {
+    let of = |protocol| {
+        let mut services = pool
+            .services
+            .iter()
+            .filter(|s| services.contains(&&*s.name));
+        services.any(|service| service.protocol == protocol)
+    };
+    match (of(Protocol::Tcp), of(Protocol::Udp)) {
+        (_, false) => "sessions were ended, so that clients reconnect",
+        (false, true) => "flows were ended: their clients' next datagrams begin new ones",
+        (true, true) => {
+            "sessions were ended: clients reconnect, and the next datagrams of flows begin new ones"
+        }
+    }
+}
+
 /// What is out besides, because it requires one of the outage's services.
 fn dependants(outage: &Outage<'_>) -> String {
     let mut also: Vec<&str> = Vec::new();
@@ -279,24 +289,72 @@ fn dependants(outage: &Outage<'_>) -> String {
     }
 }
 
-/// Targets that cannot be asked through a fault of our own side.
-fn unaskable(pool: &PoolStatus, member: &MemberStatus) -> Option<Problem> {
-    let (target, fault) = member
-        .services
+/// Members that cannot be asked through a fault of our own side; those with the same fault in one.
+pub(super) fn unaskable(status: &Status) -> Vec<Problem> {
+    let mut groups: Vec<(&str, Vec<Unasked<'_>>)> = Vec::new();
+    for pool in &status.pools {
+        for member in &pool.members {
+            let faults = member.services.iter();
+            let mut faults = faults.filter_map(|target| Some((target, target.own_fault.as_ref()?)));
+            let Some((target, fault)) = faults.next() else {
+                continue;
+            };
+            let unasked = Unasked {
+                path: path(pool, member),
+                target,
+            };
+            match groups.iter_mut().find(|(other, _)| other == fault) {
+                Some((_, members)) => members.push(unasked),
+                None => groups.push((fault, vec![unasked])),
+            }
+        }
+    }
+    groups
         .iter()
-        .find_map(|target| Some((target, target.own_fault.as_ref()?)))?;
-    Some(Problem {
+        .map(|(fault, members)| not_asked(fault, members))
+        .collect()
+}
+
+/// A member that cannot be asked, by its first service for which that is so.
+struct Unasked<'a> {
+    path: String,
+    target: &'a TargetStatus,
+}
+
+fn not_asked(fault: &str, members: &[Unasked<'_>]) -> Problem {
+    let (what, whom) = match members {
+        [one] => (
+            format!(
+                "{} {}: {fault} ({})",
+                one.path, one.target.service, one.target.endpoint
+            ),
+            format!("it stays {} until it can be asked", one.target.verdict),
+        ),
+        several => {
+            let each = several.iter().map(|one| match fault {
+                // The fault is one of each name, and it helps to know which.
+                "name not resolved" => format!("{} ({})", one.path, one.target.endpoint),
+                _ => one.path.clone(),
+            });
+            (
+                format!(
+                    "{} members: {fault}: {}",
+                    several.len(),
+                    few(each).join(", ")
+                ),
+                "their verdicts stay as they are until they can be asked".to_owned(),
+            )
+        }
+    };
+    Problem {
         severity: Severity::NotAsked,
         label: "NOT ASKED",
-        about: vec![path(pool, member)],
-        what: format!(
-            "{}/{} {}: {fault} ({})",
-            pool.name, member.name, target.service, target.endpoint
-        ),
+        about: members.iter().map(|one| one.path.clone()).collect(),
+        what,
         since: None,
-        whom: Some(format!("it stays {} until it can be asked", target.verdict)),
+        whom: Some(whom),
         next: None,
-    })
+    }
 }
 
 fn ordered(

@@ -57,8 +57,8 @@ fn a_lost_pool_tells_when_its_users_go_to_the_twin() {
     assert_eq!(
         lost.whom.as_deref(),
         Some(
-            "all users of fe-seoul: no member takes new sessions; its connections go to fe-busan \
-             one by one (serving: 3 members usable); 0 sessions open"
+            "all users of fe-seoul: no member takes new sessions; its sessions go to fe-busan one \
+             by one (serving: 3 members usable); 0 sessions open"
         )
     );
 }
@@ -352,9 +352,74 @@ fn a_pool_that_spills_is_told_unless_it_is_lost() {
     plight.workers[1].home(id).spilled.add(1_500);
     assert_eq!(
         the(&plight, "SPILLING").what,
-        "fe-seoul: connections that no member accepted went to fe-busan one by one"
+        "fe-seoul: sessions that no member took went to fe-busan one by one"
     );
-    assert!(whom(&plight, "SPILLING").starts_with("1,500 connections since the start"));
+    assert!(whom(&plight, "SPILLING").starts_with("1,500 of them since the start"));
     plight.lose(&["fe-seoul"]);
     assert!(!told(&plight).iter().any(|line| line.starts_with("SPILL")));
+}
+
+#[test]
+fn what_ran_out_is_told_with_what_to_raise() {
+    let found = problems(&sample::exhausted());
+    let the = |label: &str, part: &str| {
+        let mut of = found
+            .iter()
+            .filter(|problem| problem.label == label && problem.what.contains(part));
+        let problem = of.next().unwrap_or_else(|| panic!("{label}: {found:?}"));
+        (problem.severity, problem.next.clone().unwrap_or_default())
+    };
+    for (label, part, severity, next) in [
+        ("FULL", "1,504 connections", Severity::Short, "max_sessions"),
+        ("FULL", "9 datagrams", Severity::Short, "max_flows"),
+        (
+            "QUEUE",
+            "320 connections",
+            Severity::Short,
+            "max_connections",
+        ),
+        ("DESCRIPTORS", "12 times", Severity::Short, "LimitNOFILE="),
+        ("PORTS", "once", Severity::Short, "ip_local_port_range"),
+        ("FLOWS", "50,000 flows", Severity::Own, "max_flows"),
+        ("UNSENT", "33 datagrams", Severity::Own, "link"),
+    ] {
+        let (severe, told) = the(label, part);
+        assert_eq!(severe, severity, "{label}");
+        assert!(told.contains(next), "{label}: {told}");
+    }
+    let unasked: Vec<_> = found.iter().filter(|p| p.label == "NOT ASKED").collect();
+    assert_eq!(unasked.len(), 1, "one fault is one problem: {unasked:?}");
+    assert_eq!(unasked[0].about, ["fe-seoul/fe1", "med/m1"]);
+    assert!(
+        found
+            .iter()
+            .all(|p| p.label == "NOT ASKED" || p.since.is_some())
+    );
+}
+
+#[test]
+fn a_full_instance_is_told_what_limits_it_before_anybody_is_turned_away() {
+    let next = |status: &Status| {
+        let found = problems(status);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].severity, Severity::Own);
+        (found[0].what.clone(), found[0].next.clone().unwrap())
+    };
+    let mut status = sample::well();
+    status.sessions.open = status.sessions.limit;
+    let (what, raise) = next(&status);
+    assert!(
+        what.ends_with("this instance holds 20,000 of 20,000 sessions"),
+        "{what}"
+    );
+    assert_eq!(raise, "raise max_sessions in [instance]");
+    let mut status = sample::well();
+    status.sessions.limited_by = crate::observe::LimitedBy::Descriptors;
+    status.by_worker[1].sessions.open = 10_000;
+    let (what, raise) = next(&status);
+    assert!(
+        what.ends_with("worker 1 holds 10,000 of 10,000 sessions, all workers 1,204 of 20,000"),
+        "{what}"
+    );
+    assert!(raise.contains("65,536 now: LimitNOFILE="), "{raise}");
 }

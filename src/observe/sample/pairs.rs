@@ -74,6 +74,7 @@ pub(crate) struct Plight {
     /// Home pools that spill.
     pub(crate) spilling: Vec<PoolId>,
     pub(crate) record_problem: Option<String>,
+    pub(crate) flows: Option<Ceiling>,
     pub(crate) workers: Vec<Arc<WorkerCounters>>,
     pub(crate) events: Events,
     pub(crate) state: RunState,
@@ -101,6 +102,7 @@ impl Plight {
             drains_until: None,
             spilling: Vec::new(),
             record_problem: None,
+            flows: None,
             events: Events::new(),
             state: RunState::Serving,
         };
@@ -181,7 +183,7 @@ impl Plight {
                     each: 10_000,
                     by: LimitedBy::Descriptors,
                 },
-                flows: None,
+                flows: self.flows,
             },
             store_problem: None,
             decider: &self.decider,

@@ -76,7 +76,7 @@ struct Twin<'a> {
     name: &'a str,
     /// Whether it can serve, and why or why not.
     serves: (bool, String),
-    /// Whether single connections may go to it.
+    /// Whether single sessions may go to it.
     spill: bool,
 }
 
@@ -100,7 +100,7 @@ fn by_either(phase: Phase, home: (bool, String), twin: Twin<'_>) -> (bool, Strin
         Phase::Home if at_home => (true, home),
         Phase::Home if twin.spill && at_twin => (
             true,
-            format!("{home}; its connections go to {name} one by one ({there})"),
+            format!("{home}; its sessions go to {name} one by one ({there})"),
         ),
         Phase::Home => (false, home),
         Phase::Away => (at_twin, format!("its users are on {name}: {there}")),

@@ -40,7 +40,7 @@ pub struct PairStatus {
     /// How long the share that goes home rises to all.
     #[serde(rename = "ramp_seconds", with = "seconds")]
     pub ramp: Duration,
-    /// Whether a connection that no home member accepted may go to the twin.
+    /// Whether a session that no home member took may go to the twin.
     pub spill: bool,
     /// What was wrong with the record when it was read, until the next good write or until a person
     /// resumes.
@@ -80,7 +80,7 @@ pub struct HomeStatus {
     pub reason: Option<String>,
     /// Since when; while they return, since the return began.
     pub since: Stamp,
-    /// Whether connections that no home member accepted went to the twin one by one lately.
+    /// Whether sessions that no home member took went to the twin one by one lately.
     pub spilling: bool,
     /// Whether the home pool can be sent users.
     pub fitness: Fitness,
@@ -96,7 +96,7 @@ pub struct HomeStatus {
     pub drains_until: Option<Stamp>,
     /// Sessions that were ended because these users moved, since the start.
     pub moved: u64,
-    /// Connections that no home member accepted and that went to the twin, since the start.
+    /// Sessions that no home member took and that went to the twin, since the start.
     pub spilled: u64,
     /// Times that a member was passed over because it had taken all the arrivals that it may, since
     /// the start.

@@ -323,6 +323,7 @@ impl UdpTotals {
 mod tests {
     use super::*;
     use crate::observe::sample;
+    use crate::observe::view::LimitedBy;
 
     #[test]
     fn counters_of_all_workers_are_summed() {
@@ -347,11 +348,47 @@ mod tests {
     }
 
     #[test]
+    fn flows_are_told_apart_from_sessions_on_the_whole_and_by_worker() {
+        let mut plight = sample::Plight::new();
+        let topology = Arc::make_mut(&mut plight.topology);
+        topology.pools[1].services[0].protocol = Protocol::Udp;
+        plight.flows = Some(Ceiling {
+            most: 7,
+            each: 4,
+            by: LimitedBy::Setting,
+        });
+        let [tcp, udp] = [0, 1].map(|pool| plight.topology.pools[pool].primary);
+        for (n, worker) in (1..).zip(&plight.workers) {
+            worker.service(tcp).accepted.add(10);
+            worker.service(tcp).ended.add(n);
+            worker.service(udp).accepted.add(2 * n);
+            worker.service(udp).udp.datagrams_in.add(100);
+            worker.service(udp).udp.evicted.add(n);
+        }
+        let status = plight.status();
+        assert_eq!((status.sessions.open, status.open()), (17, 23));
+        let flows = status.flows.expect("a service over UDP");
+        assert_eq!((flows.open, flows.limit), (6, 7));
+        let by_worker: Vec<_> = status
+            .by_worker
+            .iter()
+            .map(|worker| (worker.sessions.open, worker.flows.map(|flows| flows.open)))
+            .collect();
+        assert_eq!(by_worker, [(9, Some(2)), (8, Some(4))]);
+        assert!(status.by_worker[1].flows.is_some_and(Sessions::is_full));
+        let of = |pool: usize| status.pools[pool].services[0].totals.udp;
+        assert_eq!(of(0), None);
+        let udp = of(1).expect("one over UDP");
+        assert_eq!((udp.datagrams_in, udp.evicted), (200, 3));
+    }
+
+    #[test]
     fn a_status_survives_json() {
         for status in [
             sample::one_member_down(),
             sample::drained(),
             sample::isolated(),
+            sample::exhausted(),
         ] {
             let json = serde_json::to_string(&status).unwrap();
             assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);

@@ -94,7 +94,7 @@ fn home(view: &View<'_>, pair: &PairStatus, home: &HomeStatus, now: Stamp) -> Ho
     };
     if home.spilling {
         users += &format!(
-            "; connections that no member accepts go to {} one by one",
+            "; sessions that no member takes go to {} one by one",
             home.twin
         );
     }
@@ -171,8 +171,8 @@ pub(in crate::observe) fn rules(pair: &Pair, status: &PairStatus) -> Vec<String>
         }
     };
     let spill = match pair.spill {
-        true => "a connection that no home member accepts goes to the twin at once (spill)",
-        false => "no connection goes to the twin before its pool has failed over (no spill)",
+        true => "a session that no home member takes goes to the twin at once (spill)",
+        false => "no session goes to the twin before its pool has failed over (no spill)",
     };
     let ordered = "what a person ordered stays, but for leaving a lost pool for one that serves";
     let mut told = vec![failover, failback, spill.to_owned()];
@@ -293,7 +293,7 @@ mod tests {
                  twin",
                 "failback is automatic: they go home, a rising share of them over 1 min 35 s, \
                  once their pool has been well for 5 min",
-                "a connection that no home member accepts goes to the twin at once (spill)",
+                "a session that no home member takes goes to the twin at once (spill)",
                 "what a person ordered stays, but for leaving a lost pool for one that serves",
             ]
         );
@@ -304,7 +304,7 @@ mod tests {
                  POOL`",
                 "failback is manual: they go home, a rising share of them over 1 min 35 s, by \
                  `twinpool failback POOL`",
-                "no connection goes to the twin before its pool has failed over (no spill)",
+                "no session goes to the twin before its pool has failed over (no spill)",
             ]
         );
     }
