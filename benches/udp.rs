@@ -43,6 +43,8 @@ const SIZES: [usize; 2] = [64, 1_200];
 const MANY: [usize; 2] = [1_000, 4_000];
 /// Idle flows of the memory column.
 const IDLE: usize = 5_000;
+/// How long the load runs without a proxy.
+const ALONE: Duration = Duration::from_secs(1);
 /// The shortest span that is worth something: `/proc/stat` counts in steps of 10 ms.
 const LEAST_SECONDS: f64 = 2.0;
 /// How long a proxy is left alone before its memory is read, and after flows came.
@@ -138,6 +140,7 @@ fn compare(args: &Args) -> Result<()> {
     };
     let loads = args.loads();
     let shown = proxies.iter().map(|(proxy, _)| *proxy).collect();
+    bench.alone(&loads)?;
     let mut results = Results::new(loads.clone(), shown);
     for round in 0..args.rounds {
         for turn in 0..proxies.len() {
@@ -226,6 +229,24 @@ struct Started {
 }
 
 impl Bench {
+    /// What the load can do by itself: what a proxy that costs nothing could be seen to forward.
+    fn alone(&self, loads: &[Load]) -> Result<()> {
+        println!("Without a proxy, from the load to a member and back:");
+        self.crowd.order(Order::Meet(self.crowd.members[0]))?;
+        for load in loads {
+            let phase = Phase {
+                flows: load.flows,
+                window: load.window,
+                size: load.size,
+                span: ALONE,
+                proxy: std::process::id(),
+            };
+            let rate = self.crowd.run(phase)?.rate();
+            println!("{load}: {rate:.0} datagrams/s");
+        }
+        Ok(())
+    }
+
     /// One proxy's turn.
     fn measure(
         &self,
@@ -252,13 +273,17 @@ impl Bench {
                 window: load.window,
                 size: load.size,
                 span: Duration::try_from_secs_f64(args.seconds)?,
+                proxy: started.child.id(),
             };
             let report = self.crowd.run(phase).map_err(|e| {
                 let said = std::fs::read_to_string(&started.log).unwrap_or_default();
                 format!("{}, {load:?}: {e}\n{said}", proxy.name())
             })?;
             started.child.must_live(&started.log)?;
-            note(proxy, load, &report)?;
+            note(proxy.name(), load, &report)?;
+            if report.members.contains(&0) {
+                return Err(format!("{} left a member without work", proxy.name()).into());
+            }
             turn.reports.push(report);
         }
         Ok(turn)
@@ -315,15 +340,15 @@ impl Column {
 }
 
 /// Tells what a phase came to, and that it was odd.
-fn note(proxy: Proxy, load: &Load, report: &Report) -> Result<()> {
+fn note(who: &str, load: &Load, report: &Report) -> Result<()> {
     if report.counts.returned == 0 {
-        return Err(format!("{}, {load:?}: nothing came back", proxy.name()).into());
+        return Err(format!("{who}, {load}: nothing came back").into());
     }
     println!(
-        "{}, {load}: {:.2} µs, {:.0}/s, core {PROXY_CORE} busy {:.0} %, {} sent, {} lost \
-         ({} found a full buffer), {} late, {} bursts given up, members {:?}",
-        proxy.name(),
+        "{who}, {load}: {:.2} µs ({:.2} in its process), {:.0}/s, core {PROXY_CORE} busy {:.0} %, \
+         {} sent, {} lost ({} found a full buffer), {} late, {} bursts given up, members {:?}",
         report.micros(),
+        report.micros() * report.own / report.busy,
         report.rate(),
         report.busy / report.seconds * 100.0,
         report.counts.sent,
@@ -333,9 +358,6 @@ fn note(proxy: Proxy, load: &Load, report: &Report) -> Result<()> {
         report.given_up,
         report.members,
     );
-    if report.members.contains(&0) {
-        return Err(format!("{} left a member without work", proxy.name()).into());
-    }
     if report.stolen > report.seconds / 50.0 {
         let stolen = report.stolen;
         println!("note: the hypervisor took {stolen:.2} s from core {PROXY_CORE}");

@@ -17,7 +17,10 @@ pub(crate) const LONGEST: usize = 1_500;
 
 /// Room for a batch, used again and again.
 pub(crate) struct Batch {
-    headers: MultiHeaders<SockaddrIn>,
+    /// Apart from those to send: `sendmmsg` leaves its own addresses in them, into which the next
+    /// `recvmmsg` would write.
+    received: MultiHeaders<SockaddrIn>,
+    sent: MultiHeaders<SockaddrIn>,
     buffers: Vec<[u8; LONGEST]>,
     lengths: [usize; BATCH],
     peers: [Option<SockaddrIn>; BATCH],
@@ -27,7 +30,8 @@ impl Batch {
     /// An empty one.
     pub(crate) fn new() -> Batch {
         Batch {
-            headers: MultiHeaders::preallocate(BATCH, None),
+            received: MultiHeaders::preallocate(BATCH, None),
+            sent: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; LONGEST]; BATCH],
             lengths: [0; BATCH],
             peers: [None; BATCH],
@@ -45,7 +49,7 @@ impl Batch {
         };
         let received = recvmmsg(
             socket.as_raw_fd(),
-            &mut self.headers,
+            &mut self.received,
             places.iter_mut(),
             MsgFlags::MSG_DONTWAIT,
             None,
@@ -105,7 +109,7 @@ impl Batch {
         while next < n {
             let sent = sendmmsg(
                 socket.as_raw_fd(),
-                &mut self.headers,
+                &mut self.sent,
                 pieces[next..n].iter(),
                 &self.peers[next..n],
                 [],

@@ -48,6 +48,17 @@ impl Core {
             stolen: stolen / self.ticks_per_second,
         })
     }
+
+    /// Seconds of processor time that a process has had, all its threads together.
+    pub(crate) fn had_by(self, pid: u32) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Its name is in parentheses, and may hold anything; `utime` and `stime` are 12 and 13 words
+        // after it.
+        let (_, words) = stat.rsplit_once(')').ok_or("no name in a process's stat")?;
+        let mut words = words.split_whitespace().skip(11);
+        let mut ticks = || -> Result<f64> { Ok(words.next().ok_or("a short stat")?.parse()?) };
+        Ok((ticks()? + ticks()?) / self.ticks_per_second)
+    }
 }
 
 /// Datagrams that this host had no room for in a receive buffer, since boot.

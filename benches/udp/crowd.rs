@@ -40,6 +40,8 @@ const ECHOES_TO_OPEN: usize = 2;
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// How long a finished order may take at most, beside what it asks for.
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
+/// How long what was given up may still come back after a phase.
+const STRAGGLERS: Duration = Duration::from_secs(5);
 /// Events taken at once.
 const EVENTS: usize = 256;
 
@@ -65,6 +67,8 @@ pub(crate) struct Phase {
     pub(crate) size: usize,
     /// How long it is measured.
     pub(crate) span: Duration,
+    /// The process id of the proxy.
+    pub(crate) proxy: u32,
 }
 
 /// What came of a phase.
@@ -78,7 +82,9 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Seconds that the proxy's core was busy meanwhile.
     pub(crate) busy: f64,
-    /// Seconds of it that the hypervisor took.
+    /// Seconds that the proxy's process had of it.
+    pub(crate) own: f64,
+    /// Seconds that the hypervisor took from it.
     pub(crate) stolen: f64,
     /// Datagrams that found a receive buffer full, anywhere on this host.
     pub(crate) overflowed: u64,
@@ -232,6 +238,17 @@ impl Inside {
         Ok(())
     }
 
+    /// Turns until nothing has come back for a while: what was given up may stand in a queue.
+    fn stragglers(&mut self) -> Result<()> {
+        let end = Instant::now() + STRAGGLERS;
+        let mut returned = None;
+        while returned != Some(self.flows()?.counts.returned) && Instant::now() < end {
+            returned = Some(self.flows()?.counts.returned);
+            self.turns(Instant::now() + GIVEN_UP)?;
+        }
+        Ok(())
+    }
+
     fn flows(&mut self) -> Result<&mut Flows> {
         self.flows.as_mut().ok_or_else(|| "no proxy is met".into())
     }
@@ -276,15 +293,16 @@ impl Inside {
         let (given_up, full) = (self.given_up, overflowed()?);
         let members = self.members.received;
         self.flows()?.measure();
+        let own = self.core.had_by(phase.proxy)?;
         let (begin, before) = (Instant::now(), self.core.read()?);
         self.turns(begin + phase.span)?;
         let (after, seconds) = (self.core.read()?, begin.elapsed().as_secs_f64());
+        let own = self.core.had_by(phase.proxy)? - own;
         let flows = self.flows()?;
         let sent_and_returned = (flows.counts.sent, flows.counts.returned);
         flows.stop();
         self.settle()?;
-        // Stragglers of bursts that were given up at the very end.
-        self.turns(Instant::now() + GIVEN_UP)?;
+        self.stragglers()?;
         let mut counts = std::mem::take(&mut self.flows()?.counts);
         (counts.sent, counts.returned) = sent_and_returned;
         let mut each = self.members.received;
@@ -296,6 +314,7 @@ impl Inside {
             given_up: self.given_up - given_up,
             seconds,
             busy: after.busy - before.busy,
+            own,
             stolen: after.stolen - before.stolen,
             overflowed: overflowed()? - full,
             members: each,

@@ -1,10 +1,10 @@
 //! Roles of one's own: `[roles.NAME]`, beside the presets.
 
-use super::check;
 use super::diagnostic::Diagnostic;
 use super::presets::{RoleDef, ServiceDef};
 use super::reader::{Table, unknown};
 use super::resolve::check_name;
+use super::{check, protocol};
 
 /// Adds the roles that the file defines.
 pub(super) fn own_roles(table: &Table<'_>, roles: &mut Vec<RoleDef>) {
@@ -67,6 +67,9 @@ fn role_services(table: &Table<'_>) -> Vec<ServiceDef> {
             }
             None => {}
         }
+        protocol::read(&service, &mut def);
+        protocol::tell_misfits(&service, &def);
+        def.of_role = true;
         if let Some(value) = service.get("check") {
             def.check = check::read(&service, &value, &def.check);
         }

@@ -243,12 +243,6 @@ impl<F> Table<F> {
         self.entries.len()
     }
 
-    /// Whether there are none.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// All flows, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &F)> {
         self.entries.iter().map(|(place, entry)| {

@@ -98,7 +98,7 @@ fn what_a_flood_took_is_given_back() {
     for id in &ids {
         assert!(table.remove(*id).is_some());
     }
-    assert!(table.is_empty());
+    assert_eq!(table.len(), 0);
     assert_eq!((table.entries.capacity(), table.places.capacity()), (0, 0));
     let again = table.insert(client(0), 0, 0);
     assert!(!ids.contains(&again));
