@@ -30,6 +30,7 @@ impl HubDesk {
         let book = hub.book.borrow();
         let events = hub.events.borrow();
         let shortages = hub.shortages.borrow();
+        let onsets = hub.onsets.borrow();
         let problem = hub.keeper.problem();
         let now = clock::now();
         look(&View {
@@ -47,6 +48,7 @@ impl HubDesk {
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
+            onsets: &onsets,
             shortages: &shortages,
             to_move: &|pool| hub.to_move(pool),
             drains_until: &|pool| hub.drains_until(pool),

@@ -38,6 +38,7 @@ use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity}
 use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
+use crate::observe::onset::Onsets;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
 use crate::observe::stamp::Clock;
@@ -80,6 +81,7 @@ pub(super) struct Hub {
     /// Faults of our own that probes met; what workers met, they count.
     pub(super) own_faults: OwnFaultCounters,
     pub(super) shortages: RefCell<Shortages>,
+    pub(super) onsets: RefCell<Onsets>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
     observe_address: Option<SocketAddr>,
@@ -174,6 +176,7 @@ impl Hub {
         let (sessions, flows) = (share(limits.sessions), share(limits.flows));
         let room = room(&config, limits, (sessions, flows));
         let shortages = Shortages::new(&topology);
+        let onsets = Onsets::new(&topology);
         for (index, listeners) in listeners.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::new(&topology));
             counters.push(counted.clone());
@@ -222,6 +225,7 @@ impl Hub {
             room,
             own_faults: OwnFaultCounters::default(),
             shortages: RefCell::new(shortages),
+            onsets: RefCell::new(onsets),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
             observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),

@@ -19,9 +19,10 @@ use super::hub::{Hub, clock_at};
 use super::records::{Records, Stored};
 use super::spill::{LOOK, Spilling};
 use crate::clock;
+use crate::observe::onset::PairTroubles;
 use crate::pairing::Event;
 use crate::pairing::moving::Moves;
-use crate::pairing::pair::{Move, MoveRefusal};
+use crate::pairing::pair::{Halt, Move, MoveRefusal};
 use crate::pairing::record::{Phase, Record};
 use crate::proxy::{ToWorker, Which};
 use crate::time::Time;
@@ -234,6 +235,7 @@ impl Hub {
                 self.tell(&Event::Spill { pool, on }, now);
             }
         }
+        self.note_onsets(now);
         for pair in &self.topology.pairs {
             let hangs = self.pairs.records.hangs(pair.id, now);
             let told = &mut self.pairs.slow.borrow_mut()[pair.id.index()];
@@ -243,6 +245,26 @@ impl Hub {
             if let Some(hangs) = hangs {
                 self.tell_instance(format!("{}: {hangs}", pair.name), now);
             }
+        }
+    }
+
+    /// Notes since when what is wrong has been so.
+    fn note_onsets(&self, now: Time) {
+        let mut onsets = self.onsets.borrow_mut();
+        onsets.handle_store(self.keeper.problem().is_some(), now);
+        let decider = self.decider.borrow();
+        for pair in &self.topology.pairs {
+            let halt = decider.pair(pair.id).halt();
+            let troubles = PairTroubles {
+                halted: matches!(halt, Some(Halt::Alarm | Halt::Damaged)),
+                record: self.pairs.problem(pair.id, now).is_some(),
+                unwritten: decider.unwritten(pair.id).is_some(),
+            };
+            onsets.handle_pair(pair.id, troubles, now);
+        }
+        let spilling = self.pairs.spilling.borrow();
+        for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
+            onsets.handle_spilling(pool, spilling[pool.index()].is_on(), now);
         }
     }
 

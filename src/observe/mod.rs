@@ -18,6 +18,7 @@ pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod names;
+pub mod onset;
 pub mod outlook;
 pub mod problems;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub mod why;
 
 pub use desk::{Command, Desk, LocalFuture, Refused};
 pub use events::Events;
+pub use onset::Onsets;
 pub use shortage::Shortages;
 pub use stamp::Stamp;
 pub use status::{PoolHealth, Status};

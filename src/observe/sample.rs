@@ -180,6 +180,7 @@ pub(crate) fn well() -> Status {
         own_faults: OwnFaults::default(),
         reports_dropped: 0,
         store_problem: None,
+        store_problem_since: None,
         servers: vec![ServerStatus {
             name: "observe".to_owned(),
             open: 1,

@@ -64,6 +64,8 @@ pub struct Status {
     pub reports_dropped: u64,
     /// Why decisions might not outlive a restart.
     pub store_problem: Option<String>,
+    /// Since when, unless it was so at the start.
+    pub store_problem_since: Option<Stamp>,
     /// Its HTTP servers.
     pub servers: Vec<ServerStatus>,
     /// In file order.

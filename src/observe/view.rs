@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::{OwnFaultCounters, WorkerCounters};
 use super::events::Events;
+use super::onset::Onsets;
 use super::serve::ServerCounters;
 use super::shortage::Shortages;
 use super::stamp::Clock;
@@ -49,6 +50,8 @@ pub struct View<'a> {
     pub checks: &'a dyn Fn(TargetId) -> CheckTotals,
     /// The last probes of a target, oldest first.
     pub exchanges: &'a dyn Fn(TargetId) -> Vec<Exchange>,
+    /// Since when what is wrong has been so.
+    pub onsets: &'a Onsets,
     /// What there was too little of lately.
     pub shortages: &'a Shortages,
     /// Sessions of a home pool's users that are still to be ended because they move.

@@ -27,7 +27,7 @@ fn store(status: &Status) -> Option<Problem> {
         label: "STORE",
         about: vec![],
         what: format!("decisions are not stored: {problem}"),
-        since: None,
+        since: status.store_problem_since,
         whom: Some("drains and maintenance would be forgotten at a restart".to_owned()),
         next: Some("stored again as soon as it can be; see state_dir in [instance]".to_owned()),
     })
@@ -74,9 +74,12 @@ fn flows(status: &Status) -> Option<Problem> {
         label: "FULL",
         about: vec![],
         what: format!(
-            "{} of new clients dropped, as there was no room for their flows and none could be \
-             given up",
-            counted(met.count, "datagram was", "datagrams were")
+            "{} dropped, as there was no room for their flows and none could be given up",
+            counted(
+                met.count,
+                "datagram of a new client was",
+                "datagrams of new clients were"
+            )
         ),
         since: Some(met.since),
         whom: Some(format!("{}; {}", met.whom(status.now), flow_room(status))),
@@ -262,7 +265,7 @@ pub fn shortage_text(lately: &Lately, now: Stamp) -> String {
         Shortage::Other => ("fault", "faults", "our own kernel refused"),
     };
     format!(
-        "{} since {} UTC: {why}; the last {}",
+        "{} since {} UTC: {why}; last {}",
         counted(lately.count, one, many),
         lately.since.clock_face(now),
         ago(now, lately.last)

@@ -349,7 +349,7 @@ fn spilling(status: &Status) -> impl Iterator<Item = Problem> {
                 "{}: sessions that no member took went to {} one by one",
                 home.pool, home.twin
             ),
-            since: None,
+            since: home.spilling_since,
             whom: Some(format!(
                 "{} of them since the start; {} sessions on {} now",
                 number(home.spilled),
@@ -386,7 +386,7 @@ fn halted(pair: &PairStatus) -> Option<Problem> {
         label,
         about: vec![pair.name.clone()],
         what: format!("pair {}: {what}", pair.name),
-        since: None,
+        since: pair.halt_since,
         whom: Some(format!(
             "users of {} and {} go to the twin, and home, by command alone",
             pair.pools[0].pool, pair.pools[1].pool
@@ -403,7 +403,7 @@ fn record(pair: &PairStatus) -> Option<Problem> {
         label: "RECORD",
         about: vec![],
         what: format!("pair {}: {problem}", pair.name),
-        since: None,
+        since: pair.record_problem_since,
         whom: Some(format!(
             "users of {} and {} may not be where they were before the restart",
             pair.pools[0].pool, pair.pools[1].pool
@@ -417,28 +417,31 @@ fn record(pair: &PairStatus) -> Option<Problem> {
 
 /// Pairs whose record cannot be written; those with the same trouble in one.
 fn unwritten(status: &Status) -> Vec<Problem> {
-    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut groups: Vec<(&str, Vec<&PairStatus>)> = Vec::new();
     for pair in &status.pairs {
         let Some(error) = pair.unwritten.as_deref() else {
             continue;
         };
         match groups.iter_mut().find(|(other, _)| *other == error) {
-            Some((_, names)) => names.push(&pair.name),
-            None => groups.push((error, vec![&pair.name])),
+            Some((_, pairs)) => pairs.push(pair),
+            None => groups.push((error, vec![pair])),
         }
     }
-    let told = |(error, names): &(&str, Vec<&str>)| Problem {
+    let told = |(error, pairs): &(&str, Vec<&PairStatus>)| Problem {
         severity: Severity::Own,
         label: "STORE",
         about: vec![],
-        what: match names.as_slice() {
-            [name] => format!("pair {name}: its record cannot be written: {error}"),
-            names => format!(
-                "pairs {}: their records cannot be written: {error}",
-                names.join(", ")
-            ),
+        what: match pairs.as_slice() {
+            [pair] => format!("pair {}: its record cannot be written: {error}", pair.name),
+            pairs => {
+                let names: Vec<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
+                format!(
+                    "pairs {}: their records cannot be written: {error}",
+                    names.join(", ")
+                )
+            }
         },
-        since: None,
+        since: pairs.iter().filter_map(|pair| pair.unwritten_since).min(),
         whom: Some(
             "nobody is sent elsewhere until it can be; users are served where they are".to_owned(),
         ),

@@ -7,8 +7,8 @@ use crate::observe::events::mode_word;
 use crate::observe::outlook::outlook;
 use crate::observe::stamp::{Stamp, span};
 use crate::observe::status::{
-    HomePhase, HomeStatus, MemberStatus, OperatorStatus, PairStatus, PoolStatus, Status,
-    TargetStatus,
+    HomePhase, HomeStatus, MemberStatus, OperatorStatus, PairStatus, PoolStatus, ServiceStatus,
+    Status, TargetStatus,
 };
 use crate::pairing::Condition;
 use crate::topology::Protocol;
@@ -31,7 +31,7 @@ pub(super) fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
             label: "LOST",
             about: vec![],
             what: format!("{}/{}: no member is usable", pool.name, service.name),
-            since: None,
+            since: lost_since(pool, service),
             whom: Some(format!(
                 "{} sessions open; new ones for it are refused",
                 number(service.open)
@@ -40,6 +40,20 @@ pub(super) fn of_pool(status: &Status, pool: &PoolStatus) -> Vec<Problem> {
         });
     }
     found
+}
+
+/// When the last of its members became unusable for a service that has none: it went down, or
+/// somebody ordered it out.
+fn lost_since(pool: &PoolStatus, service: &ServiceStatus) -> Option<Stamp> {
+    let each = pool.members.iter().filter_map(|member| {
+        let targets = member.services.iter();
+        let target = targets.into_iter().find(|t| t.service == service.name)?;
+        let went = (target.verdict != Verdict::Up).then_some(target.since);
+        let ordered = member.operator.as_ref().map(|operator| operator.since);
+        // Either alone would do.
+        went.into_iter().chain(ordered).min()
+    });
+    each.max()
 }
 
 /// What was ordered of its members.

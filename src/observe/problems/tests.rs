@@ -281,6 +281,7 @@ fn a_pair_that_failed_over_too_often_alarms() {
         "pair korea: automation has ended: it failed over and back too often"
     );
     assert!(alarm.next.unwrap().ends_with("then `twinpool resume`"));
+    assert!(alarm.since.is_some());
     assert!(
         next(&plight, "AWAY").starts_with(
             "automation has ended with an alarm: waits for `twinpool failback fe-seoul`"
@@ -422,4 +423,39 @@ fn a_full_instance_is_told_what_limits_it_before_anybody_is_turned_away() {
         "{what}"
     );
     assert!(raise.contains("65,536 now: LimitNOFILE="), "{raise}");
+}
+
+#[test]
+fn troubles_of_pairs_are_told_with_when_they_began() {
+    let mut plight = Plight::new();
+    plight.disk = Some("no space left on device".to_owned());
+    plight.spilling = vec![plight.pool("fe-busan")];
+    plight.order("fe-seoul", Destination::Twin);
+    plight.run(10);
+    let began = plight.status().now;
+    plight.run(60_000);
+    for label in ["STORE", "SPILLING"] {
+        let since = the(&plight, label).since.expect("it began while we looked");
+        assert!(
+            began.since(since) < std::time::Duration::from_secs(1),
+            "{label}"
+        );
+    }
+    let mut plight = Plight::with(vec![(Record::home(4, sample::NOW), true)]);
+    plight.record_problem = Some("korea.json: checksum differs".to_owned());
+    assert_eq!(the(&plight, "RECORD").since, None, "it was so at the start");
+}
+
+#[test]
+fn a_lost_service_is_told_with_when_its_last_member_went() {
+    let mut status = sample::drained();
+    sample::take_down(&mut status, 0);
+    sample::take_down(&mut status, 2);
+    let pool = &mut status.pools[0];
+    pool.condition = crate::pairing::Condition::Degraded;
+    pool.services[1].usable = 0;
+    pool.services[1].lost = true;
+    let found = problems(&status);
+    let lost = found.iter().find(|p| p.severity == Severity::ServiceLost);
+    assert_eq!(lost.unwrap().since, Some(sample::ago(60)));
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::*;
 use crate::health::{Answer, ProbeOutcome};
 use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
+use crate::observe::onset::{Onsets, PairTroubles};
 use crate::observe::shortage::Shortages;
 use crate::observe::view::{Ceiling, LimitedBy, Room, View};
 use crate::observe::{status, why};
-use crate::pairing::pair::{Destination, Move};
+use crate::pairing::pair::{Destination, Halt, Move};
 use crate::pairing::{Decider, Output, Record, Standing};
 
 /// `fe-seoul` and `med-seoul` in seoul, `fe-busan` and `med-busan` in busan. The pair `korea` of the
@@ -75,6 +76,7 @@ pub(crate) struct Plight {
     pub(crate) spilling: Vec<PoolId>,
     pub(crate) record_problem: Option<String>,
     pub(crate) flows: Option<Ceiling>,
+    pub(crate) onsets: Onsets,
     pub(crate) workers: Vec<Arc<WorkerCounters>>,
     pub(crate) events: Events,
     pub(crate) state: RunState,
@@ -103,6 +105,7 @@ impl Plight {
             spilling: Vec::new(),
             record_problem: None,
             flows: None,
+            onsets: Onsets::new(&pair_topology()),
             events: Events::new(),
             state: RunState::Serving,
         };
@@ -114,6 +117,7 @@ impl Plight {
     pub(crate) fn run(&mut self, millis: u64) {
         let end = self.now + Duration::from_millis(millis);
         self.drain();
+        self.note_onsets();
         while let Some((due, _)) = self.decider.poll_timeout()
             && due <= end
         {
@@ -122,6 +126,24 @@ impl Plight {
             self.drain();
         }
         self.now = end;
+        self.note_onsets();
+    }
+
+    /// What the daemon does once a second.
+    fn note_onsets(&mut self) {
+        for pair in &self.topology.pairs {
+            let halt = self.decider.pair(pair.id).halt();
+            let troubles = PairTroubles {
+                halted: matches!(halt, Some(Halt::Alarm | Halt::Damaged)),
+                record: self.record_problem.is_some() && pair.id == PairId(0),
+                unwritten: self.decider.unwritten(pair.id).is_some(),
+            };
+            self.onsets.handle_pair(pair.id, troubles, self.now);
+        }
+        for pool in &self.topology.pools {
+            let is_spilling = self.spilling.contains(&pool.id);
+            self.onsets.handle_spilling(pool.id, is_spilling, self.now);
+        }
     }
 
     pub(crate) fn pool(&self, name: &str) -> PoolId {
@@ -194,6 +216,7 @@ impl Plight {
             address: &|_| None,
             checks: &|_| CheckTotals::default(),
             exchanges: &|_| vec![],
+            onsets: &self.onsets,
             shortages: &Shortages::new(&self.topology),
             to_move: &|_| self.to_move,
             drains_until: &|_| self.drains_until,

@@ -13,6 +13,7 @@ use crate::observe::stamp::Stamp;
 use crate::observe::view::View;
 use crate::pairing::pair::{Act, Fitness, Halt, Prospect};
 use crate::pairing::record::{By, Cause, Phase};
+use crate::time::Time;
 use crate::topology::{Automation, Pair, PoolId, Side, Topology};
 
 /// A pair.
@@ -28,6 +29,8 @@ pub struct PairStatus {
     pub failback: Automation,
     /// Why automation decides nothing, while it does not.
     pub halt: Option<Halt>,
+    /// Since when, where that is an alarm or a damaged record and was not so at the start.
+    pub halt_since: Option<Stamp>,
     /// Automatic failbacks that were begun since the pair was last calm; each doubles the hold.
     pub rounds: u32,
     /// How long a pool is lost before automation sends its users away.
@@ -45,8 +48,12 @@ pub struct PairStatus {
     /// What was wrong with the record when it was read, until the next good write or until a person
     /// resumes.
     pub record_problem: Option<String>,
+    /// Since when, unless it was so at the start.
+    pub record_problem_since: Option<Stamp>,
     /// Why the last record could not be written, while that is so: what it wanted is not in force.
     pub unwritten: Option<String>,
+    /// Since when.
+    pub unwritten_since: Option<Stamp>,
     /// Whether a record is being written; nothing else is decided meanwhile.
     pub writing: bool,
     /// The two home pools, in file order.
@@ -82,6 +89,8 @@ pub struct HomeStatus {
     pub since: Stamp,
     /// Whether sessions that no home member took went to the twin one by one lately.
     pub spilling: bool,
+    /// Since when.
+    pub spilling_since: Option<Stamp>,
     /// Whether the home pool can be sent users.
     pub fitness: Fitness,
     /// Since when it has been seen so without a break.
@@ -255,19 +264,24 @@ pub(super) fn sites(view: &View<'_>) -> Vec<SiteStatus> {
 pub(in crate::observe) fn pair_status(view: &View<'_>, pair: &Pair) -> PairStatus {
     let machine = view.decider.pair(pair.id);
     let record = machine.record();
+    let onsets = view.onsets.pair(pair.id);
+    let stamp = |at: Option<Time>| at.map(|at| view.clock().stamp(at));
     PairStatus {
         name: pair.name.clone(),
         generation: record.generation,
         failover: pair.rules.failover,
         failback: pair.rules.failback,
         halt: machine.halt(),
+        halt_since: stamp(onsets.halted),
         rounds: record.rounds,
         after: pair.rules.after,
         hold: machine.hold(),
         ramp: pair.rules.ramp,
         spill: pair.spill,
         record_problem: (view.record_problem)(pair.id),
+        record_problem_since: stamp(onsets.record),
         unwritten: view.decider.unwritten(pair.id).map(str::to_owned),
+        unwritten_since: stamp(onsets.unwritten),
         writing: machine.wanted().is_some(),
         pools: Side::BOTH.map(|side| home_status(view, pair, side)),
     }
@@ -311,6 +325,7 @@ fn home_status(view: &View<'_>, pair: &Pair, side: Side) -> HomeStatus {
         reason: entry.reason.clone(),
         since: clock.stamp(entry.since),
         spilling: (view.spilling)(home.id),
+        spilling_since: view.onsets.spilling(home.id).map(|at| clock.stamp(at)),
         fitness,
         fitness_since: clock.stamp(fitness_since),
         sessions_at_home: counted.at_home,

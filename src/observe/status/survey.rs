@@ -59,6 +59,7 @@ pub fn status(view: &View<'_>) -> Status {
         own_faults: OwnFaults::sum(view.workers, view.own_faults),
         reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
         store_problem: view.store_problem.map(str::to_owned),
+        store_problem_since: view.onsets.store().map(|at| clock.stamp(at)),
         servers: view
             .servers
             .iter()
