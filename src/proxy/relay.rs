@@ -139,7 +139,7 @@ pub(super) async fn relay(
             Fault::Source(error) => Broken::Client(error),
             Fault::Sink(error) => Broken::Member(error),
         })?;
-        if !std::mem::replace(&mut begun, true) && up.haste == Haste::Fresh {
+        if !std::mem::replace(&mut begun, true) {
             sockets::acknowledge(member);
         }
         let back = down.poll(cx, member, client, up.is_ended(), &mut moved);
@@ -341,8 +341,10 @@ impl<'a> Direction<'a> {
         };
         match source.try_io(Interest::READABLE, fill) {
             Ok(0) => {
+                // The end, or a mark of urgent data before more of it: a read tells them apart.
                 self.give_pipe();
-                Poll::Ready(self.end(sink, last))
+                self.bulk = false;
+                Poll::Ready(Ok(()))
             }
             Ok(n) => {
                 *held = n;
@@ -480,6 +482,20 @@ mod tests {
         let (arrived, outcome) = carry(source, Haste::Set).await;
         assert!(outcome.is_ok());
         assert_eq!(arrived, b"before behind");
+    }
+
+    #[tokio::test]
+    async fn an_urgent_byte_among_bulk_data_cuts_nothing_off() {
+        const MUCH: usize = SCRATCH + 4_000;
+        let (mut feeder, source) = pair().await;
+        feeder.write_all(&[7; MUCH]).await.unwrap();
+        SockRef::from(&feeder).send_out_of_band(b"!").unwrap();
+        feeder.write_all(b"behind").await.unwrap();
+        feeder.shutdown().await.unwrap();
+        source.readable().await.unwrap();
+        let (arrived, outcome) = carry(source, Haste::Set).await;
+        assert!(outcome.is_ok());
+        assert_eq!(arrived.len(), MUCH + b"behind".len());
     }
 
     #[tokio::test]

@@ -73,8 +73,7 @@ pub(super) fn watch_peer<S: AsFd>(socket: &S, peer_timeout: Duration) -> io::Res
 /// Begins to connect; the stream is writable once that is settled, and `take_error` then tells.
 ///
 /// The member's answer is not acknowledged at once: what the client has sent already is to carry
-/// the acknowledgement, which spares both sides a segment. Where it has sent nothing,
-/// [`acknowledge`] is due.
+/// the acknowledgement, which spares both sides a segment. [`acknowledge`] is due right after.
 pub(super) fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -90,7 +89,9 @@ pub(super) fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.into())
 }
 
-/// Sends the acknowledgement that [`dial`] put off: a member that speaks first waits for it.
+/// Sends the acknowledgement that [`dial`] put off, unless bytes have carried it meanwhile, and has
+/// the kernel acknowledge as it always does from here on: a member that speaks first waits for the
+/// one, and a member that writes twice without `TCP_NODELAY` for the other.
 pub(super) fn acknowledge(member: &TcpStream) {
     if let Err(error) = set_tcp_quickack(member, true) {
         tracing::debug!(%error, "cannot acknowledge at once");
