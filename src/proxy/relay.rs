@@ -34,6 +34,11 @@ const SCRATCH: usize = 16 << 10;
 /// What one direction may move before the worker's other sessions have their turn, in bytes.
 const TURN: usize = 1 << 20;
 
+/// How often [`sockets::acknowledge`] is told of a member that has not answered yet: at once, and
+/// after the first writes, a PROXY header and a request. Each sets the kernel back to delaying its
+/// acknowledgements, and a member that writes its first answer in two pieces would wait for them.
+const OPENING: u8 = 3;
+
 /// What the sessions of one worker move bytes with.
 #[derive(Debug)]
 pub(super) struct Tools {
@@ -125,7 +130,7 @@ pub(super) async fn relay(
     let mut up = Direction::new(worker.tools(), &counters.bytes_in, haste);
     // What the listener was told is inherited by its clients' sockets.
     let mut down = Direction::new(worker.tools(), &counters.bytes_out, Haste::Set);
-    let mut begun = false;
+    let mut acknowledgements = OPENING;
     poll_fn(|cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
@@ -139,15 +144,20 @@ pub(super) async fn relay(
             Fault::Source(error) => Broken::Client(error),
             Fault::Sink(error) => Broken::Member(error),
         })?;
-        if !std::mem::replace(&mut begun, true) {
+        if acknowledgements > 0 && (moved || acknowledgements == OPENING) {
             sockets::acknowledge(member);
+            acknowledgements -= 1;
         }
-        let back = down.poll(cx, member, client, up.is_ended(), &mut moved);
+        let mut answered = false;
+        let back = down.poll(cx, member, client, up.is_ended(), &mut answered);
         let back = back.map_err(|fault| match fault {
             Fault::Source(error) => Broken::Member(error),
             Fault::Sink(error) => Broken::Client(error),
         })?;
-        if moved {
+        if answered {
+            acknowledgements = 0;
+        }
+        if moved || answered {
             worker.registry().moved(key, worker.tick());
         }
         match (there, back) {
@@ -205,7 +215,7 @@ impl<'a> Direction<'a> {
                 }
                 Flow::Splice { held, .. } => {
                     let held = *held;
-                    let step = self.splice(cx, source, sink, last, &mut carried);
+                    let step = self.splice(cx, source, sink, &mut carried);
                     *moved |= matches!(self.flow, Flow::Splice { held: left, .. } if left < held);
                     step
                 }
@@ -313,7 +323,6 @@ impl<'a> Direction<'a> {
         cx: &mut Context<'_>,
         source: &mut TcpStream,
         sink: &mut TcpStream,
-        last: bool,
         carried: &mut usize,
     ) -> Poll<Result<(), Fault>> {
         let Flow::Splice { pipe, held } = &mut self.flow else {
