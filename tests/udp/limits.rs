@@ -12,9 +12,12 @@ async fn a_flood_of_new_clients_takes_no_place_of_a_flow_that_was_proven() {
     let daemon = Daemon::start(setup).await;
     let service = daemon.address().await;
     let mut proven = callers(service, 8).await;
-    // Each is answered, and none sends again.
+    // Each is answered, and none sends again: nor does another one from its port.
+    let mut flood = Vec::new();
     for _ in 0..200 {
-        Caller::new(service).await.ask().await;
+        let mut caller = Caller::new(service).await;
+        caller.ask().await;
+        flood.push(caller);
     }
     for (caller, before) in &mut proven {
         assert_eq!(caller.ask().await, before_asked(before, 3));
