@@ -138,7 +138,8 @@ pub struct HomeCounters {
     pub at_twin: Counter,
     /// Of those, sessions that are over.
     pub at_twin_ended: Counter,
-    /// Sessions that no home member took and that the twin did; those that came home from the twin in the same way while their pool returned, too.
+    /// Sessions that no home member took and that the twin did; those that came home from the twin
+    /// in the same way while their pool returned, too.
     pub spilled: Counter,
     /// Sessions ended because their users moved.
     pub moved: Counter,

@@ -63,8 +63,11 @@ pub struct Lately {
     pub last: Stamp,
 }
 
+/// Reads how often something was met.
+type Read<C> = fn(&C) -> u64;
+
 /// What is short at a service.
-const OF_SERVICE: [(Shortage, fn(&ServiceCounters) -> u64); 6] = [
+const OF_SERVICE: [(Shortage, Read<ServiceCounters>); 6] = [
     (Shortage::Sessions, |c| c.shed.get()),
     (Shortage::QueueRoom, |c| c.refused_queue_full.get()),
     (Shortage::QueueTime, |c| c.refused_queue_timeout.get()),
@@ -74,7 +77,7 @@ const OF_SERVICE: [(Shortage, fn(&ServiceCounters) -> u64); 6] = [
 ];
 
 /// What is short on the whole instance.
-const OF_INSTANCE: [(Shortage, fn(&OwnFaultCounters) -> u64); 5] = [
+const OF_INSTANCE: [(Shortage, Read<OwnFaultCounters>); 5] = [
     (Shortage::Descriptors, |c| c.descriptors.get()),
     (Shortage::SourcePorts, |c| c.source_ports.get()),
     (Shortage::Memory, |c| c.memory.get()),
