@@ -222,8 +222,12 @@ fn own_fault(status: &Status, lately: &Lately) -> Problem {
         since: Some(lately.since),
         whom: Some(match Met::of(status, Shortage::OwnSide) {
             Some(met) => format!(
-                "{}; {}; no member is blamed",
+                "{}{}; {}; no member is blamed",
                 counted(met.count, "session was refused", "sessions were refused"),
+                match status.lately.len() {
+                    1 => "",
+                    _ => " for this or another fault of our own",
+                },
                 met.whom(status.now)
             ),
             None => format!(
