@@ -3,12 +3,14 @@
 //! See `benches/README.md` for the method. Needs two cores, `taskset` and nginx with stream.
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "cost/meter.rs"]
+mod meter;
+#[allow(dead_code, reason = "each bench uses a part of it")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 mod udp {
     pub(crate) mod batch;
-    pub(crate) mod core;
     pub(crate) mod crowd;
     pub(crate) mod flows;
     pub(crate) mod members;
@@ -24,12 +26,12 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use meter::{Charge, Meter};
 use support::child::{Child, bound_to_us, on_path, run};
 use support::clock::wait_for;
 use support::daemon::resident;
 use support::{Result, inside};
-use udp::core::{Core, PROXY_CORE};
-use udp::crowd::{Crowd, Order, Phase, Report};
+use udp::crowd::{Crowd, Order, PROXY_CORE, Phase, Report};
 use udp::proxies::Proxy;
 use udp::results::{Load, Results, Turn};
 
@@ -132,10 +134,9 @@ fn compare(args: &Args) -> Result<()> {
         }
     }
     run(&["taskset", "-cp", LOAD_CORE, &std::process::id().to_string()])?;
-    let core = Core::find()?;
     let bench = Bench {
-        crowd: Crowd::start(core)?,
-        core,
+        crowd: Crowd::start()?,
+        meter: Meter::new(Charge::Core, PROXY_CORE)?,
         dir: Dir::new()?,
     };
     let loads = args.loads();
@@ -197,7 +198,7 @@ impl Args {
 /// The load, ready, and where everything is.
 struct Bench {
     crowd: Crowd,
-    core: Core,
+    meter: Meter,
     dir: Dir,
 }
 
@@ -304,9 +305,10 @@ impl Bench {
             Ok(listens(door.port())?.then_some(()))
         })?;
         sleep(REST);
-        let before = self.core.read()?;
-        sleep(Duration::from_secs(1));
-        let idling = self.core.read()?.busy - before.busy;
+        let ((), idling) = self.meter.busy(|| {
+            sleep(Duration::from_secs(1));
+            Ok(())
+        })?;
         if idling > 0.03 {
             println!("note: core {PROXY_CORE} is busy for {idling:.2} s of an idle second");
         }
@@ -358,10 +360,6 @@ fn note(who: &str, load: &Load, report: &Report) -> Result<()> {
         report.given_up,
         report.members,
     );
-    if report.stolen > report.seconds / 50.0 {
-        let stolen = report.stolen;
-        println!("note: the hypervisor took {stolen:.2} s from core {PROXY_CORE}");
-    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use twinpool::config::{Config, known_keys, load, parse};
-use twinpool::topology::{Automation, CheckKind, PairId, PairRules, PoolId};
+use twinpool::topology::{Automation, CheckKind, PairId, PairRules, Policy, PoolId, Protocol};
 
 const REFERENCE: &str = include_str!("../config/twinpool.toml");
 const DEMO: &str = include_str!("../config/demo.toml");
@@ -272,6 +272,63 @@ fn a_requirement_of_the_role_need_not_be_named_as_a_service() {
     );
     // Through focus, which requires it.
     assert_eq!(pool.services[0].requires.len(), 2);
+}
+
+#[test]
+fn services_over_udp_have_defaults_of_their_own() {
+    let config = valid(include_str!("config/udp.toml"));
+    assert_eq!(
+        config.instance.max_flows.map(|most| most.get()),
+        Some(5_000)
+    );
+    let service = |pool: &str, name: &str| {
+        let pool = config.topology.pool_named(pool).unwrap();
+        pool.service_named(name).unwrap().clone()
+    };
+    let av_udp = service("edge-seoul", "av-udp");
+    assert_eq!(av_udp.protocol, Protocol::Udp);
+    assert_eq!(av_udp.check.kind, CheckKind::Stun);
+    assert_eq!(av_udp.balance, Policy::Source);
+    assert_eq!(av_udp.idle_timeout, Duration::from_secs(300));
+    assert_eq!((av_udp.listen.len(), av_udp.listen_at_twin.len()), (2, 1));
+    let av = service("edge-seoul", "av");
+    assert_eq!((av.protocol, av.requires), (Protocol::Tcp, vec![av_udp.id]));
+    assert_eq!(av.idle_timeout, Duration::from_secs(1_800));
+    let internal = service("edge-seoul", "internal-av-udp");
+    assert_eq!(internal.idle_timeout, Duration::from_secs(60));
+    assert_eq!(internal.slow_start, Duration::ZERO);
+    let media = service("edge-seoul", "media");
+    assert_eq!(media.balance, Policy::RoundRobin);
+    assert_eq!(
+        (media.check.kind, media.check.port),
+        (CheckKind::Tcp, Some(5_001))
+    );
+    let media = service("edge-busan", "media");
+    assert_eq!(
+        (media.balance, media.check.kind),
+        (Policy::Source, CheckKind::Stun)
+    );
+    let dns = service("names", "dns");
+    assert_eq!((dns.protocol, dns.balance), (Protocol::Udp, Policy::Source));
+    assert_eq!((dns.check.kind, dns.check.port), (CheckKind::Tcp, None));
+}
+
+#[test]
+fn listeners_over_udp_are_in_the_way_of_each_other_alone() {
+    let text = |observe: &str, second: &str| {
+        format!(
+            "observe.listen = {observe}\n[pools.edge]\nrole = \"edge\"\nmembers.e = \"10.1.0.1\"\n\
+             [pools.edge.services]\naccess = {{ listen = \"10.1.0.9:443\" }}\n\
+             av-udp = {{ listen = \"10.1.0.9:443\" }}\n\
+             internal-av-udp = {{ listen = \"{second}\" }}\n"
+        )
+    };
+    valid(&text("\"10.1.0.9:3478\"", "10.1.0.9:3478"));
+    let page = refused(&text("false", "10.1.0.9:443"));
+    assert!(
+        page.contains("10.1.0.9:443 is listened on twice over UDP"),
+        "{page}"
+    );
 }
 
 #[test]

@@ -979,10 +979,7 @@ fn what_is_no_stun_answer_to_our_request_is_told_if_nothing_better_comes() {
             "without the magic cookie",
         ),
         (|good| good[..28].to_vec(), "not as long as it says"),
-        (
-            |good| [&good[..], &[0; 1600]].concat(),
-            "not as long as it says",
-        ),
+        (|good| [good, &[0; 1600]].concat(), "not as long as it says"),
         (
             |good| {
                 let other = good[19].wrapping_add(1);
@@ -1048,7 +1045,7 @@ fn an_answer_from_another_address_is_not_heard() {
         let mut check = check(CheckKind::Stun);
         check.timeout = SHORT;
         let outcome = ask(check, address).await;
-        assert_eq!(outcome.answer, bad(Failure::ConnectTimeout));
+        assert_eq!(outcome.answer, bad(Failure::Silent));
     });
 }
 
@@ -1056,7 +1053,7 @@ fn an_answer_from_another_address_is_not_heard() {
 fn a_silent_stun_server_has_timed_out_after_three_requests() {
     run(async {
         let (outcome, said) = stun_judged(SHORT, |_, _| Vec::new()).await;
-        assert_eq!(outcome.answer, bad(Failure::ConnectTimeout));
+        assert_eq!(outcome.answer, bad(Failure::Silent));
         assert!(outcome.took >= SHORT);
         let expected = "; sent Binding request 3 times; no answer within 150 ms";
         assert_eq!(said, expected);

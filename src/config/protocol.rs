@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::check;
 use super::diagnostic::Diagnostic;
 use super::presets::ServiceDef;
 use super::reader::{Table, unknown};
@@ -65,10 +66,8 @@ pub(super) fn read(table: &Table<'_>, def: &mut ServiceDef) {
 
 fn tell_other_than_role(table: &Table<'_>, def: &ServiceDef, given: Protocol, place: Range<usize>) {
     let message = format!("`{}` of this role is not served over {given}", def.name);
-    let help = format!(
-        "leave `protocol` out; for a service of your own write another name, with `port` and \
-         `protocol`"
-    );
+    let help = "leave `protocol` out; for a service of your own write another name, with `port` and \
+                `protocol`";
     table.note(Diagnostic::new(message, place).help(help));
 }
 
@@ -88,13 +87,15 @@ pub(super) fn tell_misfits(table: &Table<'_>, def: &ServiceDef) {
             table.note(Diagnostic::new(message, value.span.clone()).help(help));
         }
     }
-    if !def.of_role && table.get("check").is_none() {
+    let check = table.get("check");
+    if !def.of_role && !check.as_ref().is_some_and(check::names_kind) {
         let message = format!(
-            "`{}` needs a `check`: over UDP silence tells nothing",
+            "`{}` needs a `check` with its kind: over UDP silence tells nothing",
             def.name
         );
         let help = "write `check = \"stun\"` where members answer STUN, or ask a port of theirs \
                     over TCP, `check = { kind = \"tcp\", port = 443 }`";
-        table.note(Diagnostic::new(message, table.span()).help(help));
+        let place = check.map_or(table.span(), |check| check.span);
+        table.note(Diagnostic::new(message, place).help(help));
     }
 }

@@ -5,12 +5,14 @@
 //! failed, but never before the one before it has ended. A member that dies right after a probe
 //! was answered is asked again a whole interval later; after that `fall` probes have to fail.
 //!
-//! What traffic sees only makes it sooner. What makes it later is not in the settings: a fault of
+//! What traffic sees only makes it sooner. Over UDP it sees little: a flow has no connect phase
+//! and is not hedged, so that silence is noticed by the check alone, and until then what flows to
+//! a silent member is lost. What makes it later is not in the settings: a fault of
 //! our own, and the search for a witness where nobody else has answered lately.
 
 use std::time::Duration;
 
-use crate::topology::{Automation, Check, CheckKind, PairRules, Pool, Service};
+use crate::topology::{Automation, Check, CheckKind, PairRules, Pool, Protocol, Service};
 
 /// What a decided failover takes until it is written to disk, in force, and with every worker. A
 /// margin and no bound: a sync that takes longer delays it by as much, and one that fails is tried
@@ -28,7 +30,7 @@ pub struct WorstCase {
     pub silent: Duration,
 }
 
-/// The longest times until a member is out for every service of a pool.
+/// The longest times until a member is out for every service of a pool, or for some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolWorstCase {
     /// When its host refuses.
@@ -85,14 +87,38 @@ pub fn notices_hang(check: &Check) -> bool {
 
 /// The worst case of a pool: that of its slowest service.
 pub fn of_pool(pool: &Pool) -> PoolWorstCase {
+    of_services(pool, |_| true)
+}
+
+/// The worst case of a pool's flows over UDP, which is when those of a dead member begin to move:
+/// that of the slowest such service that has clients. None without one.
+pub fn of_flows(pool: &Pool) -> Option<PoolWorstCase> {
+    let mut services = pool.services.iter();
+    services
+        .any(has_flows)
+        .then(|| of_services(pool, has_flows))
+}
+
+/// Whether clients reach a service, over UDP.
+pub fn has_flows(service: &Service) -> bool {
+    service.protocol == Protocol::Udp && is_fronted(service)
+}
+
+/// Whether clients reach a service.
+pub fn is_fronted(service: &Service) -> bool {
+    !(service.listen.is_empty() && service.listen_at_twin.is_empty())
+}
+
+/// The worst case of the slowest of these services.
+fn of_services(pool: &Pool, is_one: impl Fn(&Service) -> bool) -> PoolWorstCase {
+    let services = || pool.services.iter().filter(|service| is_one(service));
     let slowest = |time: &dyn Fn(&Check) -> Duration| {
-        let services = pool.services.iter();
-        services
+        services()
             .filter_map(|service| soonest(pool, service, &|check| Some(time(check))))
             .max()
             .unwrap_or_default()
     };
-    let hangs = pool.services.iter().map(|service| {
+    let hangs = services().map(|service| {
         soonest(pool, service, &|check| {
             notices_hang(check).then(|| until_out(check).silent)
         })
@@ -230,6 +256,27 @@ mod tests {
         );
         let alone = "services.focus = { listen = \"127.0.0.1:0\", requires = [] }";
         assert_eq!(of_pool(&pool(alone)).hang, None);
+    }
+
+    #[test]
+    fn a_stun_check_sees_a_hang_and_a_tcp_check_of_a_service_over_udp_does_not() {
+        let edge = |check: &str| {
+            let text = format!(
+                "[pools.p]\nrole = \"edge\"\nmembers.a = \"192.0.2.1\"\n\
+                 services.access = {{ listen = \"127.0.0.1:0\", check = {{ interval = \"1h\" }} }}\n\
+                 services.av-udp = {{ listen = \"127.0.0.1:0\", check = {check} }}\n"
+            );
+            let config = config::parse(&text, "test.toml").unwrap().config;
+            of_flows(&config.topology.pools[0]).unwrap()
+        };
+        let stun = edge("\"stun\"");
+        assert_eq!(stun.refused, Duration::from_millis(1_650));
+        assert_eq!(stun.silent, Duration::from_millis(2_600));
+        assert_eq!(stun.hang, Some(stun.silent));
+        let tcp = edge("{ kind = \"tcp\", port = 443 }");
+        assert_eq!((tcp.silent, tcp.hang), (stun.silent, None));
+        let none = "services.sip.listen = \"127.0.0.1:0\"";
+        assert_eq!(of_flows(&pool(none)), None);
     }
 
     fn rules(failover: Automation) -> PairRules {

@@ -58,6 +58,9 @@ pub enum Failure {
     ConnectTimeout,
     /// The connection stood, the protocol's answer did not come in time: a hang.
     NoAnswer,
+    /// Nothing answered a datagram in time: the host is gone, its process hangs, or the network
+    /// lost every one.
+    Silent,
     /// The connection was closed or reset before an answer.
     Closed,
     /// What came was not the protocol.
@@ -139,7 +142,8 @@ impl Failure {
             Failure::Refused
             | Failure::Unreachable
             | Failure::ConnectTimeout
-            | Failure::NoAnswer => Severity::Hard,
+            | Failure::NoAnswer
+            | Failure::Silent => Severity::Hard,
             Failure::Closed
             | Failure::Garbled
             | Failure::Certificate
@@ -151,13 +155,18 @@ impl Failure {
     /// Whether nothing at all came back. Only silence can be the fault of our own uplink; a
     /// refusal is an answer, and a hang followed one.
     pub fn is_silence(self) -> bool {
-        matches!(self, Failure::Unreachable | Failure::ConnectTimeout)
+        matches!(
+            self,
+            Failure::Unreachable | Failure::ConnectTimeout | Failure::Silent
+        )
     }
 
     /// The layer that failed, as HAProxy names check results: `L4`, `L6` or `L7`.
     pub fn layer(self) -> &'static str {
         match self {
-            Failure::Refused | Failure::Unreachable | Failure::ConnectTimeout => "L4",
+            Failure::Refused | Failure::Unreachable | Failure::ConnectTimeout | Failure::Silent => {
+                "L4"
+            }
             Failure::Certificate => "L6",
             Failure::NoAnswer
             | Failure::Closed
@@ -175,6 +184,7 @@ impl fmt::Display for Failure {
             Failure::Unreachable => f.write_str("host unreachable"),
             Failure::ConnectTimeout => f.write_str("connect timed out"),
             Failure::NoAnswer => f.write_str("accepted, but did not answer in time"),
+            Failure::Silent => f.write_str("did not answer in time"),
             Failure::Closed => f.write_str("closed without an answer"),
             Failure::Garbled => f.write_str("answered with something else than the protocol"),
             Failure::Certificate => f.write_str("certificate not trusted"),

@@ -7,6 +7,7 @@ use twinpool::health::Verdict;
 use crate::caller::*;
 use crate::echo::*;
 use crate::harness::*;
+use crate::watching::udp_totals;
 
 #[tokio::test]
 async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_answered() {
@@ -27,6 +28,7 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
     daemon
         .counted("ended by us", |t| t.ended_by_us == moved)
         .await;
+    assert_eq!(udp_totals(&daemon).await.moved, moved);
     assert_eq!(daemon.member("a").await.load, 0);
     a.resume().await;
     daemon.verdict("a", Verdict::Up).await;

@@ -3,7 +3,7 @@
 use crate::caller::*;
 use crate::echo::*;
 use crate::harness::*;
-use crate::watching::udp_total;
+use crate::watching::udp_totals;
 
 #[tokio::test]
 async fn a_flood_of_new_clients_takes_no_place_of_a_flow_that_was_proven() {
@@ -19,8 +19,8 @@ async fn a_flood_of_new_clients_takes_no_place_of_a_flow_that_was_proven() {
     for (caller, before) in &mut proven {
         assert_eq!(caller.ask().await, before_asked(before, 3));
     }
-    assert_eq!(udp_total(&daemon, "evicted").await, 200 - 8);
-    assert_eq!(udp_total(&daemon, "dropped_table_full").await, 0);
+    assert_eq!(udp_totals(&daemon).await.evicted, 200 - 8);
+    assert_eq!(udp_totals(&daemon).await.dropped_table_full, 0);
     let open: u64 = [daemon.member("a").await.load, daemon.member("b").await.load]
         .iter()
         .sum();
@@ -36,11 +36,16 @@ async fn a_table_full_of_flows_that_move_takes_no_new_one_and_says_so() {
     let mut proven = callers(service, 8).await;
     let mut late = Caller::new(service).await;
     assert_eq!(late.try_ask(MOMENT).await, None);
-    assert_eq!(udp_total(&daemon, "dropped_table_full").await, 1);
-    assert_eq!(udp_total(&daemon, "evicted").await, 0);
+    assert_eq!(udp_totals(&daemon).await.dropped_table_full, 1);
+    assert_eq!(udp_totals(&daemon).await.evicted, 0);
     for (caller, before) in &mut proven {
         assert_eq!(caller.ask().await, before_asked(before, 3));
     }
+    eventually("a page that says so", async || {
+        let page = daemon.done(&["status"]).await;
+        page.contains("max_flows").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -57,7 +62,7 @@ async fn more_clients_than_descriptors_leave_room_for_harm_nobody() {
         assert_eq!(caller.ask().await, before_asked(before, 3));
     }
     assert_eq!(daemon.status().await.own_faults.descriptors, 0);
-    assert!(udp_total(&daemon, "evicted").await > 0);
+    assert!(udp_totals(&daemon).await.evicted > 0);
 }
 
 /// The answer to a client's n-th question in the same flow as before.

@@ -1,19 +1,15 @@
 //! What is told of flows, and of keys that a service over UDP has no use for.
 
-use serde_json::Value;
+use twinpool::health::Verdict;
+use twinpool::observe::status::UdpTotals;
 
 use crate::caller::*;
 use crate::echo::*;
 use crate::harness::*;
 
-/// One of what is counted of the service `p/line` for being over UDP.
-pub(crate) async fn udp_total(daemon: &Daemon, key: &str) -> u64 {
-    let status = daemon.get("/v1/status").await.expect("a status");
-    let status: Value = serde_json::from_str(&status).expect("a status in JSON");
-    let udp = &status["pools"][0]["services"][0]["totals"]["udp"];
-    udp[key]
-        .as_u64()
-        .unwrap_or_else(|| panic!("{key} in {udp}"))
+/// What is counted of the service `p/line` for being over UDP.
+pub(crate) async fn udp_totals(daemon: &Daemon) -> UdpTotals {
+    daemon.totals().await.udp.expect("a service over UDP")
 }
 
 /// The sum of the samples of a metric, those alone that have all these labels.
@@ -30,7 +26,7 @@ fn sum(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
 
 #[tokio::test]
 async fn status_and_metrics_tell_flows_datagrams_and_what_was_dropped() {
-    let a = Echo::start("a").await;
+    let mut a = Echo::start("a").await;
     let observe = free_address();
     let setup = Setup::of(&pool_of([&a]))
         .observe(observe)
@@ -51,18 +47,35 @@ async fn status_and_metrics_tell_flows_datagrams_and_what_was_dropped() {
         (totals.accepted, totals.established, totals.ended),
         (5, 5, 1)
     );
-    assert_eq!(udp_total(&daemon, "datagrams_in").await, 8);
-    assert_eq!(udp_total(&daemon, "datagrams_out").await, 10);
-    assert_eq!(udp_total(&daemon, "evicted").await, 1);
+    let udp = udp_totals(&daemon).await;
+    assert_eq!((udp.datagrams_in, udp.datagrams_out), (8, 10));
+    assert_eq!((udp.evicted, udp.dropped()), (1, 0));
     assert_eq!(daemon.member("a").await.load, 4);
+    let flows = daemon.status().await.flows.expect("flows");
+    assert_eq!((flows.open, flows.limit), (4, 4));
+    // With nobody to take it, the next one is dropped.
+    a.die().await;
+    daemon.verdict("a", Verdict::Down).await;
+    let mut fifth = Caller::new(service).await;
+    assert_eq!(fifth.try_ask(MOMENT).await, None);
     let (code, metrics) = http(observe, "/metrics").await;
     assert_eq!(code, 200);
-    let datagrams = |way: &str| {
-        let labels = ["pool=\"p\"", "service=\"line\"", way];
-        sum(&metrics, "twinpool_udp_datagrams_total", &labels)
-    };
-    assert_eq!(datagrams("direction=\"in\""), Some(8.0), "{metrics}");
-    assert_eq!(datagrams("direction=\"out\""), Some(10.0), "{metrics}");
+    for (name, label, value) in [
+        ("twinpool_sessions_open", "", 0.0),
+        ("twinpool_sessions_accepted_total", "", 6.0),
+        ("twinpool_udp_datagrams_total", "direction=\"in\"", 8.0),
+        ("twinpool_udp_datagrams_total", "direction=\"out\"", 10.0),
+        ("twinpool_udp_flows_evicted_total", "", 1.0),
+        (
+            "twinpool_udp_datagrams_dropped_total",
+            "reason=\"no_member\"",
+            1.0,
+        ),
+    ] {
+        let told = sum(&metrics, name, &["pool=\"p\"", "service=\"line\"", label]);
+        assert_eq!(told, Some(value), "{name} {label}: {metrics}");
+    }
+    assert_eq!(sum(&metrics, "twinpool_flow_limit", &[]), Some(4.0));
 }
 
 #[tokio::test]

@@ -11,10 +11,12 @@ pub enum Finding {
     /// No connection, or over UDP no way to the port; whose fault that is has been sorted by
     /// [`connect_failure`](crate::health::connect_failure).
     ConnectFailed(Answer),
-    /// Nothing answered the connection request, or a question over UDP, within the timeout.
+    /// Nothing answered the connection request within the timeout.
     ConnectTimedOut,
     /// Connected, and then not enough came within the timeout.
     Silence,
+    /// Asked in datagrams, and nothing at all came back within the timeout.
+    NeverHeard,
     /// Closed or reset before an answer.
     Closed,
     /// Something else than the protocol.
@@ -23,8 +25,8 @@ pub enum Finding {
     Untrusted,
     /// Our own side ran out of something while it talked.
     Own(OwnFault),
-    /// The sign of life that the check asks for: accepted, spoke TLS, or answered
-    /// by STUN.
+    /// The sign of life that the check asks for: accepted, spoke TLS, or answered by
+    /// STUN.
     Life,
     /// A final status of HTTP or SIP.
     Status(u16),
@@ -39,6 +41,7 @@ pub fn judge(kind: &CheckKind, finding: &Finding) -> Answer {
         Finding::ConnectFailed(answer) => answer,
         Finding::ConnectTimedOut => Answer::Bad(Failure::ConnectTimeout),
         Finding::Silence => Answer::Bad(Failure::NoAnswer),
+        Finding::NeverHeard => Answer::Bad(Failure::Silent),
         Finding::Closed => Answer::Bad(Failure::Closed),
         Finding::Garbled => Answer::Bad(Failure::Garbled),
         Finding::Untrusted => Answer::Bad(Failure::Certificate),

@@ -88,7 +88,7 @@ pub(super) async fn ask(
             transcript.silence(timeout);
             match asking.last {
                 Some(_) => Finding::Garbled,
-                None => Finding::ConnectTimedOut,
+                None => Finding::NeverHeard,
             }
         }
     };
@@ -334,6 +334,28 @@ mod tests {
         let most = [0, 500, 1_500, 3_500, 7_500, 15_500, 31_500];
         assert_eq!(at(3_600_000), most);
         assert!(offsets(Duration::MAX).count() <= most.len());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_wakes_who_waits_for_an_answer() {
+        // Connected to itself: nobody else can have its port, and it takes nothing from others.
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = nobody.local_addr().unwrap();
+        nobody.connect(address).unwrap();
+        let socket = connect(address).unwrap();
+        let mut buffer = [0; MAX_MESSAGE];
+        let refused = async {
+            let sent = async {
+                tokio::task::yield_now().await;
+                socket.send(&request(&ID)).await
+            };
+            tokio::join!(receive(&socket, &mut buffer), sent)
+        };
+        // One request and no second: nothing but the refusal can end the wait.
+        let plenty = Instant::now() + Duration::from_secs(10);
+        let (received, sent) = timeout_at(plenty, refused).await.unwrap();
+        assert_eq!(sent.unwrap(), HEADER);
+        assert_eq!(received.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
 
     proptest! {

@@ -30,6 +30,7 @@ fn every_finding_has_its_judgement() {
         ),
         (ConnectTimedOut, bad(Failure::ConnectTimeout)),
         (Silence, bad(Failure::NoAnswer)),
+        (NeverHeard, bad(Failure::Silent)),
         (Closed, bad(Failure::Closed)),
         (Garbled, bad(Failure::Garbled)),
         (Untrusted, bad(Failure::Certificate)),

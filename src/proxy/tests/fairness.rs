@@ -57,7 +57,7 @@ fn others_wait_for_one_turn_of_each_who_floods_at_every_step() {
             ("connections", connections, WAITS_TO_CONNECT),
         ] {
             let worst = all.iter().max().expect("some") >> 10;
-            let bound = waits * FLOODS * TURN >> 10;
+            let bound = (waits * FLOODS * TURN) >> 10;
             let told = format!("{what}: {worst} KiB moved meanwhile at worst; bound {bound}");
             eprintln!("{told}");
             assert!(worst <= bound, "{told}");
