@@ -75,10 +75,12 @@ impl Desk for HubDesk {
     }
 
     fn status(&self) -> Status {
+        self.0.look_at_counts(clock::now());
         self.view(status::status)
     }
 
     fn why(&self, name: &str) -> Result<Why, NoSuch> {
+        self.0.look_at_counts(clock::now());
         self.view(|view| why::why(view, name))
     }
 

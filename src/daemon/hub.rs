@@ -525,7 +525,7 @@ impl Hub {
             Some((_, last)) => *last = now,
             None => told.push((fault, now)),
         }
-        tracing::warn!(%fault, "a connection failed through a fault of our own; no member is blamed");
+        tracing::warn!(%fault, "something failed through a fault of our own; no member is blamed");
     }
 
     pub(super) fn remembered(&self, now: Time) -> Remembered {

@@ -219,12 +219,7 @@ impl Hub {
             return;
         }
         self.pairs.looked.set(now);
-        self.shortages.borrow_mut().handle_counts(
-            &self.topology,
-            &self.counters,
-            &self.own_faults,
-            now,
-        );
+        self.look_at_counts(now);
         if self.moving_changed(now) {
             self.publish();
         }
@@ -246,6 +241,16 @@ impl Hub {
                 self.tell_instance(format!("{}: {hangs}", pair.name), now);
             }
         }
+    }
+
+    /// Sees which of what is counted rises because something is short.
+    pub(super) fn look_at_counts(&self, now: Time) {
+        self.shortages.borrow_mut().handle_counts(
+            &self.topology,
+            &self.counters,
+            &self.own_faults,
+            now,
+        );
     }
 
     /// Notes since when what is wrong has been so.

@@ -449,7 +449,10 @@ pub(crate) fn exhausted() -> Status {
     let [sip, web] = &mut status.pools[0].services[..] else {
         unreachable!("the sample has two");
     };
-    sip.lately = vec![lately(Shortage::Sessions, 1_500)];
+    sip.lately = vec![
+        lately(Shortage::Sessions, 1_500),
+        lately(Shortage::OwnSide, 11),
+    ];
     sip.totals.shed = 1_700;
     web.lately = vec![
         lately(Shortage::Sessions, 4),

@@ -32,6 +32,8 @@ pub enum Shortage {
     QueueRoom,
     /// Room at a member, for as long as a client may wait.
     QueueTime,
+    /// Something of our own side: sessions were refused for it, or flows.
+    OwnSide,
     /// Room for flows: datagrams of new ones were dropped.
     Flows,
     /// The same, but others could be given up for them.
@@ -67,10 +69,11 @@ pub struct Lately {
 type Read<C> = fn(&C) -> u64;
 
 /// What is short at a service.
-const OF_SERVICE: [(Shortage, Read<ServiceCounters>); 6] = [
+const OF_SERVICE: [(Shortage, Read<ServiceCounters>); 7] = [
     (Shortage::Sessions, |c| c.shed.get()),
     (Shortage::QueueRoom, |c| c.refused_queue_full.get()),
     (Shortage::QueueTime, |c| c.refused_queue_timeout.get()),
+    (Shortage::OwnSide, |c| c.refused_own_fault.get()),
     (Shortage::Flows, |c| c.udp.dropped_table_full.get()),
     (Shortage::FlowsEvicted, |c| c.udp.evicted.get()),
     (Shortage::Sending, |c| c.udp.dropped_unsent.get()),
@@ -283,6 +286,7 @@ mod tests {
             &counters.shed,
             &counters.refused_queue_full,
             &counters.refused_queue_timeout,
+            &counters.refused_own_fault,
             &counters.udp.dropped_table_full,
             &counters.udp.evicted,
             &counters.udp.dropped_unsent,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use twinpool::health::Verdict;
+use twinpool::observe::shortage::Shortage;
 
 use crate::harness::*;
 
@@ -172,6 +173,49 @@ async fn sessions_beyond_the_limit_are_reset_and_counted() {
         .counted("one ended", |t| t.accepted - t.ended == 2)
         .await;
     assert_eq!(served_by(address).await, "a");
+}
+
+#[tokio::test]
+async fn a_full_instance_says_on_every_page_whom_it_turned_away_and_what_to_raise() {
+    let a = Member::start("a").await;
+    let observe = free_address();
+    let setup = Setup::of(&Pool::of([&a])).observe(observe);
+    for (setup, raise) in [
+        (setup.clone().instance("max_sessions = 2"), "max_sessions"),
+        (setup.descriptors(96), "LimitNOFILE="),
+    ] {
+        let daemon = Daemon::start(setup).await;
+        let address = daemon.address().await;
+        let limit = daemon.status().await.sessions.limit;
+        let mut held = Vec::new();
+        for _ in 0..limit {
+            let mut client = Client::connect(address).await;
+            assert_eq!(client.member().await, "a");
+            held.push(client);
+        }
+        let page = daemon.done(&["status"]).await;
+        assert!(page.contains("no room for more sessions"), "{page}");
+        assert_eq!(turned_away(address).await, Ended::Reset);
+        daemon.counted("one shed", |t| t.shed == 1).await;
+        let page = daemon.done(&["status"]).await;
+        for told in ["1 connection was reset", "clients of p/line", raise] {
+            assert!(page.contains(told), "{told}: {page}");
+        }
+        let why = daemon.done(&["why", "p"]).await;
+        assert!(why.contains("line: 1 connection was reset since"), "{why}");
+        eventually("that in /readyz", async || {
+            let (code, body) = http(observe, "/readyz").await;
+            assert_eq!(code, 200);
+            body.contains("FULL: 1 connection was reset").then_some(())
+        })
+        .await;
+        let status = daemon.status().await;
+        let [lately] = status.pool("p").expect("the pool").services[0].lately[..] else {
+            panic!("{status:?}");
+        };
+        assert_eq!((lately.what, lately.count), (Shortage::Sessions, 1));
+        assert!(status.by_worker[0].sessions.is_full(), "{status:?}");
+    }
 }
 
 #[tokio::test]

@@ -79,6 +79,51 @@ async fn status_and_metrics_tell_flows_datagrams_and_what_was_dropped() {
 }
 
 #[tokio::test]
+async fn a_full_table_of_flows_is_told_on_every_page_with_what_to_raise() {
+    let a = Echo::start("a").await;
+    let observe = free_address();
+    let setup = Setup::of(&pool_of([&a]))
+        .observe(observe)
+        .instance("max_flows = 4");
+    let daemon = Daemon::start(setup).await;
+    let service = daemon.address().await;
+    let mut proven = callers(service, 4).await;
+    let mut late = Caller::new(service).await;
+    assert_eq!(late.try_ask(MOMENT).await, None);
+    let page = daemon.done(&["status"]).await;
+    for told in [
+        "4 of 4 flows",
+        "line (primary, udp)",
+        "OVER UDP",
+        "1 datagram of a new client was dropped",
+        "raise max_flows in [instance]",
+    ] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    let why = daemon.done(&["why", "p"]).await;
+    for told in ["line: 4 flows now", "line: 1 datagram was dropped since"] {
+        assert!(why.contains(told), "{told}: {why}");
+    }
+    let why = daemon.done(&["why", "p/a"]).await;
+    for told in ["line (udp): up", "flows refused by ICMP 0"] {
+        assert!(why.contains(told), "{told}: {why}");
+    }
+    let status = daemon.status().await;
+    assert_eq!((status.sessions.open, status.open()), (0, 4));
+    let (code, metrics) = http(observe, "/metrics").await;
+    assert_eq!(code, 200);
+    assert_eq!(sum(&metrics, "twinpool_flow_limit", &[]), Some(4.0));
+    let open = sum(&metrics, "twinpool_worker_flows_open", &["worker=\"0\""]);
+    assert_eq!(open, Some(4.0), "{metrics}");
+    let dropped = ["service=\"line\"", "reason=\"table_full\""];
+    let dropped = sum(&metrics, "twinpool_udp_datagrams_dropped_total", &dropped);
+    assert_eq!(dropped, Some(1.0), "{metrics}");
+    for (caller, _) in &mut proven {
+        caller.ask().await;
+    }
+}
+
+#[tokio::test]
 async fn keys_for_connections_are_refused_on_a_service_over_udp_with_what_to_write() {
     let a = Echo::start("a").await;
     for key in [

@@ -180,7 +180,10 @@ fn own_fault(status: &Status, lately: &Lately) -> Problem {
             Severity::Short,
             "DESCRIPTORS",
             "no file descriptor was left",
-            more_descriptors(status),
+            format!(
+                "{}; where that is not reached, fs.file-max of this host",
+                more_descriptors(status)
+            ),
         ),
         Shortage::SourcePorts => (
             Severity::Short,
@@ -217,10 +220,21 @@ fn own_fault(status: &Status, lately: &Lately) -> Problem {
         about: vec![],
         what: format!("{what}: met {}", times(lately.count)),
         since: Some(lately.since),
-        whom: Some(format!(
-            "what met it failed or waits, and no member is blamed; the last time {}",
-            ago(status.now, lately.last)
-        )),
+        whom: Some(match Met::of(status, Shortage::OwnSide) {
+            Some(met) => format!(
+                "{}{}; {}; no member is blamed",
+                counted(met.count, "session was refused", "sessions were refused"),
+                match status.lately.len() {
+                    1 => "",
+                    _ => " for this or another fault of our own",
+                },
+                met.whom(status.now)
+            ),
+            None => format!(
+                "what met it waits, or failed, and no member is blamed; the last time {}",
+                ago(status.now, lately.last)
+            ),
+        }),
         next: Some(next),
     }
 }
@@ -242,6 +256,11 @@ pub fn shortage_text(lately: &Lately, now: Stamp) -> String {
             "connection was refused",
             "connections were refused",
             "all members were full for as long as it may wait",
+        ),
+        Shortage::OwnSide => (
+            "session was refused",
+            "sessions were refused",
+            "a fault of our own side, which `twinpool status` tells",
         ),
         Shortage::Flows => (
             "datagram was dropped",
