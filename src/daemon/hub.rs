@@ -45,7 +45,9 @@ use crate::observe::stamp::Clock;
 use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
-use crate::proxy::{FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, start};
+use crate::proxy::{
+    FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports, start,
+};
 use crate::time::Time;
 use crate::topology::{Protocol, Service, TargetId, Topology};
 
@@ -134,6 +136,7 @@ impl Hub {
             runner::MAX_AT_ONCE.min(topology.targets().count()),
             config.instance.max_sessions,
             flows_wanted(&config),
+            source_ports(),
         );
         let prober = Prober::new(&topology).map_err(StartError::Probes)?;
         let (runner, answers) = Runner::new(prober, clock::now);
@@ -552,20 +555,28 @@ pub(super) fn clock_at(now: Time) -> Clock {
 
 /// What the instance may hold, and why not more.
 fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> Room {
-    let ceiling = |what: &str, most: u32, each: usize, wanted: Option<NonZeroU32>| {
+    let ceiling = |what: &str, most: u32, each: usize, wanted: Option<NonZeroU32>, ports: bool| {
         let wanted = wanted.map(NonZeroU32::get);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
-            tracing::warn!(
-                "the limit of {} open descriptors leaves room for {most} {what}, not for {wanted}; \
-                 raise LimitNOFILE= in the unit of twinpool",
-                limits.descriptors
-            );
+            if ports {
+                tracing::warn!(
+                    "half of the source ports leave room for {most} {what}, not for {wanted}; widen \
+                     net.ipv4.ip_local_port_range"
+                );
+            } else {
+                tracing::warn!(
+                    "the limit of {} open descriptors leaves room for {most} {what}, not for \
+                     {wanted}; raise LimitNOFILE= in the unit of twinpool",
+                    limits.descriptors
+                );
+            }
         }
         Ceiling {
             most: u64::from(most),
             each: each as u64,
             by: match wanted {
                 Some(wanted) if wanted <= most => LimitedBy::Setting,
+                _ if ports => LimitedBy::SourcePorts,
                 _ => LimitedBy::Descriptors,
             },
         }
@@ -574,8 +585,22 @@ fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> R
     let has_flows = flows_wanted(config) != FlowsWanted::NoService;
     Room {
         descriptors: limits.descriptors,
-        sessions: ceiling("sessions", limits.sessions, sessions, instance.max_sessions),
-        flows: has_flows.then(|| ceiling("flows", limits.flows, flows, instance.max_flows)),
+        sessions: ceiling(
+            "sessions",
+            limits.sessions,
+            sessions,
+            instance.max_sessions,
+            false,
+        ),
+        flows: has_flows.then(|| {
+            ceiling(
+                "flows",
+                limits.flows,
+                flows,
+                instance.max_flows,
+                limits.short_of_ports,
+            )
+        }),
     }
 }
 

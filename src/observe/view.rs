@@ -115,6 +115,9 @@ pub enum LimitedBy {
     Descriptors,
     /// A key of `[instance]`.
     Setting,
+    /// The source ports that the host gives out.
+    #[serde(rename = "source-ports")]
+    SourcePorts,
 }
 
 /// How many probes came back with what.

@@ -33,7 +33,7 @@ mod spills;
 mod udp;
 mod worker;
 
-pub use limits::{FlowsWanted, Limits, raise_descriptor_limit};
+pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
 pub use worker::{Plan, WorkerHandle, start};
 
 use std::net::IpAddr;

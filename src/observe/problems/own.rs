@@ -39,7 +39,7 @@ fn sessions(status: &Status) -> Option<Problem> {
     let full = fullness(status, status.sessions, room, "sessions");
     let next = match status.sessions.limited_by {
         LimitedBy::Setting => "raise max_sessions in [instance]".to_owned(),
-        LimitedBy::Descriptors => more_descriptors(status),
+        LimitedBy::Descriptors | LimitedBy::SourcePorts => more_descriptors(status),
     };
     match Met::of(status, Shortage::Sessions) {
         Some(met) => Some(Problem {
@@ -190,7 +190,8 @@ fn own_fault(status: &Status, lately: &Lately) -> Problem {
             "PORTS",
             "no source port was left towards a member",
             "widen net.ipv4.ip_local_port_range, or give members more addresses: each session \
-             takes a port towards its member's address and port"
+             takes a port towards its member's address and port; a flow over UDP takes one for \
+             itself: for those, widen it or lower max_flows in [instance]"
                 .to_owned(),
         ),
         Shortage::Memory => (
@@ -403,6 +404,11 @@ fn flow_room(status: &Status) -> String {
 fn more_flows(status: &Status) -> String {
     match status.flows.map(|flows| flows.limited_by) {
         Some(LimitedBy::Setting) => "raise max_flows in [instance]".to_owned(),
+        Some(LimitedBy::SourcePorts) => {
+            "widen net.ipv4.ip_local_port_range, of which flows may take half, and start twinpool \
+             again"
+                .to_owned()
+        }
         _ => format!(
             "set max_flows in [instance], which may take half of the descriptors, or {}",
             more_descriptors(status)

@@ -76,9 +76,9 @@ impl Flows {
     }
 
     /// Keeps the first datagram of a flow that just began, as its member may yet refuse it.
-    pub(super) fn keep_first(&mut self, id: FlowId, datagram: &[u8]) {
+    pub(super) fn keep_first(&mut self, worker: &Worker, id: FlowId, datagram: &[u8]) {
         if let Some(flow) = self.table.get_mut(id) {
-            flow.first = Some(self.firsts.keep(id, datagram));
+            flow.first = Some(self.firsts.keep(id, datagram, worker.tick()));
         }
     }
 
@@ -208,7 +208,7 @@ impl Flows {
             self.end(worker, id, Ending::Refused);
             return;
         }
-        let first = first.and_then(|place| self.firsts.get(place, id));
+        let first = first.and_then(|place| self.firsts.get(place, id, worker.tick()));
         if let (Some(first), Some(flow)) = (first, self.table.get(id)) {
             let first = IoSlice::new(first);
             if let Err(errno) = Parcel::single(&first).send(&flow.socket) {

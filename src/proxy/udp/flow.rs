@@ -68,7 +68,7 @@ pub(super) struct Flow {
     pub(super) runs_out: bool,
     /// When its member was last blamed.
     pub(super) blamed: Option<Tick>,
-    /// Where its first datagram is kept.
+    /// Where its first datagram is kept, until its client sends another one.
     pub(super) first: Option<usize>,
     /// How its member was found, once one has refused.
     pub(super) search: Option<Box<Search>>,
@@ -282,7 +282,9 @@ impl Flows {
     pub(super) fn heard_client(&mut self, worker: &Worker, front: &Front, id: FlowId) {
         let now = worker.tick();
         let proven = self.table.from_client(id, now);
-        if let Some(flow) = self.table.get(id) {
+        if let Some(flow) = self.table.get_mut(id) {
+            // It has waited, or needs no other member: what it sends now is what counts.
+            flow.first = None;
             worker.registry().moved(flow.key, now);
             if proven {
                 worker.registry().set_idle(flow.key, front.idle_ticks);

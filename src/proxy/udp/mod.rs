@@ -298,7 +298,7 @@ impl Flows {
                     match self.begin(worker, origin) {
                         Ok(id) => {
                             let piece = batch.piece(&got[first]);
-                            self.keep_first(id, &piece.bytes[..piece.segment]);
+                            self.keep_first(worker, id, &piece.bytes[..piece.segment]);
                             id
                         }
                         Err(dropped) => {
