@@ -25,6 +25,9 @@ use crate::topology::TargetId;
 const UNPROVEN_IDLE: Tick = (Duration::from_secs(30).as_millis() / TICK.as_millis()) as Tick;
 /// Slots that a read of a flow's socket may have at most.
 const MOST_SLOTS: usize = SLOTS / 2;
+/// Unproven flows that are looked at, the oldest first, for one at a member that is full: a flood
+/// at one pool is among them unless another pool has a flood, too.
+const LOOK: usize = 32;
 /// Flows whose members died and whose clients may yet send, for the count of those that moved.
 const BEREFT: usize = 1 << 14;
 
@@ -120,13 +123,16 @@ impl Flows {
         let front = self.listeners[usize::from(origin.listener)].front.clone();
         let counters = front.counters(worker);
         counters.accepted.add(1);
-        let mut search = Search::new(worker, &front, origin.client.ip());
-        let reached = search.reach(worker, &front).and_then(|(attempt, socket)| {
-            if let Room::GiveUp(other) = room {
-                self.end(worker, other, Ending::Evicted);
-            }
-            self.settle(worker, &front, origin, attempt, socket)
-        });
+        let mut reached = self.try_to_begin(worker, &front, origin, room);
+        if let Err(refused) = reached
+            && refused.is_for_want_of_room()
+            && let Some(oldest) = self.who_makes_room(worker, &front, origin, refused)
+        {
+            // A flood of forged flows may have all of what is short; it gives back of its own.
+            self.end(worker, oldest, Ending::Evicted);
+            let room = self.table.room(now);
+            reached = self.try_to_begin(worker, &front, origin, room);
+        }
         match reached {
             Ok(id) => {
                 counters.established.add(1);
@@ -135,16 +141,54 @@ impl Flows {
             Err(refused) => {
                 counters.ended.add(1);
                 match refused {
-                    Refused::NoMember => counters.refused_no_member.add(1),
+                    Refused::NoMember | Refused::Full => counters.refused_no_member.add(1),
                     Refused::Attempts => counters.refused_attempts.add(1),
-                    Refused::OwnFault => counters.refused_own_fault.add(1),
+                    Refused::OwnFault(_) => counters.refused_own_fault.add(1),
                 }
                 Err(match refused {
-                    Refused::OwnFault => Dropped::OwnFault,
-                    Refused::NoMember | Refused::Attempts => Dropped::NoMember,
+                    Refused::OwnFault(_) => Dropped::OwnFault,
+                    Refused::NoMember | Refused::Full | Refused::Attempts => Dropped::NoMember,
                 })
             }
         }
+    }
+
+    /// The oldest unproven flow that holds some of what was short.
+    fn who_makes_room(
+        &self,
+        worker: &Worker,
+        front: &Front,
+        origin: Origin,
+        refused: Refused,
+    ) -> Option<FlowId> {
+        let mut unproven = self.table.unproven();
+        if refused != Refused::Full {
+            return unproven.next();
+        }
+        let serving = worker.snapshot().serving(front.service, origin.client.ip());
+        let has_a_place = |id: &FlowId| {
+            let attempt = self.table.get(*id).map(|flow| &flow.attempt);
+            attempt.is_some_and(|held| held.is_limited() && held.target().pool == serving.pool)
+        };
+        unproven.take(LOOK).find(has_a_place)
+    }
+
+    /// Finds a member and gives the flow its place, in the stead of another one where it must be.
+    fn try_to_begin(
+        &mut self,
+        worker: &Worker,
+        front: &Front,
+        origin: Origin,
+        room: Room,
+    ) -> Result<FlowId, Refused> {
+        let mut search = Search::new(worker, front, origin.client.ip());
+        let (attempt, socket) = search.reach(worker, front)?;
+        match room {
+            Room::Free => {}
+            Room::GiveUp(other) => self.end(worker, other, Ending::Evicted),
+            Room::Full => return Err(Refused::NoMember),
+        }
+        self.settle(worker, front, origin, attempt, socket)
     }
 
     /// Gives a flow that has a member its place.
@@ -172,11 +216,12 @@ impl Flows {
         let id = self.table.insert(origin, flow, worker.tick());
         self.stand(worker, front, id);
         if let Err(errno) = self.watch(id) {
-            worker.own_fault(own_fault(errno));
+            let fault = own_fault(errno);
+            worker.own_fault(fault);
             if let Some(flow) = self.forget(worker, front, id) {
                 give_back(worker, flow.attempt);
             }
-            return Err(Refused::OwnFault);
+            return Err(Refused::OwnFault(fault));
         }
         if !self.bereft.is_empty() {
             let before = self.bereft.remove(&(origin.listener, origin.client));

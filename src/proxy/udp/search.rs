@@ -12,7 +12,7 @@ use super::sockets;
 use crate::balance::Tried;
 use crate::clock;
 use crate::dispatch::{Attempt, NoMember, Request};
-use crate::health::{Answer, connect_failure};
+use crate::health::{Answer, OwnFault, connect_failure};
 use crate::topology::{ServiceId, TargetId};
 
 /// The search for a flow's member; it goes on where it was when the one that it found refuses.
@@ -48,12 +48,29 @@ enum Leg {
 /// Why there is no member for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// None is usable, or all are full.
+    /// None is usable.
     NoMember,
+    /// All are full.
+    Full,
     /// All that were tried refused.
     Attempts,
     /// A fault of our own.
-    OwnFault,
+    OwnFault(OwnFault),
+}
+
+impl Refused {
+    /// Whether it may be otherwise once another flow has given its place, its socket and its port
+    /// back.
+    pub(super) fn is_for_want_of_room(self) -> bool {
+        match self {
+            Refused::Full => true,
+            Refused::OwnFault(fault) => matches!(
+                fault,
+                OwnFault::SourcePorts | OwnFault::Descriptors | OwnFault::Memory
+            ),
+            Refused::NoMember | Refused::Attempts => false,
+        }
+    }
 }
 
 impl Search {
@@ -105,10 +122,14 @@ impl Search {
         front: &Front,
     ) -> Result<(Attempt, OwnedFd), Refused> {
         loop {
-            let attempt = self.next(worker, front).map_err(|_| match self.made {
-                false => Refused::NoMember,
-                true => Refused::Attempts,
-            })?;
+            let attempt = self
+                .next(worker, front)
+                .map_err(|why| match (why, self.made) {
+                    // Nobody's end makes room where arrivals are spread over time.
+                (NoMember::AllFull, _) if !self.held => Refused::Full,
+                    (_, false) => Refused::NoMember,
+                    (_, true) => Refused::Attempts,
+                })?;
             if std::mem::replace(&mut self.made, true) {
                 front.counters(worker).retried.add(1);
             }
@@ -131,7 +152,7 @@ impl Search {
                 }
                 Answer::OwnFault(fault) => {
                     worker.own_fault(fault);
-                    return Err(Refused::OwnFault);
+                    return Err(Refused::OwnFault(fault));
                 }
                 Answer::Good => {}
             }

@@ -18,6 +18,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -138,14 +139,23 @@ impl<F> Table<F> {
         if self.len() < self.most {
             return Room::Free;
         }
-        if let Some(oldest) = self.unproven.first() {
-            return Room::GiveUp(self.id(oldest));
+        if let Some(oldest) = self.unproven().next() {
+            return Room::GiveUp(oldest);
         }
         let idle = |place: &u32| now.wrapping_sub(self.entry(*place).moved) >= IDLE;
         match self.proven.first().filter(idle) {
             Some(idle) => Room::GiveUp(self.id(idle)),
             None => Room::Full,
         }
+    }
+
+    /// Flows whose clients have not sent again after an answer, the oldest first.
+    pub(super) fn unproven(&self) -> impl Iterator<Item = FlowId> {
+        let after = |place: &u32| {
+            let after = self.entry(*place).after;
+            (after != NOWHERE).then_some(after)
+        };
+        iter::successors(self.unproven.first(), after).map(|place| self.id(place))
     }
 
     /// Takes a flow whose client just sent its first datagram. There must be [`Room`], and none

@@ -636,16 +636,37 @@ fn without_a_member_a_datagram_is_dropped_and_counted() {
     });
     let (client, other) = (rig.client(), rig.client());
     client.send(b"one");
-    member.hears(b"one");
-    other.send(b"two");
+    let flow = member.hears(b"one");
+    member.answer(b"yes", flow);
+    client.hears(b"yes");
+    client.send(b"two");
+    member.hears(b"two");
+    other.send(b"me");
     counted(&rig.udp().dropped_no_member, 1);
     assert_eq!(rig.service().refused_no_member.get(), 1);
+    assert_eq!(rig.udp().evicted.get(), 0);
     rig.publish(Phase::Home, &[HOME.member(0)]);
     rig.tell(ToWorker::End(Which::Down));
     counted(&rig.service().ended, 2);
     other.send(b"three");
     counted(&rig.udp().dropped_no_member, 2);
     assert!(member.has_nothing());
+}
+
+#[test]
+fn forged_flows_do_not_keep_a_members_limited_places() {
+    let member = Party::new();
+    let rig = Rig::with(&[&member], &[], |topology| {
+        topology.pools[HOME.index()].members[0].max_connections = Some(count(2));
+    });
+    let clients: Vec<Party> = (0..5).map(|_| rig.client()).collect();
+    for client in &clients {
+        client.send(b"hello");
+        member.hears(b"hello");
+    }
+    assert_eq!(rig.udp().evicted.get(), 3);
+    assert_eq!(rig.load(HOME), 2);
+    assert_eq!(rig.udp().dropped_no_member.get(), 0);
 }
 
 #[test]
