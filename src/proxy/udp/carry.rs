@@ -12,7 +12,6 @@ use super::runs::{Parcel, Run, takes_no_runs};
 use super::search::Search;
 use super::sockets::{self, Undelivered};
 use super::table::{FlowId, Origin};
-use crate::health::{Answer, OwnFault, connect_failure};
 
 /// ICMP errors that are taken from a flow's socket at once. What a forger adds beyond them waits
 /// for another turn, and beyond the socket's buffer for none.
@@ -20,6 +19,17 @@ const ERRORS: usize = 4;
 /// How often a datagram is tried while errors of earlier ones come in its way: for each member that
 /// a flow may be moved on to, and one more.
 const TRIES: usize = 5;
+
+/// What a flow's socket had to tell of datagrams that did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    Nothing,
+    /// Only of some that never left.
+    Local,
+    /// ICMP errors.
+    Icmp,
+}
+
 impl Flows {
     /// Sends a run of a flow's datagrams to its member, at once or, where that is not possible, one
     /// by one.
@@ -63,7 +73,7 @@ impl Flows {
             }
             // An error of an earlier datagram is told here, and this one was not sent.
             // Where a flood of them has filled the socket's buffer, the refusal alone is told.
-            if !self.hear_errors(worker, front, id) && errno != Errno::CONNREFUSED {
+            if self.hear_errors(worker, front, id) != Heard::Icmp && errno != Errno::CONNREFUSED {
                 if parcel.datagrams > 1 && takes_no_runs(errno) {
                     return false;
                 }
@@ -126,47 +136,41 @@ impl Flows {
         }
     }
 
-    /// Takes what a flow's socket tells of datagrams that did not arrive; says whether there were
-    /// ICMP errors. They are evidence against the member; a flow that it never answered goes to
-    /// another one at once.
-    pub(super) fn hear_errors(&mut self, worker: &Worker, front: &Front, id: FlowId) -> bool {
+    /// Takes what a flow's socket tells of datagrams that did not arrive. ICMP errors may be
+    /// evidence against the member; then a flow that it never answered goes to another one at once.
+    pub(super) fn hear_errors(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Heard {
         let Some(flow) = self.table.get_mut(id) else {
-            return false;
+            return Heard::Nothing;
         };
+        let mut said = Heard::Nothing;
         let mut heard = 0;
-        let mut answer = None;
+        let mut evidence = None;
         for _ in 0..ERRORS {
             match sockets::undelivered(&flow.socket) {
-                Some(Undelivered::Icmp(errno)) => {
+                Some(Undelivered::Icmp(failure)) => {
                     heard += 1;
-                    answer = answer.or_else(|| verdict(errno));
+                    evidence = evidence.or(failure);
                 }
-                Some(Undelivered::Local) => {}
+                Some(Undelivered::Local) => said = Heard::Local,
                 None => break,
             }
         }
         if heard == 0 {
-            return false;
+            return said;
         }
         front.counters(worker).udp.icmp_errors.add(heard);
-        if let Some(answer) = answer {
+        if let Some(failure) = evidence {
             let (target, now) = (flow.attempt.target(), worker.tick());
             if flow.blamed.replace(now) != Some(now) {
-                match answer {
-                    Answer::Bad(failure) => {
-                        let member = worker.counters().member(target.member());
-                        member.connect_failed.add(1);
-                        worker.tell(FromWorker::ConnectFailed(target, failure));
-                    }
-                    Answer::OwnFault(fault) => worker.own_fault(fault),
-                    Answer::Good => {}
-                }
+                let member = worker.counters().member(target.member());
+                member.connect_failed.add(1);
+                worker.tell(FromWorker::ConnectFailed(target, failure));
             }
             if !self.table.is_answered(id) {
                 self.move_on(worker, front, id);
             }
         }
-        true
+        Heard::Icmp
     }
 
     /// Moves a flow whose member refused it to another one, with its first datagram; ends it when
@@ -216,14 +220,6 @@ impl Flows {
                 front.counters(worker).udp.dropped_unsent.add(1);
             }
         }
-    }
-}
-
-/// What an ICMP error says; none for those that are about the datagram and not its member.
-fn verdict(errno: Errno) -> Option<Answer> {
-    match connect_failure(&errno.into()) {
-        Answer::OwnFault(fault) if fault != OwnFault::Route => None,
-        answer => Some(answer),
     }
 }
 

@@ -48,6 +48,7 @@ use tokio::task::{spawn_local, yield_now};
 use super::listen::Listener;
 use super::worker::{Front, Worker};
 use batch::{Batch, SLOTS};
+use carry::Heard;
 use flow::{Dropped, Ending, Flows, Listening, fit};
 use runs::{Piece, runs};
 use table::{FlowId, Origin};
@@ -323,10 +324,10 @@ impl Flows {
         Read { cost, more }
     }
 
-    /// Takes ICMP errors from a flow's socket; says whether there were any.
+    /// Takes errors from a flow's socket; says whether there were any.
     fn told(&mut self, worker: &Worker, id: FlowId) -> bool {
         match self.front_of(id) {
-            Some((_, front)) => self.hear_errors(worker, &front, id),
+            Some((_, front)) => self.hear_errors(worker, &front, id) != Heard::Nothing,
             None => false,
         }
     }

@@ -126,7 +126,7 @@ impl Search {
                 .next(worker, front)
                 .map_err(|why| match (why, self.made) {
                     // Nobody's end makes room where arrivals are spread over time.
-                (NoMember::AllFull, _) if !self.held => Refused::Full,
+                    (NoMember::AllFull, _) if !self.held => Refused::Full,
                     (_, false) => Refused::NoMember,
                     (_, true) => Refused::Attempts,
                 })?;

@@ -9,10 +9,11 @@ use nix::sys::socket::sockopt::{
 };
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use nix::{cmsg_space, libc};
-use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::health::Failure;
 
 /// What a listener may hold of datagrams that were not read yet, and of what was not sent yet: a
 /// few milliseconds of a gigabit, in which the worker may be with others. Without the right to go
@@ -82,8 +83,8 @@ pub(super) fn receive_runs(socket: &impl AsFd) {
 /// What a flow's socket had to tell of a datagram that did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Undelivered {
-    /// An ICMP error came back, which means this.
-    Icmp(Errno),
+    /// An ICMP error came back; what it says of the member, if anything.
+    Icmp(Option<Failure>),
     /// It never left; whoever sent it was told.
     Local,
 }
@@ -111,10 +112,54 @@ pub(super) fn undelivered(socket: &impl AsFd) -> Option<Undelivered> {
                 libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6
             ) =>
         {
-            Some(Undelivered::Icmp(Errno::from_raw_os_error(
-                error.ee_errno as i32,
+            let is_v6 = error.ee_origin == libc::SO_EE_ORIGIN_ICMP6;
+            Some(Undelivered::Icmp(evidence(
+                is_v6,
+                error.ee_type,
+                error.ee_code,
             )))
         }
         _ => Some(Undelivered::Local),
+    }
+}
+
+/// What an ICMP error says of the member: that nobody is there, or nobody takes datagrams there
+/// (RFC 792; RFC 4443, 3.1). All others are about the way, the datagram, or what somebody forbids.
+fn evidence(is_v6: bool, kind: u8, code: u8) -> Option<Failure> {
+    match (is_v6, kind, code) {
+        (false, 3, 1) | (true, 1, 3) => Some(Failure::Unreachable),
+        (false, 3, 2 | 3) | (true, 1, 4) => Some(Failure::Refused),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_host_or_port_that_nobody_has_is_held_against_a_member() {
+        assert_eq!(evidence(false, 3, 1), Some(Failure::Unreachable));
+        assert_eq!(evidence(false, 3, 2), Some(Failure::Refused));
+        assert_eq!(evidence(false, 3, 3), Some(Failure::Refused));
+        assert_eq!(evidence(true, 1, 3), Some(Failure::Unreachable));
+        assert_eq!(evidence(true, 1, 4), Some(Failure::Refused));
+        // Network unreachable, too big, prohibited, time exceeded.
+        for (kind, code) in [(3, 0), (3, 4), (3, 9), (3, 10), (3, 13), (11, 0), (12, 0)] {
+            assert_eq!(evidence(false, kind, code), None, "{kind}/{code}");
+        }
+        // No route, prohibited, beyond scope, policy, too big, time exceeded.
+        for (kind, code) in [
+            (1, 0),
+            (1, 1),
+            (1, 2),
+            (1, 5),
+            (1, 6),
+            (2, 0),
+            (3, 0),
+            (3, 3),
+        ] {
+            assert_eq!(evidence(true, kind, code), None, "{kind}/{code}");
+        }
     }
 }
