@@ -9,7 +9,7 @@ use super::super::FromWorker;
 use super::super::worker::{Front, Worker};
 use super::flow::{Ending, Flows, give_back, own_fault};
 use super::runs::{Parcel, Run, takes_no_runs};
-use super::search::Search;
+use super::search::{Refused, Search};
 use super::sockets::{self, Undelivered};
 use super::table::{FlowId, Origin};
 
@@ -161,7 +161,7 @@ impl Flows {
         front.counters(worker).udp.icmp_errors.add(heard);
         if let Some(failure) = evidence {
             let (target, now) = (flow.attempt.target(), worker.tick());
-            if flow.blamed.replace(now) != Some(now) {
+            if self.blamed.insert(target, now) != Some(now) {
                 let member = worker.counters().member(target.member());
                 member.connect_failed.add(1);
                 worker.tell(FromWorker::ConnectFailed(target, failure));
@@ -191,16 +191,22 @@ impl Flows {
                 flow.attempt.target(),
             )),
         };
-        let Ok((attempt, socket)) = search.reach(worker, front) else {
-            self.end(worker, id, Ending::Refused);
-            return;
+        let (attempt, socket) = match search.reach(worker, front) {
+            Ok(reached) => reached,
+            Err(refused) => {
+                let why = match refused {
+                    Refused::OwnFault(_) => Ending::OwnFault,
+                    Refused::NoMember | Refused::Full | Refused::Attempts => Ending::Refused,
+                };
+                self.end(worker, id, why);
+                return;
+            }
         };
         let before = worker.registry().leave(flow.key);
         front.count_over(worker, before.pool);
         let attempt = std::mem::replace(&mut flow.attempt, attempt);
         flow.socket = socket;
         flow.search = Some(search);
-        flow.blamed = None;
         flow.slots = 1;
         flow.reads_runs = false;
         flow.runs_in = true;
@@ -209,7 +215,7 @@ impl Flows {
         self.stand(worker, front, id);
         if let Err(errno) = self.watch(id) {
             worker.own_fault(own_fault(errno));
-            self.end(worker, id, Ending::Refused);
+            self.end(worker, id, Ending::OwnFault);
             return;
         }
         let first = first.and_then(|place| self.firsts.get(place, id, worker.tick()));

@@ -4,25 +4,21 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::super::registry::{Doomed, Key, Owner, Tick};
-use super::super::worker::{Front, TICK, Worker};
+use super::super::worker::{Front, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
 use super::search::{Refused, Search};
 use super::sockets;
-use super::table::{FlowId, Origin, Room, Table};
+use super::table::{FlowId, IDLE, Origin, Room, Table};
 use crate::dispatch::Attempt;
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::topology::TargetId;
 
-/// A flow whose client has not sent again after an answer is idle after this at most, as for
-/// Linux's `nf_conntrack_udp_timeout`: it may be one datagram under a forged address.
-const UNPROVEN_IDLE: Tick = (Duration::from_secs(30).as_millis() / TICK.as_millis()) as Tick;
 /// Slots that a read of a flow's socket may have at most.
 const MOST_SLOTS: usize = SLOTS / 2;
 /// Unproven flows that are looked at, the oldest first, for one at a member that is full: a flood
@@ -40,6 +36,8 @@ pub(super) struct Flows {
     pub(super) firsts: Firsts,
     /// Whose member died, by where they came from; emptied when it is full.
     bereft: HashMap<(u16, SocketAddr), TargetId>,
+    /// When members were last blamed, once a tick at most: forged addresses make many flows.
+    pub(super) blamed: HashMap<TargetId, Tick>,
     doomed: Vec<Doomed>,
     /// Whether no new flows begin. The listeners stay: by how many sockets share its port, the
     /// kernel chooses whose a client is, and flows of other workers would lose theirs.
@@ -69,8 +67,6 @@ pub(super) struct Flow {
     /// Whether runs go to the member, and to the client.
     pub(super) runs_in: bool,
     pub(super) runs_out: bool,
-    /// When its member was last blamed.
-    pub(super) blamed: Option<Tick>,
     /// Where its first datagram is kept, until its client sends another one.
     pub(super) first: Option<usize>,
     /// How its member was found, once one has refused.
@@ -95,6 +91,8 @@ pub(super) enum Ending {
     Evicted,
     /// No member takes it.
     Refused,
+    /// A fault of our own kept it from another member.
+    OwnFault,
 }
 
 impl Flows {
@@ -105,6 +103,7 @@ impl Flows {
             table: Table::new(most),
             firsts: Firsts::new(),
             bereft: HashMap::new(),
+            blamed: HashMap::new(),
             doomed: Vec::new(),
             closing: false,
         }
@@ -209,7 +208,6 @@ impl Flows {
             reads_runs: false,
             runs_in: true,
             runs_out: true,
-            blamed: None,
             first: None,
             search: None,
         };
@@ -242,7 +240,7 @@ impl Flows {
             front.service.pool,
             target,
             flow.attempt.address().ip(),
-            front.idle_ticks.min(UNPROVEN_IDLE),
+            front.idle_ticks.min(IDLE),
             worker.tick(),
             Owner::Flow(id.into()),
         );
@@ -275,6 +273,8 @@ impl Flows {
             Ending::Idle => counters.ended_idle.add(1),
             Ending::Evicted => counters.udp.evicted.add(1),
             Ending::Refused => counters.reset_by_member.add(1),
+            // Counted by its kind.
+            Ending::OwnFault => {}
         }
         let target = flow.attempt.target();
         tracing::debug!(client = %origin.client, address = %flow.attempt.address(), ?why, "flow ended");

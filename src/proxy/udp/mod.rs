@@ -21,7 +21,10 @@
 //! registry, which ends it with its member, when its users move, and when it is idle. To end a
 //! flow is to forget it: the client's next datagram begins another one, on a member that lives.
 //!
-//! The table is bounded ([`table`]): a sender of forged addresses costs others nothing.
+//! The table is bounded ([`table`]). A sender of forged addresses takes no proven flow that moves
+//! from anybody, and where room, descriptors, source ports or limited places at members run short,
+//! forged flows give way to the next newcomer; so do others' flows that are not proven yet. Until
+//! then they hold what sessions over TCP share with them: places at members, and descriptors.
 
 mod batch;
 mod carry;

@@ -27,9 +27,10 @@ use slab::Slab;
 use super::super::registry::Tick;
 use super::super::worker::TICK;
 
-/// Idle for less, a proven flow is never given up: as long as Linux keeps what it has seen in one
+/// Idle for less, a proven flow is never given up. One that is not proven ends after it at most, as
+/// it may be one datagram under a forged address: as long as Linux keeps what it has seen in one
 /// direction only (`nf_conntrack_udp_timeout`).
-const IDLE: Tick = ticks(Duration::from_secs(30));
+pub(super) const IDLE: Tick = ticks(Duration::from_secs(30));
 /// How exact the order of proven flows is.
 const RELINK: Tick = ticks(Duration::from_secs(5));
 /// Places kept when the last flow leaves; what a flood took beyond them is given back.

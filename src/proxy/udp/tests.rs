@@ -454,9 +454,10 @@ fn a_flow_that_a_member_refuses_reaches_the_next_with_the_datagram_in_hand() {
     assert_eq!(service.ended.get(), 0);
     assert_eq!(rig.udp().icmp_errors.get(), refused);
     let failed = &rig.counters.member(HOME.member(0)).connect_failed;
-    assert_eq!(failed.get(), refused);
+    let told = failed.get();
+    assert!((1..=refused).contains(&told), "once a tick at most");
     assert_eq!(rig.handles.member(HOME.member(0)).load(), 0);
-    for _ in 0..refused {
+    for _ in 0..told {
         let report = rig.reports.try_recv();
         let blamed = HOME.member(0).target(HOME.service(0));
         assert!(
