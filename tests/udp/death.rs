@@ -90,8 +90,8 @@ async fn a_flow_that_was_never_answered_moves_on_with_the_datagram_in_hand() {
     }
     let a = daemon.member("a").await;
     assert_eq!(a.services[0].verdict, Verdict::Up);
-    let tries = on_a.len() as u64;
-    assert!(a.connect_failed >= tries, "{a:?}");
+    // It is blamed once a tick, however many flows it refuses.
+    assert!(a.connect_failed > 0, "{a:?}");
 }
 
 #[tokio::test]
