@@ -36,13 +36,17 @@ mod worker;
 pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
 pub use worker::{Plan, WorkerHandle, start};
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use crate::dispatch::Snapshot;
 use crate::health::{Failure, OwnFault};
+use crate::observe::counters::WorkerCounters;
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, ServiceId, TargetId};
+use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Succession, TargetId, Topology};
+use listen::Listener;
 
 /// What the control thread tells a worker.
 #[derive(Clone, Debug)]
@@ -53,6 +57,34 @@ pub enum ToWorker {
     End(Which),
     /// Close the listeners: no new sessions.
     Close,
+}
+
+/// What a worker needs to go on under another topology: the one that follows the topology that it
+/// knows. It takes all of it between two events of its loop, so that nothing on it ever sees half.
+///
+/// Sessions whose member and service are still there go on untouched, whatever their new ids are.
+/// Those whose member or service is gone are kept to `drain` of their old pool and then ended.
+/// Connects that are under way go on under the new rules, or are refused where their service is
+/// gone. Listeners that are in neither list are not touched.
+#[derive(Debug)]
+pub struct Adoption {
+    /// Counts topologies of this process, from 0; ids of an earlier one mean nothing in this one.
+    pub epoch: u32,
+    /// The topology from now on.
+    pub topology: Arc<Topology>,
+    /// Where what was there before is found in it.
+    pub succession: Arc<Succession>,
+    /// Who may be chosen from now on.
+    pub snapshot: Arc<Snapshot>,
+    /// Where the worker counts from now on: what is still there goes on with the counters that it
+    /// had ([`WorkerCounters::succeed`](crate::observe::counters::WorkerCounters::succeed)).
+    pub counters: Arc<WorkerCounters>,
+    /// Listeners to begin with; services and pools by their new ids.
+    pub open: Vec<Listener>,
+    /// Listeners to close, by protocol and address; flows over UDP that came by one end.
+    pub close: Vec<(Protocol, SocketAddr)>,
+    /// Told once all of it is in force.
+    pub done: oneshot::Sender<()>,
 }
 
 /// Which sessions to end.
