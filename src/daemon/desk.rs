@@ -26,6 +26,7 @@ impl HubDesk {
 
     fn view<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
         let hub = &*self.0;
+        let era = hub.era();
         let decider = hub.decider.borrow();
         let book = hub.book.borrow();
         let events = hub.events.borrow();
@@ -34,17 +35,17 @@ impl HubDesk {
         let problem = hub.keeper.problem();
         let now = clock::now();
         look(&View {
-            name: &hub.config.instance.name,
-            site: hub.config.instance.site,
+            name: &era.config.instance.name,
+            site: era.config.instance.site,
             state: hub.state.get(),
             started: hub.started,
-            room: hub.room,
+            room: era.room,
             store_problem: problem.as_deref(),
             decider: &decider,
-            topology: &hub.topology,
-            workers: &hub.counters,
+            topology: &era.topology,
+            workers: &era.counters,
             own_faults: &hub.own_faults,
-            load: &|member| u64::from(hub.handles.member(member).load()),
+            load: &|member| u64::from(era.handles.member(member).load()),
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
@@ -96,11 +97,12 @@ impl Desk for HubDesk {
         let hub = self.0.clone();
         Box::pin(async move {
             let now = clock::now();
-            let order = order::order(command, &hub.topology, now)?;
-            let done = order::done(&order, &hub.topology, now);
+            let era = hub.era();
+            let order = order::order(command, &era.topology, now)?;
+            let done = order::done(&order, &era.topology, now);
             let member = order.member;
             hub.order(order, now)
-                .map_err(|refusal| order::refused(&refusal, member, &hub.topology))?;
+                .map_err(|refusal| order::refused(&refusal, member, &era.topology))?;
             Ok(redirecting::kept(&hub, done).await)
         })
     }

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::StartError;
 use super::desk::HubDesk;
+use super::era::Era;
 use super::keeper::Keeper;
 use super::memory::Remembered;
 use super::pairs::Pairs;
@@ -67,19 +68,15 @@ const TELL_FAULT: Duration = Duration::from_secs(10);
 
 /// The control thread's state.
 pub(super) struct Hub {
-    pub(super) config: Config,
-    pub(super) topology: Arc<Topology>,
+    era: RefCell<Rc<Era>>,
     pub(super) decider: RefCell<Decider>,
     pub(super) book: RefCell<AddressBook>,
-    pub(super) handles: Handles,
     pub(super) runner: Runner,
-    pub(super) counters: Vec<Arc<WorkerCounters>>,
     pub(super) events: RefCell<Events>,
     pub(super) keeper: Keeper,
     pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
-    pub(super) room: Room,
     /// Faults of our own that probes met; what workers met, they count.
     pub(super) own_faults: OwnFaultCounters,
     pub(super) shortages: RefCell<Shortages>,
@@ -215,17 +212,13 @@ impl Hub {
         };
         let hub = Rc::new(Hub {
             pairs: Pairs::new(records, &topology, now),
-            topology,
             decider: RefCell::new(decider),
             book: RefCell::new(book),
-            handles,
             runner,
-            counters,
             events: RefCell::new(Events::new()),
             keeper,
             state: Cell::new(RunState::Starting),
             started: now,
-            room,
             own_faults: OwnFaultCounters::default(),
             shortages: RefCell::new(shortages),
             onsets: RefCell::new(onsets),
@@ -236,7 +229,14 @@ impl Hub {
             nudge: Notify::new(),
             watched,
             faults_told: RefCell::new(Vec::new()),
-            config,
+            era: RefCell::new(Rc::new(Era {
+                epoch: 0,
+                config,
+                topology,
+                handles,
+                counters,
+                room,
+            })),
         });
         for (pair, problem) in hub.pairs.found() {
             hub.tell_instance(format!("{pair}: {problem}"), now);
@@ -253,16 +253,21 @@ impl Hub {
         Ok((hub, inputs))
     }
 
-    pub(super) fn topology(&self) -> &Arc<Topology> {
-        &self.topology
+    /// What is in force until the next reload.
+    pub(super) fn era(&self) -> Rc<Era> {
+        self.era.borrow().clone()
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.era.borrow().topology.clone()
     }
 
     pub(super) fn observe_address(&self) -> Option<SocketAddr> {
         self.observe_address
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.config.control.socket
+    pub(super) fn socket(&self) -> PathBuf {
+        self.era().config.control.socket.clone()
     }
 
     /// The control loop: one input, one moment, one turn. Never ends; may be dropped and called
@@ -353,7 +358,7 @@ impl Hub {
                 continue;
             };
             let hub = self.clone();
-            let deadline = self.topology.pool(target.pool).drain_deadline;
+            let deadline = self.topology().pool(target.pool).drain_deadline;
             spawn_local(async move {
                 sleep(deadline).await;
                 let keep = hub
@@ -439,7 +444,7 @@ impl Hub {
 
     /// Resolves once no session is left, or the stop deadline has passed.
     pub(super) async fn emptied(&self) {
-        let deadline = Instant::now() + self.config.instance.stop_deadline;
+        let deadline = Instant::now() + self.era().config.instance.stop_deadline;
         while self.open() > 0 && Instant::now() < deadline {
             sleep(LOOK_EMPTY).await;
         }
@@ -460,7 +465,7 @@ impl Hub {
 
     /// Sessions open on all workers.
     fn open(&self) -> u64 {
-        self.counters.iter().map(|worker| worker.open()).sum()
+        self.era().counters.iter().map(|worker| worker.open()).sum()
     }
 
     /// Some target is found elsewhere now.
@@ -470,12 +475,13 @@ impl Hub {
     }
 
     pub(super) fn publish(&self) {
+        let era = self.era();
         let decider = self.decider.borrow();
         let book = self.book.borrow();
         let now = clock::now();
         let moving = |pool| self.is_moving(pool, now);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &self.handles, now, moving, address);
+        let snapshot = Snapshot::new(&decider, &era.handles, now, moving, address);
         self.note_moving(now);
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
     }
@@ -513,7 +519,7 @@ impl Hub {
         let at = clock_at(now).stamp(now);
         self.events
             .borrow_mut()
-            .tell(&self.topology, event, now, at);
+            .tell(&self.topology(), event, now, at);
     }
 
     pub(super) fn tell_instance(&self, text: String, now: Time) {
@@ -533,7 +539,7 @@ impl Hub {
 
     pub(super) fn remembered(&self, now: Time) -> Remembered {
         let standing = self.decider.borrow().standing();
-        Remembered::new(&standing, &self.topology, clock_at(now))
+        Remembered::new(&standing, &self.topology(), clock_at(now))
     }
 }
 

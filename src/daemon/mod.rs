@@ -16,6 +16,7 @@
 
 mod desk;
 mod disk;
+mod era;
 mod hub;
 mod keeper;
 mod memory;
@@ -195,9 +196,9 @@ async fn serve(
     take_bound_addresses(&mut config.topology, &listeners);
     let (hub, mut inputs) = Hub::start(config, descriptors, listeners, control).await?;
     started(Started {
-        topology: hub.topology().clone(),
+        topology: hub.topology(),
         observe: hub.observe_address(),
-        socket: hub.socket().to_owned(),
+        socket: hub.socket(),
     });
     tokio::select! {
         () = hub.run(&mut inputs) => {}
