@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::control::server::{CommandAnswer, CommandBody};
+use crate::control::server::{CommandAnswer, CommandBody, ReloadBody};
 use crate::health::readiness::Mode;
 use crate::observe::events::{Event, mode_word};
 use crate::observe::status::Status;
@@ -94,6 +94,12 @@ impl Client {
         let path = format!("/v1/commands/{name}");
         self.post(&path, order, ORDER_PATIENCE, "twinpool redirects")
             .await
+    }
+
+    /// Has the configuration read again; what it changed, a line each.
+    pub async fn reload(&self) -> Result<String, AskError> {
+        let (path, order) = ("/v1/commands/reload", ReloadBody {});
+        self.post(path, &order, ORDER_PATIENCE, "twinpool status").await
     }
 
     /// `look` is the command that tells what became of it where no answer does.

@@ -128,6 +128,8 @@ pub enum Ask {
     Restore(MoveSite),
     /// Stop all automation of pairs until `resume`; commands still work
     Pause(Because),
+    /// Read the configuration again and put it in force: all of it or, with the reason, nothing
+    Reload,
     /// Let automation go on; ends alarms, and the wait after a damaged record
     Resume(Because),
 }
@@ -247,6 +249,11 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
         }
         Ask::Redirects { .. } => {
             write!(out, "{}", redirects::page(&client.status().await?, look))?;
+        }
+        Ask::Reload => {
+            for line in client.reload().await?.lines() {
+                writeln!(out, "{}", harmless(line))?;
+            }
         }
         Ask::Failover(order) => give(client, moves::Order::Failover(order), out).await?,
         Ask::Failback(order) => give(client, moves::Order::Failback(order), out).await?,

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::hub::Hub;
 use super::redirecting;
+use super::reload;
 use crate::clock;
 use crate::control::order;
 use crate::health::Answer;
@@ -32,6 +33,7 @@ impl HubDesk {
         let events = hub.events.borrow();
         let shortages = hub.shortages.borrow();
         let onsets = hub.onsets.borrow();
+        let reloads = hub.reloads.borrow();
         let problem = hub.keeper.problem();
         let now = clock::now();
         look(&View {
@@ -41,6 +43,7 @@ impl HubDesk {
             started: hub.started,
             room: era.room,
             store_problem: problem.as_deref(),
+            reload_refused: reloads.refusal(),
             decider: &decider,
             topology: &era.topology,
             workers: &era.counters,
@@ -90,12 +93,22 @@ impl Desk for HubDesk {
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
-        Box::pin(redirecting::carry_out(self.0.clone(), redirection))
+        let hub = self.0.clone();
+        Box::pin(async move {
+            let _by_ids = hub.commands.read().await;
+            redirecting::carry_out(hub.clone(), redirection).await
+        })
+    }
+
+    fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>> {
+        let hub = self.0.clone();
+        Box::pin(async move { reload::reload(hub, &by).await })
     }
 
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>> {
         let hub = self.0.clone();
         Box::pin(async move {
+            let _by_ids = hub.commands.read().await;
             let now = clock::now();
             let era = hub.era();
             let order = order::order(command, &era.topology, now)?;

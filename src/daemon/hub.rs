@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, RwLock, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -26,6 +26,7 @@ use super::memory::Remembered;
 use super::pairs::Pairs;
 use super::paths;
 use super::records::{Records, Stored};
+use super::reload::Prepared;
 use super::resolver::{Resolved, Resolver};
 use crate::clock;
 use crate::config::Config;
@@ -40,6 +41,7 @@ use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
 use crate::observe::onset::Onsets;
+use crate::observe::reloads::Reloads;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
 use crate::observe::stamp::Clock;
@@ -47,7 +49,8 @@ use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
 use crate::proxy::{
-    FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports, start,
+    Adoption, FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports,
+    start,
 };
 use crate::time::Time;
 use crate::topology::{Protocol, Service, TargetId, Topology};
@@ -90,6 +93,14 @@ pub(super) struct Hub {
     /// Addresses whose routes are watched.
     watched: watch::Sender<Vec<IpAddr>>,
     faults_told: RefCell<Vec<(OwnFault, Time)>>,
+    /// Held by whoever names things by ids across an `await`; a reload waits for all of them.
+    pub(super) commands: RwLock<()>,
+    pub(super) prepared: mpsc::Sender<Box<Prepared>>,
+    pub(super) reloads: RefCell<Reloads>,
+    /// When sessions on addresses that are no longer a target's are ended.
+    pub(super) strays: RefCell<Vec<(Time, TargetId)>>,
+    /// The control socket that the command line gave, where it did.
+    pub(super) socket_by_hand: Option<PathBuf>,
 }
 
 /// A worker, and whether it missed a message and must be brought up to date.
@@ -100,12 +111,16 @@ struct Worker {
 
 /// What the control loop waits for.
 pub(super) struct Inputs {
-    answers: mpsc::Receiver<(TargetId, ProbeOutcome)>,
+    pub(super) answers: mpsc::Receiver<(TargetId, ProbeOutcome)>,
     reports: mpsc::Receiver<FromWorker>,
-    names: mpsc::Receiver<Resolved>,
+    pub(super) names: mpsc::Receiver<Resolved>,
     paths: mpsc::Receiver<Vec<IpAddr>>,
-    stored: mpsc::Receiver<Stored>,
-    _resolver: Resolver,
+    pub(super) stored: mpsc::Receiver<Stored>,
+    /// Configurations that are to be put in force.
+    prepared: mpsc::Receiver<Box<Prepared>>,
+    pub(super) resolver: Resolver,
+    /// What it looks up.
+    pub(super) resolved: Vec<String>,
 }
 
 enum Input {
@@ -114,6 +129,7 @@ enum Input {
     Name(Resolved),
     Paths(Vec<IpAddr>),
     Stored(Stored),
+    Prepared(Box<Prepared>),
     Due,
 }
 
@@ -197,8 +213,9 @@ impl Hub {
                 behind: false,
             });
         }
-        let names = book.names().map(|(name, _)| name.to_owned());
-        let (resolver, names) = Resolver::start(names.collect::<Vec<_>>());
+        let resolved: Vec<String> = book.names().map(|(name, _)| name.to_owned()).collect();
+        let (resolver, names) = Resolver::start(resolved.clone());
+        let (prepare, prepared) = mpsc::channel(1);
         let (watched, to_watch) = watch::channel(book.in_use());
         let (path_news, paths) = mpsc::channel(PATH_NEWS);
         spawn_local(paths::watch(to_watch, path_news));
@@ -208,7 +225,9 @@ impl Hub {
             names,
             paths,
             stored,
-            _resolver: resolver,
+            prepared,
+            resolver,
+            resolved,
         };
         let hub = Rc::new(Hub {
             pairs: Pairs::new(records, &topology, now),
@@ -229,6 +248,11 @@ impl Hub {
             nudge: Notify::new(),
             watched,
             faults_told: RefCell::new(Vec::new()),
+            commands: RwLock::new(()),
+            prepared: prepare,
+            reloads: RefCell::default(),
+            strays: RefCell::default(),
+            socket_by_hand: None,
             era: RefCell::new(Rc::new(Era {
                 epoch: 0,
                 config,
@@ -277,7 +301,10 @@ impl Hub {
         loop {
             let input = self.next_input(inputs).await;
             let now = clock::now();
-            self.handle(input, now);
+            match input {
+                Input::Prepared(prepared) => self.switch(*prepared, inputs, now),
+                input => self.handle(input, now),
+            }
             // Pairs move together when a site is lost: one snapshot for what is in force by now.
             while let Ok(stored) = inputs.stored.try_recv() {
                 self.stored(stored, now);
@@ -289,7 +316,8 @@ impl Hub {
 
     async fn next_input(&self, inputs: &mut Inputs) -> Input {
         let due = self.decider.borrow().poll_timeout().map(|(due, _)| due);
-        let due = due.into_iter().chain(self.next_slice()).min();
+        let strays = self.strays.borrow().iter().map(|(at, _)| *at).min();
+        let due = due.into_iter().chain(self.next_slice()).chain(strays).min();
         let wait = due.map_or(LOOK_AFTER, |due| clock::now().until(due).min(LOOK_AFTER));
         let timer = sleep_until(Instant::now() + wait);
         tokio::select! {
@@ -298,6 +326,7 @@ impl Hub {
             Some(resolved) = inputs.names.recv() => Input::Name(resolved),
             Some(unrouted) = inputs.paths.recv() => Input::Paths(unrouted),
             Some(stored) = inputs.stored.recv() => Input::Stored(stored),
+            Some(prepared) = inputs.prepared.recv() => Input::Prepared(prepared),
             () = self.nudge.notified() => Input::Due,
             () = timer => Input::Due,
         }
@@ -324,11 +353,13 @@ impl Hub {
             }
             Input::Stored(stored) => self.stored(stored, now),
             Input::Due => self.decider.borrow_mut().handle_timeout(now),
+            // Taken by the loop itself.
+            Input::Prepared(_) => {}
         }
     }
 
     /// A probe came back. One that found nobody may have asked the wrong one of several addresses.
-    fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
+    pub(super) fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
         self.decider.borrow_mut().handle_probe(target, outcome, now);
         if let Answer::OwnFault(fault) = outcome.answer {
             // A name without an address is no lack of ours; it is told of the member.
@@ -357,18 +388,46 @@ impl Hub {
             let Change::Gone { target, .. } = change else {
                 continue;
             };
-            let hub = self.clone();
             let deadline = self.topology().pool(target.pool).drain_deadline;
-            spawn_local(async move {
-                sleep(deadline).await;
-                let keep = hub
-                    .book
-                    .borrow()
-                    .addresses(target)
-                    .map(|a| a.ip())
-                    .collect();
-                hub.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
-            });
+            let mut strays = self.strays.borrow_mut();
+            if !strays.iter().any(|(_, stray)| *stray == target) {
+                strays.push((clock::now() + deadline, target));
+            }
+        }
+    }
+
+    /// Ends sessions on addresses that have not been their target's for long enough.
+    fn end_strays(&self, now: Time) {
+        let due = |(at, _): &mut (Time, TargetId)| *at <= now;
+        let due: Vec<_> = self.strays.borrow_mut().extract_if(.., due).collect();
+        for (_, target) in due {
+            let keep = self
+                .book
+                .borrow()
+                .addresses(target)
+                .map(|a| a.ip())
+                .collect();
+            self.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
+        }
+    }
+
+    /// What holds from now on.
+    pub(super) fn begin_era(&self, era: Rc<Era>) {
+        self.era.replace(era);
+    }
+
+    /// Whether every worker takes another configuration now.
+    pub(super) fn can_adopt(&self) -> bool {
+        let workers = self.workers.borrow();
+        workers.iter().all(|worker| worker.handle.has_room())
+    }
+
+    /// Has a worker go on under another configuration; it has room for that.
+    pub(super) fn have_adopted(&self, worker: usize, adoption: Adoption) {
+        if let Some(worker) = self.workers.borrow_mut().get_mut(worker)
+            && worker.handle.adopt(adoption).is_err()
+        {
+            tracing::error!("a worker takes no configuration; is it stuck?");
         }
     }
 
@@ -406,6 +465,7 @@ impl Hub {
             }
         }
         self.move_on(now);
+        self.end_strays(now);
         self.bring_up_to_date();
         self.look(now);
         if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
@@ -469,21 +529,26 @@ impl Hub {
     }
 
     /// Some target is found elsewhere now.
-    fn readdress(&self) {
+    pub(super) fn readdress(&self) {
         self.watched.send_replace(self.book.borrow().in_use());
         self.publish();
     }
 
     pub(super) fn publish(&self) {
+        let snapshot = self.snapshot(clock::now());
+        self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
+    }
+
+    /// Who may be chosen, as things stand.
+    pub(super) fn snapshot(&self, now: Time) -> Snapshot {
         let era = self.era();
         let decider = self.decider.borrow();
         let book = self.book.borrow();
-        let now = clock::now();
         let moving = |pool| self.is_moving(pool, now);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &era.handles, now, moving, address);
+        let snapshot = Snapshot::new(&decider, &era.handles, era.epoch, now, moving, address);
         self.note_moving(now);
-        self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
+        snapshot
     }
 
     fn tell_workers(&self, message: &ToWorker) {
@@ -560,7 +625,7 @@ pub(super) fn clock_at(now: Time) -> Clock {
 }
 
 /// What the instance may hold, and why not more.
-fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> Room {
+pub(super) fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> Room {
     let ceiling = |what: &str, most: u32, each: usize, wanted: Option<NonZeroU32>, ports: bool| {
         let wanted = wanted.map(NonZeroU32::get);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
@@ -611,7 +676,7 @@ fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> R
 }
 
 /// What is wanted of flows: where no service is over UDP, sessions have all the room.
-fn flows_wanted(config: &Config) -> FlowsWanted {
+pub(super) fn flows_wanted(config: &Config) -> FlowsWanted {
     let mut services = config.topology.pools.iter().flat_map(|pool| &pool.services);
     let is_udp = |service: &Service| service.protocol == Protocol::Udp;
     match config.instance.max_flows {

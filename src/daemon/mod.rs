@@ -24,6 +24,7 @@ mod pairs;
 pub mod paths;
 mod records;
 mod redirecting;
+mod reload;
 
 pub mod resolver;
 #[cfg(test)]
@@ -36,11 +37,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -119,28 +122,37 @@ pub struct Started {
     pub socket: PathBuf,
 }
 
-/// Runs an instance on this thread until `stop` resolves and its sessions have ended, or until
+/// Runs an instance on this thread until it is told to stop and its sessions have ended, or until
 /// they met the stop deadline. `started` is called once it serves.
 ///
 /// # Errors
 /// When it cannot start; once it serves it does not fail.
 pub fn run(
     config: Config,
-    stop: impl Stop,
+    signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(StartError::Runtime)?;
-    let served = runtime.block_on(serve(config, stop, started));
+    let served = runtime.block_on(serve(config, signals, started));
     // Dropping it would wait for a look-up that hangs in `getaddrinfo`, for as long as that likes.
     runtime.shutdown_timeout(LET_GO);
     served
 }
 
-/// When to stop.
-pub trait Stop {
+/// What an instance is told from outside, beside commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// To stop; said again, not to wait for its sessions.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
+
+/// Where an instance is told so.
+pub trait Signals {
     /// Begins to listen; called once, before anything is bound.
     ///
     /// # Errors
@@ -149,27 +161,28 @@ pub trait Stop {
         Ok(())
     }
 
-    /// Resolves when the instance is told to stop; asked again, when it is told not to wait for
-    /// its sessions.
-    fn told(&mut self) -> impl Future<Output = ()>;
+    /// Resolves when the instance is told something. May be dropped and called again.
+    fn told(&mut self) -> impl Future<Output = Told>;
 }
 
-/// Stops on SIGTERM or SIGINT; a second one does not wait.
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
 #[derive(Debug, Default)]
-pub struct Signals(Option<[Signal; 2]>);
+pub struct UnixSignals(Option<[Signal; 3]>);
 
-impl Stop for Signals {
+impl Signals for UnixSignals {
     fn listen(&mut self) -> io::Result<()> {
         let terminate = signal(SignalKind::terminate())?;
-        self.0 = Some([terminate, signal(SignalKind::interrupt())?]);
+        let interrupt = signal(SignalKind::interrupt())?;
+        self.0 = Some([terminate, interrupt, signal(SignalKind::hangup())?]);
         Ok(())
     }
 
-    async fn told(&mut self) {
+    async fn told(&mut self) -> Told {
         match &mut self.0 {
-            Some([terminate, interrupt]) => tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            Some([terminate, interrupt, hangup]) => tokio::select! {
+                _ = terminate.recv() => Told::Stop,
+                _ = interrupt.recv() => Told::Stop,
+                _ = hangup.recv() => Told::Reload,
             },
             None => std::future::pending().await,
         }
@@ -178,10 +191,10 @@ impl Stop for Signals {
 
 async fn serve(
     mut config: Config,
-    mut stop: impl Stop,
+    mut signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
-    stop.listen().map_err(StartError::Runtime)?;
+    signals.listen().map_err(StartError::Runtime)?;
     // First of all: who answers here already must not lose a client to a second instance.
     let control = ControlSocket::bind(&config.control.socket)
         .await
@@ -202,13 +215,15 @@ async fn serve(
     });
     tokio::select! {
         () = hub.run(&mut inputs) => {}
-        () = stop.told() => {}
+        () = stopped(&mut signals, &hub) => {}
     }
     hub.close();
     tokio::select! {
         () = hub.run(&mut inputs) => {}
         () = hub.emptied() => {}
-        () = stop.told() => tracing::info!("told again: not waiting for sessions"),
+        () = stopped(&mut signals, &hub) => {
+            tracing::info!("told again: not waiting for sessions");
+        }
     }
     hub.end();
     // A failure has been told where it occurred; a write that hangs has not.
@@ -216,6 +231,15 @@ async fn serve(
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
     }
     Ok(())
+}
+
+/// Resolves when the instance is told to stop; reloads whenever it is told to.
+async fn stopped(signals: &mut impl Signals, hub: &Rc<Hub>) {
+    while signals.told().await == Told::Reload {
+        let hub = hub.clone();
+        // What came of it is in the log, in the events and in the status.
+        spawn_local(async move { reload::reload(hub, "SIGHUP").await });
+    }
 }
 
 /// Cores that this process may run on, by affinity and cgroup.
@@ -230,15 +254,22 @@ fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
         .iter_mut()
         .flat_map(|pool| &mut pool.services)
     {
-        // As they were bound, worker by worker; the first has them all.
+        // As they were bound, worker by worker; the first has them all. Those with a port that the
+        // file gives may have been bound before.
         let bound = listeners
             .iter()
+            .take(1)
             .flatten()
             .filter(|l| l.service == service.id);
-        let mut bound = bound.map(|listener| listener.address);
-        for list in [&mut service.listen, &mut service.listen_at_twin] {
-            let count = list.len();
-            *list = bound.by_ref().take(count).collect();
+        let mut bound: Vec<SocketAddr> = bound.map(|listener| listener.address).collect();
+        for address in service.listen.iter_mut().chain(&mut service.listen_at_twin) {
+            let is_it = |found: &SocketAddr| match address.port() {
+                0 => found.ip() == address.ip(),
+                _ => found == address,
+            };
+            if let Some(at) = bound.iter().position(is_it) {
+                *address = bound.remove(at);
+            }
         }
     }
 }

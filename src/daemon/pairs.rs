@@ -74,12 +74,18 @@ impl Pairs {
     pub(super) fn succeed(&self, new: &Topology, succession: &Succession, records: Newcomers) {
         let pools = new.pools.len();
         let pool = |at: usize| succession.pool(PoolId(at as u16)).map(PoolId::index);
-        self.spilling.replace_with(|before| moved(before, pools, pool));
-        self.limited.replace_with(|before| moved(before, pools, pool));
+        self.spilling
+            .replace_with(|before| moved(before, pools, pool));
+        self.limited
+            .replace_with(|before| moved(before, pools, pool));
         let pair = |at: usize| succession.pair(PairId(at as u16)).map(PairId::index);
-        self.slow.replace_with(|before| moved(before, new.pairs.len(), pair));
-        self.moves.replace_with(|before| std::mem::take(before).renumber(succession));
-        self.records.borrow_mut().succeed(new.pairs.len(), succession, records);
+        self.slow
+            .replace_with(|before| moved(before, new.pairs.len(), pair));
+        self.moves
+            .replace_with(|before| std::mem::take(before).renumber(succession));
+        self.records
+            .borrow_mut()
+            .succeed(new.pairs.len(), succession, records);
     }
 
     /// What is wrong with a pair's record on disk, if anything.
@@ -159,7 +165,10 @@ impl Hub {
     // What the decider says.
 
     pub(super) fn store(&self, pair: PairId, record: &Record, now: Time) {
-        self.pairs.records.borrow().write(pair, record, clock_at(now));
+        self.pairs
+            .records
+            .borrow()
+            .write(pair, record, clock_at(now));
     }
 
     pub(super) fn clear(&self, home: PoolId, off: Option<PoolId>, from: Time, now: Time) {

@@ -46,6 +46,10 @@ pub trait Desk {
     /// ends them.
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>>;
 
+    /// Reads the configuration again and puts it in force, or says why not; what it changed, a line
+    /// each. `by` is who wants it.
+    fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>>;
+
     /// The status as OpenMetrics text.
     fn metrics(&self) -> String {
         metrics::text(self.status().into())

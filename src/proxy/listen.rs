@@ -71,6 +71,15 @@ impl std::error::Error for BindError {}
 /// Binds every listener of `topology` once for each worker: in front of each service those of
 /// `listen`, then those of `listen_at_twin`.
 pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
+    bind_new(topology, workers, &[])
+}
+
+/// Binds those listeners of `topology` that are not among `stays`, as [`bind`] does.
+pub fn bind_new(
+    topology: &Topology,
+    workers: usize,
+    stays: &[(Protocol, SocketAddr)],
+) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
     let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     let mut errors = Vec::new();
     for service in topology.pools.iter().flat_map(|pool| &pool.services) {
@@ -78,6 +87,9 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
         let at_twin = service.listen_at_twin.iter();
         let at_twin = at_twin.map(|address| ("listen_at_twin", *address));
         for (key, address) in own.chain(at_twin) {
+            if stays.contains(&(service.protocol, address)) {
+                continue;
+            }
             if let Err(source) = bind_one(service, address, &mut bound) {
                 errors.push(BindError {
                     service: topology.service_path(service.id),
@@ -94,6 +106,16 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
     } else {
         Err(errors)
     }
+}
+
+/// Every address that `topology` listens on, once a listener.
+pub fn addresses(topology: &Topology) -> Vec<(Protocol, SocketAddr)> {
+    let services = topology.pools.iter().flat_map(|pool| &pool.services);
+    let addresses = services.flat_map(|service| {
+        let all = service.listen.iter().chain(&service.listen_at_twin);
+        all.map(|address| (service.protocol, *address))
+    });
+    addresses.collect()
 }
 
 /// Binds one address for every worker; a free port is chosen once, and shared by them.

@@ -116,6 +116,18 @@ pub struct Check {
     pub flap: NonZeroU32,
 }
 
+impl Check {
+    /// Whether it asks the same as another one. How often, and what is made of the answers, may
+    /// differ.
+    pub fn asks_as(&self, other: &Check) -> bool {
+        self.kind == other.kind
+            && self.tls == other.tls
+            && self.verify == other.verify
+            && self.server_name == other.server_name
+            && self.port == other.port
+    }
+}
+
 /// What a check asks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckKind {
