@@ -161,7 +161,7 @@ impl Hub {
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &handles, now, |_| false, address);
+        let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
         let snapshot = Arc::new(snapshot);
 
         let observe = match config.observe.listen {
@@ -300,13 +300,15 @@ impl Hub {
     fn handle(self: &Rc<Self>, input: Input, now: Time) {
         match input {
             Input::Answer(target, outcome) => self.answered(target, &outcome, now),
-            Input::Report(FromWorker::ConnectFailed(target, failure)) => {
+            Input::Report(FromWorker::ConnectFailed {
+                target, failure, ..
+            }) => {
                 let evidence = Evidence::Failed(failure);
                 self.decider
                     .borrow_mut()
                     .handle_evidence(target, evidence, now);
             }
-            Input::Report(FromWorker::ConnectSlow(target, since)) => {
+            Input::Report(FromWorker::ConnectSlow { target, since, .. }) => {
                 self.decider
                     .borrow_mut()
                     .handle_evidence(target, Evidence::Slow(since), now);
@@ -475,7 +477,7 @@ impl Hub {
         let now = clock::now();
         let moving = |pool| self.is_moving(pool, now);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &self.handles, now, moving, address);
+        let snapshot = Snapshot::new(0, &decider, &self.handles, now, moving, address);
         self.note_moving(now);
         self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
     }

@@ -124,7 +124,7 @@ pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatu
 
 fn worker_status(view: &View<'_>, worker: &WorkerCounters) -> WorkerStatus {
     let held = |ceiling: Ceiling, protocol| Sessions {
-        open: worker.open_over(view.topology, protocol),
+        open: worker.open_over(protocol),
         limit: ceiling.each,
         limited_by: ceiling.by,
     };
@@ -250,7 +250,7 @@ impl ServerStatus {
 impl OwnFaults {
     fn sum(workers: &[Arc<WorkerCounters>], others: &OwnFaultCounters) -> OwnFaults {
         let mut sum = OwnFaults::default();
-        let counted = workers.iter().map(|worker| &worker.own_faults);
+        let counted = workers.iter().map(|worker| &**worker.own_faults);
         for faults in counted.chain([others]) {
             sum.descriptors += faults.descriptors.get();
             sum.source_ports += faults.source_ports.get();

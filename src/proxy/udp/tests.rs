@@ -219,7 +219,7 @@ impl Rig {
             members.get(target.member().index()).copied()
         };
         let now = crate::clock::now();
-        Snapshot::new(&decider, &self.handles, now, |_| false, address)
+        Snapshot::new(0, &decider, &self.handles, now, |_| false, address)
     }
 
     fn tell(&self, message: ToWorker) {
@@ -461,7 +461,7 @@ fn a_flow_that_a_member_refuses_reaches_the_next_with_the_datagram_in_hand() {
         let report = rig.reports.try_recv();
         let blamed = HOME.member(0).target(HOME.service(0));
         assert!(
-            matches!(report, Ok(FromWorker::ConnectFailed(t, Failure::Refused)) if t == blamed),
+            matches!(report, Ok(FromWorker::ConnectFailed { target: t, failure: Failure::Refused, .. }) if t == blamed),
             "{report:?}"
         );
     }
@@ -508,7 +508,7 @@ fn an_answered_flow_stays_with_its_member_until_the_verdict() {
     let report = rig.reports.try_recv();
     let blamed = HOME.member(at as u16);
     assert!(
-        matches!(report, Ok(FromWorker::ConnectFailed(t, Failure::Refused)) if t.member() == blamed),
+        matches!(report, Ok(FromWorker::ConnectFailed { target: t, failure: Failure::Refused, .. }) if t.member() == blamed),
         "{report:?}"
     );
     rig.publish(Phase::Home, &[blamed]);
