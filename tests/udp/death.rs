@@ -9,6 +9,16 @@ use crate::echo::*;
 use crate::harness::*;
 use crate::watching::udp_totals;
 
+/// Waits until the workers have ended these flows, and no others: they hear of a verdict some moments
+/// after it can be read. How many these are.
+async fn all_ended(daemon: &Daemon, flows: &[(Caller, Answer)]) -> u64 {
+    let count = flows.len() as u64;
+    daemon
+        .counted("the flows' ends", |t| t.ended_by_us == count)
+        .await;
+    count
+}
+
 #[tokio::test]
 async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_answered() {
     let (mut a, b) = (Echo::start("a").await, Echo::start("b").await);
@@ -16,6 +26,7 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
     let (mut on_a, mut on_b) = callers_of("a", daemon.address().await).await;
     a.die().await;
     daemon.verdict("a", Verdict::Down).await;
+    let moved = all_ended(&daemon, &on_a).await;
     for (caller, _) in &mut on_a {
         assert_eq!(caller.ask().await.member, "b");
     }
@@ -24,10 +35,7 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
         let after = caller.ask().await;
         assert_eq!((after.member.as_str(), after.port), ("b", before.port));
     }
-    let moved = on_a.len() as u64;
-    daemon
-        .counted("ended by us", |t| t.ended_by_us == moved)
-        .await;
+    assert_eq!(daemon.totals().await.ended_by_us, moved, "and no others");
     assert_eq!(udp_totals(&daemon).await.moved, moved);
     assert_eq!(daemon.member("a").await.load, 0);
     a.resume().await;
@@ -44,6 +52,7 @@ async fn a_hung_member_is_found_by_stun_and_its_flows_move() {
     let (mut on_a, _on_b) = callers_of("a", daemon.address().await).await;
     a.hang(true);
     daemon.verdict("a", Verdict::Down).await;
+    all_ended(&daemon, &on_a).await;
     for (caller, _) in &mut on_a {
         assert_eq!(caller.ask().await.member, "b");
     }
@@ -110,6 +119,7 @@ async fn refusals_bring_the_verdict_forward_and_one_probe_confirms_it() {
         (member.services[0].verdict == Verdict::Down).then_some(())
     })
     .await;
+    all_ended(&daemon, &on_a).await;
     for (caller, _) in &mut on_a {
         assert_eq!(caller.ask().await.member, "b");
     }
@@ -156,6 +166,7 @@ async fn a_service_over_udp_may_be_checked_over_tcp_on_another_port() {
     let (mut on_a, mut on_b) = callers_of("a", daemon.address().await).await;
     a_tcp.die().await;
     daemon.verdict("a", Verdict::Down).await;
+    all_ended(&daemon, &on_a).await;
     for (caller, _) in on_a.iter_mut().chain(&mut on_b) {
         assert_eq!(caller.ask().await.member, "b");
     }
