@@ -46,6 +46,41 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
 }
 
 #[tokio::test]
+async fn hundreds_of_a_dead_members_flows_move_each_at_its_clients_next_datagram() {
+    const MANY: usize = 600;
+    let descriptors = twinpool::proxy::raise_descriptor_limit();
+    if descriptors < 4 * MANY as u64 {
+        eprintln!("skipped: the hard limit on descriptors is {descriptors} (`ulimit -Hn`)");
+        return;
+    }
+    let mut members = [Echo::start("a").await, Echo::start("b").await];
+    let daemon = Daemon::start(Setup::of(&pool_of(&members))).await;
+    let service = daemon.address().await;
+    // All come from one address, and so to one member.
+    let mut callers = Vec::new();
+    for _ in 0..MANY {
+        let mut caller = Caller::new(service).await;
+        let answer = caller.ask().await;
+        callers.push((caller, answer));
+    }
+    let its = callers[0].1.member.clone();
+    assert!(callers.iter().all(|(_, answer)| answer.member == its));
+    let dying = members.iter_mut().find(|member| member.name() == its);
+    dying.expect("the member that answered").die().await;
+    daemon
+        .counted("the first ends", |t| t.ended_by_us > 0)
+        .await;
+    // The last that came is the last to be ended.
+    for (caller, _) in callers.iter_mut().rev() {
+        assert_ne!(caller.ask().await.member, its);
+    }
+    let totals = daemon.totals().await;
+    assert_eq!(totals.ended_by_us, MANY as u64, "{totals:?}");
+    assert_eq!(udp_totals(&daemon).await.moved, MANY as u64);
+    assert_eq!(daemon.member(&its).await.load, 0);
+}
+
+#[tokio::test]
 async fn a_hung_member_is_found_by_stun_and_its_flows_move() {
     let (a, b) = (Echo::start("a").await, Echo::start("b").await);
     let daemon = Daemon::start(Setup::of(&pool_of([&a, &b]))).await;

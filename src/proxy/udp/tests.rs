@@ -18,6 +18,8 @@ use crate::pairing::record::{Cause, Phase};
 use crate::pairing::{Decider, Output};
 use crate::topology::{MemberId, Policy, PoolId, Protocol, TargetId, Topology};
 
+mod ending;
+
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -164,6 +166,18 @@ impl Rig {
         flows: usize,
         change: impl FnOnce(&mut Topology),
     ) -> Rig {
+        let (mut rig, plan) = Rig::planned(home, twin, flows, change);
+        rig.worker = Some(start(plan).expect("a worker"));
+        rig
+    }
+
+    /// One whose worker has yet to be started.
+    fn planned(
+        home: &[&Party],
+        twin: &[&Party],
+        flows: usize,
+        change: impl FnOnce(&mut Topology),
+    ) -> (Rig, Plan) {
         let mut topology = topology([home.len() as u16, twin.len().max(1) as u16, 1]);
         for service in [HOME.service(0), TWIN.service(1)] {
             let service = &mut topology.pools[service.pool.index()].services[service.index()];
@@ -204,8 +218,7 @@ impl Rig {
             reports: report,
             seed: 1,
         };
-        rig.worker = Some(start(plan).expect("a worker"));
-        rig
+        (rig, plan)
     }
 
     /// A snapshot in which these members are down.
