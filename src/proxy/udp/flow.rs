@@ -87,6 +87,8 @@ pub(super) enum Dropped {
     NoMember,
     TableFull,
     OwnFault,
+    /// It names port 0 as its own: no answer can be sent there.
+    NoPort,
 }
 
 /// Why a flow ends.
@@ -120,6 +122,9 @@ impl Flows {
 
     /// Begins a flow for whoever sent from there.
     pub(super) fn begin(&mut self, worker: &Worker, origin: Origin) -> Result<FlowId, Dropped> {
+        if origin.client.port() == 0 {
+            return Err(Dropped::NoPort);
+        }
         if self.closing {
             return Err(Dropped::NoMember);
         }

@@ -6,7 +6,8 @@
 //! member ─► its flow's socket ─► batch ─► listener ─► client
 //! ```
 //!
-//! A client's address and port, at one listener, make a *flow*. It has one member, and a connected
+//! A client's address and port, at one listener, make a *flow*; port 0 makes none, as nobody can be
+//! answered there. It has one member, and a connected
 //! socket of its own towards it: the member sees a port for each flow, the kernel looks its route
 //! up once, takes nothing from anybody else, and tells of ICMP errors. Listeners are unconnected;
 //! each is read in batches, and what follows each other in one flow at one length goes out in one
@@ -328,6 +329,7 @@ impl Flows {
                                 Dropped::NoMember => &counters.dropped_no_member,
                                 Dropped::TableFull => &counters.dropped_table_full,
                                 Dropped::OwnFault => &counters.dropped_unsent,
+                                Dropped::NoPort => &counters.dropped_no_port,
                             }
                             .add(datagrams);
                             continue;

@@ -668,6 +668,38 @@ fn without_a_member_a_datagram_is_dropped_and_counted() {
 }
 
 #[test]
+fn a_datagram_that_nobody_can_be_answered_for_makes_no_flow_and_is_counted() {
+    let raw = socket2::Socket::new(
+        socket2::Domain::IPV4,
+        socket2::Type::RAW,
+        Some(socket2::Protocol::UDP),
+    );
+    let Ok(raw) = raw else {
+        eprintln!("skipped: sending from port 0 takes a raw socket, and those take CAP_NET_RAW");
+        return;
+    };
+    let member = Party::new();
+    let rig = Rig::new(&[&member]);
+    let payload = b"whose?";
+    // A header (RFC 768): from port 0, to the listener, its length, no checksum.
+    let mut datagram = vec![0, 0];
+    datagram.extend(rig.address.port().to_be_bytes());
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    for _ in 0..3 {
+        let sent = raw.send_to(&datagram, &rig.address.into());
+        assert_eq!(sent.expect("sent"), datagram.len());
+    }
+    counted(&rig.udp().dropped_no_port, 3);
+    assert_eq!(rig.service().accepted.get(), 0);
+    let client = rig.client();
+    client.send(b"mine");
+    member.hears(b"mine");
+    assert_eq!(rig.service().accepted.get(), 1);
+}
+
+#[test]
 fn forged_flows_do_not_keep_a_members_limited_places() {
     let member = Party::new();
     let rig = Rig::with(&[&member], &[], |topology| {
