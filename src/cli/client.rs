@@ -99,7 +99,8 @@ impl Client {
     /// Has the configuration read again; what it changed, a line each.
     pub async fn reload(&self) -> Result<String, AskError> {
         let (path, order) = ("/v1/commands/reload", ReloadBody {});
-        self.post(path, &order, ORDER_PATIENCE, "twinpool status").await
+        self.post(path, &order, ORDER_PATIENCE, "twinpool status")
+            .await
     }
 
     /// `look` is the command that tells what became of it where no answer does.

@@ -174,7 +174,7 @@ impl Hub {
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &handles, now, |_| false, address);
+        let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
         let snapshot = Arc::new(snapshot);
 
         let observe = match config.observe.listen {
@@ -334,13 +334,19 @@ impl Hub {
     fn handle(self: &Rc<Self>, input: Input, now: Time) {
         match input {
             Input::Answer(target, outcome) => self.answered(target, &outcome, now),
-            Input::Report(FromWorker::ConnectFailed(target, failure)) => {
+            // What a worker saw under an earlier topology names others by now.
+            Input::Report(
+                FromWorker::ConnectFailed { epoch, .. } | FromWorker::ConnectSlow { epoch, .. },
+            ) if epoch != self.era().epoch => {}
+            Input::Report(FromWorker::ConnectFailed {
+                target, failure, ..
+            }) => {
                 let evidence = Evidence::Failed(failure);
                 self.decider
                     .borrow_mut()
                     .handle_evidence(target, evidence, now);
             }
-            Input::Report(FromWorker::ConnectSlow(target, since)) => {
+            Input::Report(FromWorker::ConnectSlow { target, since, .. }) => {
                 self.decider
                     .borrow_mut()
                     .handle_evidence(target, Evidence::Slow(since), now);
@@ -546,7 +552,7 @@ impl Hub {
         let book = self.book.borrow();
         let moving = |pool| self.is_moving(pool, now);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &era.handles, era.epoch, now, moving, address);
+        let snapshot = Snapshot::new(era.epoch, &decider, &era.handles, now, moving, address);
         self.note_moving(now);
         snapshot
     }

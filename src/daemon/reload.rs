@@ -14,6 +14,7 @@
 //! commands, and for records that are being written. Automation does not wait for anybody: what it
 //! did meanwhile is looked at again in the last step.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use crate::pairing::record::{Phase, Record};
 use crate::proxy::listen::{self, Listener};
 use crate::proxy::{Adoption, Limits, source_ports};
 use crate::time::Time;
-use crate::topology::{PoolId, Protocol, Side, Succession, TargetId, Topology};
+use crate::topology::{PairId, PoolId, Protocol, ServiceId, Side, Succession, TargetId, Topology};
 
 /// How long a reload waits for commands that are under way: the slowest takes a few seconds.
 const COMMANDS: Duration = Duration::from_secs(20);
@@ -63,6 +64,8 @@ pub(super) struct Prepared {
     /// By worker: what is new.
     open: Vec<Vec<Listener>>,
     close: Vec<(Protocol, SocketAddr)>,
+    /// What stands in front of another service from now on.
+    pass: Vec<(Protocol, SocketAddr, ServiceId)>,
     /// Told when it is in force, or why it is not.
     tell: oneshot::Sender<Result<Adopting, String>>,
 }
@@ -154,18 +157,23 @@ async fn prepare(
     take_known_ports(&era.config.topology, &era.topology, &mut topology);
     let succession = Succession::between(&era.topology, &topology);
     refuse_to_strand(hub, era, &succession)?;
-    let stays = listen::addresses(&era.topology);
-    let wants = listen::addresses(&topology);
-    let close = stays.iter().filter(|at| !wants.contains(at)).copied();
+    let (had, wants) = (listened(&era.topology), listened(&topology));
+    let close = had.keys().filter(|at| !wants.contains_key(*at)).copied();
     let close = close.collect();
+    let pass = wants.iter().filter_map(|(at, service)| {
+        let before = had.get(at)?;
+        let stays = succession.service(*before) == Some(*service);
+        (!stays).then_some((at.0, at.1, *service))
+    });
+    let pass = pass.collect();
+    let stays: Vec<_> = had.keys().copied().collect();
     let workers = era.counters.len();
     let open = listen::bind_new(&topology, workers, &stays);
     let open = open.map_err(|errors| StartError::Bind(errors).to_string())?;
     take_bound_addresses(&mut topology, &open);
     let prober = Prober::new(&topology).map_err(|error| StartError::Probes(error).to_string())?;
     let is_new = |pair| {
-        !(0..era.topology.pairs.len())
-            .any(|old| succession.pair(crate::topology::PairId(old as u16)) == Some(pair))
+        !(0..era.topology.pairs.len()).any(|old| succession.pair(PairId(old as u16)) == Some(pair))
     };
     let newcomers = topology.pairs.iter().any(|pair| is_new(pair.id));
     let records = match &config.instance.state_dir {
@@ -195,9 +203,20 @@ async fn prepare(
         limits,
         open,
         close,
+        pass,
         tell,
     };
     Ok((prepared, told))
+}
+
+/// The service behind each listener.
+fn listened(topology: &Topology) -> BTreeMap<(Protocol, SocketAddr), ServiceId> {
+    let services = topology.pools.iter().flat_map(|pool| &pool.services);
+    let listeners = services.flat_map(|service| {
+        let all = service.listen.iter().chain(&service.listen_at_twin);
+        all.map(|address| ((service.protocol, *address), service.id))
+    });
+    listeners.collect()
 }
 
 /// Waits until no record is being written.
@@ -361,6 +380,7 @@ impl Hub {
             limits,
             open,
             close,
+            pass,
             tell,
         } = prepared;
         let question = |before: TargetId, after: TargetId| match is_same_question(
@@ -416,7 +436,6 @@ impl Hub {
         for (worker, (open, counters)) in open.into_iter().zip(&next.counters).enumerate() {
             let (done, adopted) = oneshot::channel();
             let adoption = Adoption {
-                epoch: next.epoch,
                 topology: next.topology.clone(),
                 succession: succession.clone(),
                 snapshot: snapshot.clone(),
@@ -425,6 +444,7 @@ impl Hub {
                 flows,
                 open,
                 close: close.clone(),
+                pass: pass.clone(),
                 done,
             };
             self.have_adopted(worker, adoption);

@@ -2,11 +2,16 @@
 //!
 //! An increment is a load and a store of the worker's own cache line: no lock, no shared line, no
 //! label. Names and labels exist only where the sums are read.
+//!
+//! Counters outlive topologies: what of one is still there in the next goes on with its own
+//! ([`WorkerCounters::succeed`]), and whoever counts holds on to what it counts with.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::health::OwnFault;
-use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Topology};
+use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Succession, Topology};
 
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
@@ -27,20 +32,45 @@ impl Counter {
     }
 }
 
-/// Everything that one worker counts.
+/// Counters that outlive topologies, on cache lines of their own: those of two workers never share
+/// one.
+pub type Lasting<T> = Arc<Apart<T>>;
+
+/// Something on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
+pub struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Everything that one worker counts under one topology.
+#[derive(Debug, Default)]
 pub struct WorkerCounters {
     /// By pool, then by service.
-    services: Vec<Vec<ServiceCounters>>,
+    services: Vec<Vec<Service>>,
     /// By pool, then by member.
-    members: Vec<Vec<MemberCounters>>,
+    members: Vec<Vec<Lasting<MemberCounters>>>,
     /// By home pool.
-    homes: Vec<HomeCounters>,
+    homes: Vec<Lasting<HomeCounters>>,
+    /// Those of services that are gone and whose last sessions may not be over.
+    gone: Vec<Service>,
     /// Faults of our own side, by kind.
-    pub own_faults: OwnFaultCounters,
+    pub own_faults: Lasting<OwnFaultCounters>,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
-    pub reports_dropped: Counter,
+    pub reports_dropped: Lasting<Counter>,
+}
+
+/// A service's counters.
+#[derive(Clone, Debug)]
+struct Service {
+    protocol: Protocol,
+    counters: Lasting<ServiceCounters>,
 }
 
 /// What one worker counts for one service.
@@ -108,6 +138,9 @@ pub struct UdpCounters {
     pub dropped_unsent: Counter,
     /// New flows' datagrams that were dropped because no flow could be given up for them.
     pub dropped_table_full: Counter,
+    /// Datagrams that were dropped because nobody can be answered at the port that they name as
+    /// theirs: port 0.
+    pub dropped_no_port: Counter,
     /// Flows given up because the table was full and a new one came.
     pub evicted: Counter,
     /// Flows whose member died and whose client's next datagram went to another one.
@@ -201,48 +234,72 @@ impl OwnFaultCounters {
 impl WorkerCounters {
     /// Zeroes for every service and member.
     pub fn new(topology: &Topology) -> WorkerCounters {
-        fn zeroes<T: Default>(n: usize) -> Vec<T> {
-            std::iter::repeat_with(T::default).take(n).collect()
-        }
-        WorkerCounters {
-            services: topology
-                .pools
-                .iter()
-                .map(|p| zeroes(p.services.len()))
-                .collect(),
-            members: topology
-                .pools
-                .iter()
-                .map(|p| zeroes(p.members.len()))
-                .collect(),
-            homes: zeroes(topology.pools.len()),
-            ..WorkerCounters::default()
-        }
+        WorkerCounters::default().succeed(&Succession::default(), topology)
     }
 
-    /// Sessions and flows open on this worker.
+    /// Those of the topology that comes after the one of these. What is still there goes on with
+    /// the very same counters, under its new id; what is new begins at zero.
+    pub fn succeed(&self, succession: &Succession, topology: &Topology) -> WorkerCounters {
+        let service = |service: &crate::topology::Service| Service {
+            protocol: service.protocol,
+            counters: Lasting::default(),
+        };
+        let pools = topology.pools.iter();
+        let mut next = WorkerCounters {
+            services: pools
+                .clone()
+                .map(|pool| pool.services.iter().map(service).collect())
+                .collect(),
+            members: pools
+                .clone()
+                .map(|pool| zeroes(pool.members.len()))
+                .collect(),
+            homes: zeroes(topology.pools.len()),
+            // Sessions may come to a service until the worker knows that it is gone, so only those
+            // that were gone before this are certain to see no more.
+            gone: self.gone.iter().filter(|s| s.is_open()).cloned().collect(),
+            own_faults: self.own_faults.clone(),
+            reports_dropped: self.reports_dropped.clone(),
+        };
+        for (pool, id) in (0..).map(PoolId).take(self.homes.len()).enumerate() {
+            if let Some(now) = succession.pool(id) {
+                next.homes[now.index()] = self.homes[pool].clone();
+            }
+            for (nth, counters) in (0..).zip(&self.members[pool]) {
+                if let Some(now) = succession.member(id.member(nth)) {
+                    next.members[now.pool.index()][now.index()] = counters.clone();
+                }
+            }
+            for (nth, service) in (0..).zip(&self.services[pool]) {
+                match succession.service(id.service(nth)) {
+                    Some(now) => {
+                        next.services[now.pool.index()][now.index()] = service.clone();
+                    }
+                    None => next.gone.push(service.clone()),
+                }
+            }
+        }
+        next
+    }
+
+    /// Sessions and flows open on this worker, those of services that are gone too.
     pub fn open(&self) -> u64 {
-        self.services
-            .iter()
-            .flatten()
-            .map(ServiceCounters::open)
-            .sum()
+        self.all().map(|service| service.counters.open()).sum()
     }
 
     /// Those of services over this protocol.
-    pub fn open_over(&self, topology: &Topology, protocol: Protocol) -> u64 {
-        let services = topology.pools.iter().flat_map(|pool| &pool.services);
-        let of = services.filter(|service| service.protocol == protocol);
-        of.map(|service| self.service(service.id).open()).sum()
+    pub fn open_over(&self, protocol: Protocol) -> u64 {
+        let of = self.all().filter(|service| service.protocol == protocol);
+        of.map(|service| service.counters.open()).sum()
     }
 
     /// A service's counters.
-    pub fn service(&self, id: ServiceId) -> &ServiceCounters {
-        &self.services[id.pool.index()][id.index()]
+    pub fn service(&self, id: ServiceId) -> &Lasting<ServiceCounters> {
+        &self.services[id.pool.index()][id.index()].counters
     }
 
     /// The counters of a home pool's users.
-    pub fn home(&self, id: PoolId) -> &HomeCounters {
+    pub fn home(&self, id: PoolId) -> &Lasting<HomeCounters> {
         &self.homes[id.index()]
     }
 
@@ -250,4 +307,18 @@ impl WorkerCounters {
     pub fn member(&self, id: MemberId) -> &MemberCounters {
         &self.members[id.pool.index()][id.index()]
     }
+
+    fn all(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().flatten().chain(&self.gone)
+    }
+}
+
+impl Service {
+    fn is_open(&self) -> bool {
+        self.counters.open() > 0
+    }
+}
+
+fn zeroes<T: Default>(n: usize) -> Vec<Lasting<T>> {
+    std::iter::repeat_with(Lasting::default).take(n).collect()
 }

@@ -376,7 +376,11 @@ impl<'a> Phase<'a> {
         let waited = now.since(first.started);
         if waited >= hedge && !first.told {
             first.told = true;
-            let slow = FromWorker::ConnectSlow(first.attempt.target(), first.overdue(hedge));
+            let slow = FromWorker::ConnectSlow {
+                epoch: self.worker.snapshot().epoch(),
+                target: first.attempt.target(),
+                since: first.overdue(hedge),
+            };
             self.worker.tell(slow);
         }
         if spent || other && now >= self.turns {
@@ -453,7 +457,11 @@ impl<'a> Phase<'a> {
                     .member(target.member())
                     .connect_failed
                     .add(1);
-                self.worker.tell(FromWorker::ConnectFailed(target, failure));
+                self.worker.tell(FromWorker::ConnectFailed {
+                    epoch: self.worker.snapshot().epoch(),
+                    target,
+                    failure,
+                });
             }
             Answer::OwnFault(fault) => {
                 self.own_fault = Some(fault);
@@ -473,7 +481,11 @@ impl<'a> Phase<'a> {
             .add(1);
         if !slow.told {
             let overdue = slow.overdue(self.front.connect.hedge);
-            self.worker.tell(FromWorker::ConnectSlow(target, overdue));
+            self.worker.tell(FromWorker::ConnectSlow {
+                epoch: self.worker.snapshot().epoch(),
+                target,
+                since: overdue,
+            });
         }
         tracing::debug!(address = %slow.attempt.address(), "attempt timed out");
     }

@@ -108,16 +108,6 @@ pub fn bind_new(
     }
 }
 
-/// Every address that `topology` listens on, once a listener.
-pub fn addresses(topology: &Topology) -> Vec<(Protocol, SocketAddr)> {
-    let services = topology.pools.iter().flat_map(|pool| &pool.services);
-    let addresses = services.flat_map(|service| {
-        let all = service.listen.iter().chain(&service.listen_at_twin);
-        all.map(|address| (service.protocol, *address))
-    });
-    addresses.collect()
-}
-
 /// Binds one address for every worker; a free port is chosen once, and shared by them.
 fn bind_one(
     service: &Service,

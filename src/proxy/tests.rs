@@ -178,7 +178,14 @@ impl Bench {
             Some(members[target.member().index()])
         };
         let now = crate::clock::now();
-        Snapshot::new(&decider, &self.handles, now, |pool| pool == HOME, address)
+        Snapshot::new(
+            0,
+            &decider,
+            &self.handles,
+            now,
+            |pool| pool == HOME,
+            address,
+        )
     }
 
     fn tell(&self, message: ToWorker) {
@@ -347,7 +354,9 @@ async fn a_connection_that_every_home_member_refuses_goes_to_the_twin() {
     assert_eq!(bench.home().open(), (0, 2));
     let mut blamed = 0;
     while let Ok(report) = bench.reports.borrow_mut().try_recv() {
-        assert!(matches!(report, FromWorker::ConnectFailed(t, Failure::Refused) if t.pool == HOME));
+        assert!(
+            matches!(report, FromWorker::ConnectFailed { target: t, failure: Failure::Refused, .. } if t.pool == HOME)
+        );
         blamed += 1;
     }
     assert_eq!(blamed, 2);
@@ -386,7 +395,8 @@ async fn a_connection_that_meets_silence_at_home_goes_to_the_twin_within_its_sha
     let tried = (0..3).map(timed_out).sum::<u64>();
     assert!((1..=2).contains(&tried), "{tried} of three tried");
     let report = bench.reports.borrow_mut().try_recv();
-    let expected = |report| matches!(report, FromWorker::ConnectSlow(t, _) if t.pool == HOME);
+    let expected =
+        |report| matches!(report, FromWorker::ConnectSlow { target: t, .. } if t.pool == HOME);
     assert!(report.is_ok_and(expected));
 }
 

@@ -23,7 +23,7 @@ use super::session::{lies_in, serve};
 use super::sockets::reset_on_close;
 use super::spills::Spills;
 use super::udp::Udp;
-use super::{FromWorker, ToWorker, Which};
+use super::{Adoption, FromWorker, ToWorker, Which};
 use crate::balance::Lane;
 use crate::dispatch::{HedgeBudget, Snapshot};
 use crate::health::{Answer, OwnFault, connect_failure};
@@ -66,7 +66,7 @@ pub struct Plan {
 /// The control thread's end of a worker.
 #[derive(Debug)]
 pub struct WorkerHandle {
-    messages: mpsc::Sender<ToWorker>,
+    messages: mpsc::Sender<Inbox>,
     thread: JoinHandle<()>,
 }
 
@@ -74,7 +74,28 @@ impl WorkerHandle {
     /// Tells the worker something, without waiting; false when its inbox is full or it is gone.
     #[must_use]
     pub fn tell(&self, message: ToWorker) -> bool {
-        self.messages.try_send(message).is_ok()
+        self.messages.try_send(Inbox::News(message)).is_ok()
+    }
+
+    /// Whether it takes a message now. Only the control thread tells it anything, so the room that
+    /// this finds is there until that thread uses it.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.messages.capacity() > 0 && !self.messages.is_closed()
+    }
+
+    /// Has the worker go on under another topology, from its next message on.
+    ///
+    /// # Errors
+    /// When its inbox is full or it is gone; gives the adoption back, which is in force nowhere.
+    pub fn adopt(&self, adoption: Adoption) -> Result<(), Box<Adoption>> {
+        match self.messages.try_reserve() {
+            Ok(room) => {
+                room.send(Inbox::Adopt(Box::new(adoption)));
+                Ok(())
+            }
+            Err(_) => Err(Box::new(adoption)),
+        }
     }
 
     /// Ends it, with what sessions it has left, and waits for that.
@@ -82,6 +103,13 @@ impl WorkerHandle {
         drop(self.messages);
         self.thread.join()
     }
+}
+
+/// What the control thread sends to a worker, in its order.
+#[derive(Debug)]
+pub(super) enum Inbox {
+    News(ToWorker),
+    Adopt(Box<Adoption>),
 }
 
 /// Starts a worker on a thread of its own.
@@ -161,7 +189,7 @@ pub(super) struct Front {
 }
 
 impl Worker {
-    pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
+    pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<Inbox>) {
         let worker = Rc::new(Worker {
             snapshot: RefCell::new(plan.snapshot),
             counters: plan.counters,
@@ -217,20 +245,21 @@ impl Worker {
         loop {
             tokio::select! {
                 message = inbox.recv() => match message {
-                    Some(ToWorker::Publish(snapshot)) => {
+                    Some(Inbox::News(ToWorker::Publish(snapshot))) => {
                         let before = worker.snapshot.replace(snapshot);
                         for home in worker.snapshot().redirected_since(&before) {
                             worker.spills.forget_all(home);
                         }
                     }
-                    Some(ToWorker::End(which)) => {
+                    Some(Inbox::News(ToWorker::End(which))) => {
                         worker.end(&which);
                         udp.end_doomed(&worker);
                     }
-                    Some(ToWorker::Close) => {
+                    Some(Inbox::News(ToWorker::Close)) => {
                         udp.close();
                         listening.shutdown().await;
                     }
+                    Some(Inbox::Adopt(_)) => tracing::error!("this worker cannot adopt yet"),
                     None => break,
                 },
                 _ = sweeps.tick() => {
@@ -404,7 +433,7 @@ impl Front {
 
     /// The counters of the home pool's users, where it has a twin.
     fn home_counters<'a>(&self, worker: &'a Worker) -> Option<&'a HomeCounters> {
-        let home = || worker.counters.home(self.service.pool);
+        let home = || &***worker.counters.home(self.service.pool);
         self.has_twin.then(home)
     }
 

@@ -198,7 +198,7 @@ fn one_that_is_passed_over_leaves_no_trace_at_the_member() {
     let decider = decider(&topology, Phase::Away, Cause::Lost);
     let handles = crate::dispatch::Handles::new(&topology);
     let address = |_| Some((Ipv4Addr::LOCALHOST, 1).into());
-    let snapshot = Snapshot::new(&decider, &handles, start(), |_| true, address);
+    let snapshot = Snapshot::new(0, &decider, &handles, start(), |_| true, address);
     let pick = || pick(&snapshot, HOME.service(0), TWIN.service(1), start()).0;
     let attempts: Vec<_> = (0..1_000).filter_map(|_| pick().ok()).collect();
     let load = || {

@@ -126,7 +126,7 @@ pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatu
 
 fn worker_status(view: &View<'_>, worker: &WorkerCounters) -> WorkerStatus {
     let held = |ceiling: Ceiling, protocol| Sessions {
-        open: worker.open_over(view.topology, protocol),
+        open: worker.open_over(protocol),
         limit: ceiling.each,
         limited_by: ceiling.by,
     };
@@ -252,7 +252,7 @@ impl ServerStatus {
 impl OwnFaults {
     fn sum(workers: &[Arc<WorkerCounters>], others: &OwnFaultCounters) -> OwnFaults {
         let mut sum = OwnFaults::default();
-        let counted = workers.iter().map(|worker| &worker.own_faults);
+        let counted = workers.iter().map(|worker| &**worker.own_faults);
         for faults in counted.chain([others]) {
             sum.descriptors += faults.descriptors.get();
             sum.source_ports += faults.source_ports.get();
@@ -316,6 +316,7 @@ impl UdpTotals {
         self.dropped_no_member += c.dropped_no_member.get();
         self.dropped_unsent += c.dropped_unsent.get();
         self.dropped_table_full += c.dropped_table_full.get();
+        self.dropped_no_port += c.dropped_no_port.get();
         self.evicted += c.evicted.get();
         self.moved += c.moved.get();
         self.icmp_errors += c.icmp_errors.get();

@@ -164,7 +164,11 @@ impl Flows {
             if self.blamed.insert(target, now) != Some(now) {
                 let member = worker.counters().member(target.member());
                 member.connect_failed.add(1);
-                worker.tell(FromWorker::ConnectFailed(target, failure));
+                worker.tell(FromWorker::ConnectFailed {
+                    epoch: worker.snapshot().epoch(),
+                    target,
+                    failure,
+                });
             }
             if !self.table.is_answered(id) {
                 self.move_on(worker, front, id);

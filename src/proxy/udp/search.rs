@@ -148,7 +148,11 @@ impl Search {
                     let target = attempt.target();
                     let counters = worker.counters().member(target.member());
                     counters.connect_failed.add(1);
-                    worker.tell(FromWorker::ConnectFailed(target, failure));
+                    worker.tell(FromWorker::ConnectFailed {
+                        epoch: worker.snapshot().epoch(),
+                        target,
+                        failure,
+                    });
                 }
                 Answer::OwnFault(fault) => {
                     worker.own_fault(fault);
