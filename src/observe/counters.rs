@@ -108,6 +108,9 @@ pub struct UdpCounters {
     pub dropped_unsent: Counter,
     /// New flows' datagrams that were dropped because no flow could be given up for them.
     pub dropped_table_full: Counter,
+    /// Datagrams that were dropped because nobody can be answered at the port that they name as
+    /// theirs: port 0.
+    pub dropped_no_port: Counter,
     /// Flows given up because the table was full and a new one came.
     pub evicted: Counter,
     /// Flows whose member died and whose client's next datagram went to another one.

@@ -469,6 +469,7 @@ pub(crate) fn exhausted() -> Status {
     udp.evicted = 50_001;
     udp.dropped_table_full = 9;
     udp.dropped_unsent = 40;
+    udp.dropped_no_port = 2;
     status.flows = Some(held(8_000, 8_000));
     status
 }

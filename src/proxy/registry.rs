@@ -11,6 +11,7 @@
 //! found none.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::task::Waker;
 
@@ -36,8 +37,8 @@ pub(super) struct Registry {
     cursor: Cell<Key>,
     /// The latest move of each home pool whose users were ever moved.
     moves: RefCell<Vec<Move>>,
-    /// Flows that are to end and have not been asked for; each stands here once.
-    doomed: RefCell<Vec<Doomed>>,
+    /// Flows that are to end and have not been asked for, by their numbers; each stands here once.
+    doomed: RefCell<Vec<u64>>,
 }
 
 /// Who ends when it is told to.
@@ -47,15 +48,6 @@ pub(super) enum Owner {
     Session(Waker),
     /// A flow over UDP, by the number that its table gave it.
     Flow(u64),
-}
-
-/// A flow that is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Doomed {
-    /// The number that its table gave it.
-    pub(super) flow: u64,
-    /// Whether it is because it was idle for too long.
-    pub(super) idle: bool,
 }
 
 /// The search for sessions of users who move.
@@ -135,9 +127,11 @@ impl Registry {
         self.entries.borrow_mut().remove(key).target
     }
 
-    /// Notes that the session moved a byte.
-    pub(super) fn moved(&self, key: Key, now: Tick) {
-        self.entries.borrow()[key].moved.set(now);
+    /// Notes that the session moved a byte; what it was told to do, which is as it was.
+    pub(super) fn moved(&self, key: Key, now: Tick) -> Fate {
+        let entry = &self.entries.borrow()[key];
+        entry.moved.set(now);
+        entry.fate.get()
     }
 
     /// Has the session end when it has been idle for so long.
@@ -145,9 +139,9 @@ impl Registry {
         self.entries.borrow()[key].idle_ticks.set(idle_ticks);
     }
 
-    /// Moves the flows that are to end into `taken`.
-    pub(super) fn take_doomed(&self, taken: &mut Vec<Doomed>) {
-        taken.append(&mut self.doomed.borrow_mut());
+    /// Adds the numbers of the flows that are to end to `taken`; their fates tell why.
+    pub(super) fn take_doomed(&self, taken: &mut VecDeque<u64>) {
+        taken.extend(self.doomed.borrow_mut().drain(..));
     }
 
     /// What the session is to do. `Settle` is told once.
@@ -267,7 +261,7 @@ impl Move {
     }
 
     /// Ends as many as are owed, as far as one look finds them.
-    fn end(&mut self, entries: &Slab<Entry>, doomed: &RefCell<Vec<Doomed>>, now: Tick) -> usize {
+    fn end(&mut self, entries: &Slab<Entry>, doomed: &RefCell<Vec<u64>>, now: Tick) -> usize {
         if self.done {
             return 0;
         }
@@ -311,17 +305,14 @@ impl Move {
 }
 
 impl Entry {
-    fn doom(&self, fate: Fate, doomed: &RefCell<Vec<Doomed>>) {
+    fn doom(&self, fate: Fate, doomed: &RefCell<Vec<u64>>) {
         if self.is_doomed() {
             return;
         }
         self.fate.set(fate);
         match &self.owner {
             Owner::Session(waker) => waker.wake_by_ref(),
-            Owner::Flow(flow) => doomed.borrow_mut().push(Doomed {
-                flow: *flow,
-                idle: fate == Fate::Idle,
-            }),
+            Owner::Flow(flow) => doomed.borrow_mut().push(*flow),
         }
     }
 
@@ -443,8 +434,8 @@ mod tests {
         registry.enter(HOME, target, address, idle_ticks, now, Owner::Flow(flow))
     }
 
-    fn doomed(registry: &Registry) -> Vec<Doomed> {
-        let mut doomed = Vec::new();
+    fn doomed(registry: &Registry) -> VecDeque<u64> {
+        let mut doomed = VecDeque::new();
         registry.take_doomed(&mut doomed);
         doomed
     }
@@ -459,10 +450,9 @@ mod tests {
             registry.end(&Which::All, |_| false, 1);
         }
         assert_eq!(registry.fate(session), Fate::End);
-        let flow = |flow| Doomed { flow, idle: false };
-        assert_eq!(doomed(&registry), [flow(7), flow(8)]);
+        assert_eq!(doomed(&registry), [7, 8]);
         registry.sweep(1, Tick::MAX);
-        assert_eq!(doomed(&registry), []);
+        assert!(doomed(&registry).is_empty());
     }
 
     #[test]
@@ -470,19 +460,17 @@ mod tests {
         let registry = Registry::default();
         let key = enter_flow(&registry, 7, 4, 0);
         registry.sweep(1, 3);
-        assert_eq!(doomed(&registry), []);
+        assert!(doomed(&registry).is_empty());
         assert_eq!(registry.fate(key), Fate::Settled);
         registry.set_idle(key, 10);
         registry.sweep(1, 9);
-        registry.moved(key, 9);
+        assert_eq!(registry.moved(key, 9), Fate::Settled);
         registry.sweep(1, 18);
-        assert_eq!(doomed(&registry), []);
+        assert!(doomed(&registry).is_empty());
         registry.sweep(1, 19);
-        let idle = Doomed {
-            flow: 7,
-            idle: true,
-        };
-        assert_eq!(doomed(&registry), [idle]);
+        assert_eq!(doomed(&registry), [7]);
+        assert_eq!(registry.fate(key), Fate::Idle);
+        assert_eq!(registry.moved(key, 19), Fate::Idle, "it is too late");
     }
 
     #[test]

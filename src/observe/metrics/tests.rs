@@ -131,6 +131,7 @@ fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
         ("udp_datagrams_dropped_total{OF,reason=\"no_member\"}", 7.0),
         ("udp_datagrams_dropped_total{OF,reason=\"table_full\"}", 9.0),
         ("udp_datagrams_dropped_total{OF,reason=\"unsent\"}", 40.0),
+        ("udp_datagrams_dropped_total{OF,reason=\"no_port\"}", 2.0),
         ("udp_flows_evicted_total{OF}", 50_001.0),
         ("udp_flows_moved_total{OF}", 12.0),
         ("udp_icmp_errors_total{OF}", 15.0),

@@ -314,6 +314,7 @@ impl UdpTotals {
         self.dropped_no_member += c.dropped_no_member.get();
         self.dropped_unsent += c.dropped_unsent.get();
         self.dropped_table_full += c.dropped_table_full.get();
+        self.dropped_no_port += c.dropped_no_port.get();
         self.evicted += c.evicted.get();
         self.moved += c.moved.get();
         self.icmp_errors += c.icmp_errors.get();

@@ -1,14 +1,15 @@
 //! The flows of a worker, from where each begins to where it ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
+use tokio::sync::Notify;
 
-use super::super::registry::{Doomed, Key, Owner, Tick};
+use super::super::registry::{Fate, Key, Owner, Tick};
 use super::super::worker::{Front, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
@@ -24,6 +25,9 @@ const MOST_SLOTS: usize = SLOTS / 2;
 /// Unproven flows that are looked at, the oldest first, for one at a member that is full: a flood
 /// at one pool is among them unless another pool has a flood, too.
 const LOOK: usize = 32;
+/// Flows that end as soon as they are doomed: a millisecond's work. Where more are, the rest ends in
+/// the turns that the worker has for it.
+pub(super) const END_AT_ONCE: usize = 256;
 /// Flows whose members died and whose clients may yet send, for the count of those that moved.
 const BEREFT: usize = 1 << 14;
 
@@ -38,7 +42,11 @@ pub(super) struct Flows {
     bereft: HashMap<(u16, SocketAddr), TargetId>,
     /// When members were last blamed, once a tick at most: forged addresses make many flows.
     pub(super) blamed: HashMap<TargetId, Tick>,
-    doomed: Vec<Doomed>,
+    /// Those that are to end, by their numbers: no more than there are flows, but for those that were
+    /// moved on from one dying member to the next meanwhile.
+    doomed: VecDeque<u64>,
+    /// Told when some of them are left to others than who doomed them.
+    pub(super) left_over: Rc<Notify>,
     /// Whether no new flows begin. The listeners stay: by how many sockets share its port, the
     /// kernel chooses whose a client is, and flows of other workers would lose theirs.
     pub(super) closing: bool,
@@ -79,6 +87,8 @@ pub(super) enum Dropped {
     NoMember,
     TableFull,
     OwnFault,
+    /// It names port 0 as its own: no answer can be sent there.
+    NoPort,
 }
 
 /// Why a flow ends.
@@ -104,13 +114,17 @@ impl Flows {
             firsts: Firsts::new(),
             bereft: HashMap::new(),
             blamed: HashMap::new(),
-            doomed: Vec::new(),
+            doomed: VecDeque::new(),
+            left_over: Rc::default(),
             closing: false,
         }
     }
 
     /// Begins a flow for whoever sent from there.
     pub(super) fn begin(&mut self, worker: &Worker, origin: Origin) -> Result<FlowId, Dropped> {
+        if origin.client.port() == 0 {
+            return Err(Dropped::NoPort);
+        }
         if self.closing {
             return Err(Dropped::NoMember);
         }
@@ -295,25 +309,44 @@ impl Flows {
         Some(flow)
     }
 
-    /// Ends the flows that the registry has doomed. One whose member died before it ever answered
-    /// goes to another one, with its first datagram: its client sent that a moment ago and waits.
+    /// Ends the flows that the registry has doomed, or the first of them where they are many.
     pub(super) fn end_doomed(&mut self, worker: &Worker) {
-        let mut doomed = std::mem::take(&mut self.doomed);
-        worker.registry().take_doomed(&mut doomed);
-        for doomed in doomed.drain(..) {
-            let id = FlowId::from(doomed.flow);
-            if doomed.idle {
-                self.end(worker, id, Ending::Idle);
-            } else if self.waits_for_the_dead(worker, id) {
-                if let Some(origin) = self.table.origin(id) {
-                    let front = self.listeners[usize::from(origin.listener)].front.clone();
-                    self.move_on(worker, &front, id);
-                }
-            } else {
-                self.end(worker, id, Ending::Told);
+        worker.registry().take_doomed(&mut self.doomed);
+        if self.end_some(worker, END_AT_ONCE) {
+            self.left_over.notify_one();
+        }
+    }
+
+    /// Ends so many of the flows that are to end; says whether there are more.
+    pub(super) fn end_some(&mut self, worker: &Worker, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(number) = self.doomed.pop_front() else {
+                return false;
+            };
+            let id = FlowId::from(number);
+            let Some(flow) = self.table.get(id) else {
+                continue;
+            };
+            // It may have been moved on meanwhile: then it has another fate.
+            if let Some(why) = ending(worker.registry().fate(flow.key)) {
+                self.end_one(worker, id, why);
             }
         }
-        self.doomed = doomed;
+        !self.doomed.is_empty()
+    }
+
+    /// Ends a flow that is to end. One whose member died before it ever answered goes to another
+    /// one, with its first datagram: its client sent that a moment ago and waits.
+    fn end_one(&mut self, worker: &Worker, id: FlowId, why: Ending) {
+        if why == Ending::Told
+            && self.waits_for_the_dead(worker, id)
+            && let Some(origin) = self.table.origin(id)
+        {
+            let front = self.listeners[usize::from(origin.listener)].front.clone();
+            self.move_on(worker, &front, id);
+        } else {
+            self.end(worker, id, why);
+        }
     }
 
     /// Whether a flow's member is down and never answered it.
@@ -323,18 +356,24 @@ impl Flows {
             && target.is_some_and(|target| worker.snapshot().is_down(target))
     }
 
-    /// Notes that a flow's client sent again.
-    pub(super) fn heard_client(&mut self, worker: &Worker, front: &Front, id: FlowId) {
+    /// Notes that a flow's client sent again. One that is to end does so instead, and false is said:
+    /// this datagram begins another one.
+    pub(super) fn heard_client(&mut self, worker: &Worker, front: &Front, id: FlowId) -> bool {
         let now = worker.tick();
-        let proven = self.table.from_client(id, now);
-        if let Some(flow) = self.table.get_mut(id) {
-            // It has waited, or needs no other member: what it sends now is what counts.
-            flow.first = None;
-            worker.registry().moved(flow.key, now);
-            if proven {
-                worker.registry().set_idle(flow.key, front.idle_ticks);
-            }
+        let Some(flow) = self.table.get_mut(id) else {
+            return false;
+        };
+        // It has waited, or needs no other member: what it sends now is what counts.
+        flow.first = None;
+        let key = flow.key;
+        if let Some(why) = ending(worker.registry().moved(key, now)) {
+            self.end(worker, id, why);
+            return false;
         }
+        if self.table.from_client(id, now) {
+            worker.registry().set_idle(key, front.idle_ticks);
+        }
+        true
     }
 
     /// Notes that a flow's member answered.
@@ -378,6 +417,15 @@ pub(super) fn fit(slots: usize, got: usize, most: usize) -> (usize, bool) {
         slots
     };
     (fitted, full)
+}
+
+/// Why a flow of this fate ends, if it does.
+fn ending(fate: Fate) -> Option<Ending> {
+    match fate {
+        Fate::End => Some(Ending::Told),
+        Fate::Idle => Some(Ending::Idle),
+        Fate::Young | Fate::Settle | Fate::Settled => None,
+    }
 }
 
 /// Gives a flow's place at its member back.

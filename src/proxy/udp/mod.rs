@@ -6,7 +6,8 @@
 //! member ─► its flow's socket ─► batch ─► listener ─► client
 //! ```
 //!
-//! A client's address and port, at one listener, make a *flow*. It has one member, and a connected
+//! A client's address and port, at one listener, make a *flow*; port 0 makes none, as nobody can be
+//! answered there. It has one member, and a connected
 //! socket of its own towards it: the member sees a port for each flow, the kernel looks its route
 //! up once, takes nothing from anybody else, and tells of ICMP errors. Listeners are unconnected;
 //! each is read in batches, and what follows each other in one flow at one length goes out in one
@@ -19,7 +20,9 @@
 //! What a flow is and when it ends is decided as for a session: it picks its member from the
 //! snapshot, holds its place by an [`Attempt`](crate::dispatch::Attempt) and stands in the worker's
 //! registry, which ends it with its member, when its users move, and when it is idle. To end a
-//! flow is to forget it: the client's next datagram begins another one, on a member that lives.
+//! flow is to forget it: the client's next datagram begins another one, on a member that lives. Where
+//! thousands are to end at once, they do so a few at a time, each at its client's next datagram at
+//! the latest.
 //!
 //! The table is bounded ([`table`]). A sender of forged addresses takes no proven flow that moves
 //! from anybody, and where room, descriptors, source ports or limited places at members run short,
@@ -68,6 +71,9 @@ const READ: usize = 1;
 const SEND: usize = 2;
 /// A new flow: a member is picked, a socket made, and often another one closed.
 const BEGIN: usize = 15;
+/// Flows that end in one go once others may have waited: half of a turn, where each was to go to
+/// another member.
+const ENDS: usize = TURN / 2 / BEGIN;
 /// Bytes copied in a microsecond, in and out.
 const COPY: usize = 1 << 11;
 /// Slots that a read of a listener has at least. A read that leaves one empty has emptied the
@@ -146,6 +152,7 @@ fn begin(
     let ready = readiness(epoll.clone())?;
     let flows = Rc::new(RefCell::new(Flows::new(epoll, listening, most)));
     spawn_local(turns(worker.clone(), flows.clone(), ready));
+    spawn_local(ends(worker.clone(), flows.clone()));
     Ok(flows)
 }
 
@@ -175,6 +182,18 @@ async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<
             yield_now().await;
         } else {
             guard.clear_ready();
+        }
+    }
+}
+
+/// Ends what is left of many flows that were doomed together, a few at a time: datagrams and sessions
+/// have their turns between.
+async fn ends(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>) {
+    let left_over = flows.borrow().left_over.clone();
+    loop {
+        left_over.notified().await;
+        while flows.borrow_mut().end_some(&worker, ENDS) {
+            yield_now().await;
         }
     }
 }
@@ -292,12 +311,10 @@ impl Flows {
                 client,
                 local,
             };
-            let id = match self.table.find(&origin) {
-                Some(id) => {
-                    self.heard_client(worker, &front, id);
-                    id
-                }
-                None => {
+            let found = self.table.find(&origin);
+            let id = match found {
+                Some(id) if self.heard_client(worker, &front, id) => id,
+                _ => {
                     cost += BEGIN;
                     match self.begin(worker, origin) {
                         Ok(id) => {
@@ -312,6 +329,7 @@ impl Flows {
                                 Dropped::NoMember => &counters.dropped_no_member,
                                 Dropped::TableFull => &counters.dropped_table_full,
                                 Dropped::OwnFault => &counters.dropped_unsent,
+                                Dropped::NoPort => &counters.dropped_no_port,
                             }
                             .add(datagrams);
                             continue;

@@ -18,6 +18,8 @@ use crate::pairing::record::{Cause, Phase};
 use crate::pairing::{Decider, Output};
 use crate::topology::{MemberId, Policy, PoolId, Protocol, TargetId, Topology};
 
+mod ending;
+
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -164,6 +166,18 @@ impl Rig {
         flows: usize,
         change: impl FnOnce(&mut Topology),
     ) -> Rig {
+        let (mut rig, plan) = Rig::planned(home, twin, flows, change);
+        rig.worker = Some(start(plan).expect("a worker"));
+        rig
+    }
+
+    /// One whose worker has yet to be started.
+    fn planned(
+        home: &[&Party],
+        twin: &[&Party],
+        flows: usize,
+        change: impl FnOnce(&mut Topology),
+    ) -> (Rig, Plan) {
         let mut topology = topology([home.len() as u16, twin.len().max(1) as u16, 1]);
         for service in [HOME.service(0), TWIN.service(1)] {
             let service = &mut topology.pools[service.pool.index()].services[service.index()];
@@ -204,8 +218,7 @@ impl Rig {
             reports: report,
             seed: 1,
         };
-        rig.worker = Some(start(plan).expect("a worker"));
-        rig
+        (rig, plan)
     }
 
     /// A snapshot in which these members are down.
@@ -652,6 +665,38 @@ fn without_a_member_a_datagram_is_dropped_and_counted() {
     other.send(b"three");
     counted(&rig.udp().dropped_no_member, 2);
     assert!(member.has_nothing());
+}
+
+#[test]
+fn a_datagram_that_nobody_can_be_answered_for_makes_no_flow_and_is_counted() {
+    let raw = socket2::Socket::new(
+        socket2::Domain::IPV4,
+        socket2::Type::RAW,
+        Some(socket2::Protocol::UDP),
+    );
+    let Ok(raw) = raw else {
+        eprintln!("skipped: sending from port 0 takes a raw socket, and those take CAP_NET_RAW");
+        return;
+    };
+    let member = Party::new();
+    let rig = Rig::new(&[&member]);
+    let payload = b"whose?";
+    // A header (RFC 768): from port 0, to the listener, its length, no checksum.
+    let mut datagram = vec![0, 0];
+    datagram.extend(rig.address.port().to_be_bytes());
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    for _ in 0..3 {
+        let sent = raw.send_to(&datagram, &rig.address.into());
+        assert_eq!(sent.expect("sent"), datagram.len());
+    }
+    counted(&rig.udp().dropped_no_port, 3);
+    assert_eq!(rig.service().accepted.get(), 0);
+    let client = rig.client();
+    client.send(b"mine");
+    member.hears(b"mine");
+    assert_eq!(rig.service().accepted.get(), 1);
 }
 
 #[test]
