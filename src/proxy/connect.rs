@@ -11,7 +11,6 @@
 //! accepted nowhere by then, or cannot, the other one has the rest. Members that are merely full,
 //! and faults of our own, send nobody there.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -25,10 +24,9 @@ use tokio::time::{Instant, sleep_until};
 use super::queue;
 use super::session::Refused;
 use super::worker::{Front, Worker};
-use super::{FromWorker, sockets};
-use crate::balance::Tried;
+use super::{FromWorker, sockets, walk};
 use crate::clock;
-use crate::dispatch::{Attempt, NoMember, Request};
+use crate::dispatch::{Attempt, NoMember, Walk};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::time::Time;
 use crate::topology::ServiceId;
@@ -65,7 +63,7 @@ pub(super) async fn connect(
         });
         match event.await {
             Step::Connected(stream, attempt) => {
-                phase.accepted();
+                walk::arrived(worker, front, &phase.walk);
                 return Ok((stream, attempt));
             }
             Step::Failed => {}
@@ -79,40 +77,17 @@ pub(super) async fn connect(
 struct Phase<'a> {
     worker: &'a Worker,
     front: &'a Front,
-    client: IpAddr,
-    /// The service that serves this client, by the snapshot.
-    serving: ServiceId,
-    /// The one whose members are tried: `serving`, or the other pool's.
-    on: ServiceId,
-    leg: Leg,
+    walk: Walk,
     started: Time,
     /// When the other pool is tried, where there is one to try.
     turns: Time,
-    /// Members of `on`.
-    tried: Tried,
-    /// Attempts left at `on`.
-    left: u32,
-    /// Whether there was any attempt, anywhere.
-    made: bool,
     /// The attempt that has been under way for longest.
     first: Option<Dialing>,
     /// The hedge beside it.
     second: Option<Dialing>,
+    /// Whether it was tried, where the walk is.
     hedged: bool,
-    /// Whether a member was passed over because many of a moving pool's users came to it.
-    held: bool,
     own_fault: Option<OwnFault>,
-}
-
-/// How it came to be tried where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    /// The redirect table sends it there.
-    Sent,
-    /// It was accepted there a moment ago, and not where it is sent.
-    Remembered,
-    /// The other pool accepted it nowhere.
-    Turned,
 }
 
 struct Dialing {
@@ -131,32 +106,15 @@ enum Step {
 
 impl<'a> Phase<'a> {
     fn new(worker: &'a Worker, front: &'a Front, client: IpAddr, now: Time) -> Phase<'a> {
-        let service = front.service;
-        let snapshot = worker.snapshot();
-        let serving = snapshot.serving(service, client);
-        let spills = worker.spills();
-        let remembered = match spills.is_empty() {
-            true => None,
-            false => snapshot
-                .spill(service, serving)
-                .filter(|other| spills.find(service.pool, client, now) == Some(other.pool)),
-        };
         Phase {
             worker,
             front,
-            client,
-            serving,
-            on: remembered.unwrap_or(serving),
-            leg: remembered.map_or(Leg::Sent, |_| Leg::Remembered),
+            walk: walk::begin(worker, front, client, now),
             started: now,
             turns: now + front.connect.first_share(),
-            tried: Tried::default(),
-            left: front.connect.attempts.get(),
-            made: false,
             first: None,
             second: None,
             hedged: false,
-            held: false,
             own_fault: None,
         }
     }
@@ -164,14 +122,14 @@ impl<'a> Phase<'a> {
     fn is_queueing(&self) -> bool {
         !self
             .worker
-            .line(self.front.service.pool, self.on.pool)
+            .line(self.front.service.pool, self.walk.on().pool)
             .is_empty()
     }
 
     /// Waits for a place and takes it, or turns to the other pool where there is none to wait for.
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
         let (worker, front) = (self.worker, self.front);
-        let line = worker.line(front.service.pool, self.on.pool);
+        let line = worker.line(front.service.pool, self.walk.on().pool);
         let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
@@ -189,12 +147,11 @@ impl<'a> Phase<'a> {
     /// there is another pool.
     fn next_attempt(&mut self) -> Result<Attempt, NoMember> {
         self.follow();
-        if self.left == 0 {
+        if self.walk.is_spent() {
             return Err(NoMember::AllTried);
         }
         match self.pick() {
-            Err(NoMember::AllTried) if !self.tried.is_empty() && self.other().is_none() => {
-                self.tried.clear();
+            Err(NoMember::AllTried) if self.other().is_none() && self.walk.try_again() => {
                 self.pick()
             }
             other => other,
@@ -203,91 +160,39 @@ impl<'a> Phase<'a> {
 
     fn pick(&mut self) -> Result<Attempt, NoMember> {
         self.follow();
-        let held = Cell::new(false);
-        let request = Request {
-            service: self.front.service,
-            serving: self.on,
-            client: self.client,
-            tried: &self.tried,
-            lane: &self.front.lane,
-            held: &held,
-        };
-        let picked = self.worker.snapshot().pick(&request, clock::now());
-        if held.get() && !std::mem::replace(&mut self.held, true) {
-            let home = self.front.service.pool;
-            self.worker.counters().home(home).arrivals_held.add(1);
-        }
-        picked
+        walk::pick(self.worker, self.front, &mut self.walk)
     }
 
     /// Begins anew where the snapshot sends this client now, if that is elsewhere.
     fn follow(&mut self) {
-        let serving = self
-            .worker
-            .snapshot()
-            .serving(self.front.service, self.client);
-        if serving != self.serving {
-            self.serving = serving;
-            self.begin(serving, Leg::Sent);
+        if self.walk.follow(&self.worker.snapshot()) {
+            self.hedged = false;
             self.turns = clock::now() + self.front.connect.first_share();
         }
     }
 
-    fn begin(&mut self, on: ServiceId, leg: Leg) {
-        self.on = on;
-        self.leg = leg;
-        self.tried.clear();
-        self.left = self.front.connect.attempts.get();
-        self.hedged = false;
-    }
-
     /// The other pool's service, while a connection that is accepted nowhere here may turn to it.
     fn other(&self) -> Option<ServiceId> {
-        if self.own_fault.is_some() {
-            return None;
-        }
-        match self.leg {
-            Leg::Sent => self
-                .worker
-                .snapshot()
-                .spill(self.front.service, self.serving),
-            Leg::Remembered => Some(self.serving),
-            Leg::Turned => None,
+        match self.own_fault {
+            None => self.walk.other(&self.worker.snapshot()),
+            Some(_) => None,
         }
     }
 
     /// Turns to the other pool, once; false where there is none to turn to.
     fn turn(&mut self) -> bool {
-        let Some(other) = self.other() else {
-            return false;
-        };
-        if self.leg == Leg::Remembered {
-            let home = self.front.service.pool;
-            self.worker.spills().forget(home, self.client);
+        let turns = self.own_fault.is_none() && walk::turn(self.worker, self.front, &mut self.walk);
+        if turns {
+            self.hedged = false;
         }
-        self.begin(other, Leg::Turned);
-        true
-    }
-
-    /// A member accepted; one of the other pool's is worth counting, and remembering.
-    fn accepted(&self) {
-        if self.on == self.serving {
-            return;
-        }
-        let home = self.front.service.pool;
-        self.worker.counters().home(home).spilled.add(1);
-        if self.leg == Leg::Turned {
-            let (spills, now) = (self.worker.spills(), clock::now());
-            spills.remember(home, self.client, self.on.pool, now);
-        }
+        turns
     }
 
     /// Begins an attempt; it becomes the first, or the hedge beside one.
     fn dial(&mut self, attempt: Attempt) {
         let counters = self.front.counters(self.worker);
         let now = clock::now();
-        self.left = self.left.saturating_sub(1);
-        let again = std::mem::replace(&mut self.made, true);
+        let again = self.walk.attempt(attempt.target());
         if self.first.is_some() {
             counters.hedged.add(1);
         } else {
@@ -296,7 +201,6 @@ impl<'a> Phase<'a> {
                 counters.retried.add(1);
             }
         }
-        self.tried.add(attempt.target().member().index() as u16);
         match sockets::dial(attempt.address()) {
             Ok(stream) => {
                 let dialing = Dialing {
@@ -345,7 +249,7 @@ impl<'a> Phase<'a> {
     fn fits(&mut self, attempt: &Attempt) -> bool {
         self.follow();
         let target = attempt.target();
-        target.pool == self.on.pool && !self.worker.snapshot().is_down(target)
+        target.pool == self.walk.on().pool && !self.worker.snapshot().is_down(target)
     }
 
     /// When something is due without news from a socket.
@@ -415,7 +319,7 @@ impl<'a> Phase<'a> {
     /// time.
     fn hedge(&mut self, now: Time) {
         let front = self.front;
-        if self.left == 0 || self.is_queueing() {
+        if self.walk.is_spent() || self.is_queueing() {
             return;
         }
         let Ok(attempt) = self.pick() else { return };
@@ -491,7 +395,7 @@ impl<'a> Phase<'a> {
     }
 
     fn refusal(&self) -> Refused {
-        match (self.made, self.own_fault) {
+        match (self.walk.has_tried(), self.own_fault) {
             (false, _) => Refused::NoMember,
             (_, Some(fault)) => Refused::OwnFault(fault),
             (_, None) => Refused::Attempts,
