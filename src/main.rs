@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use twinpool::cli::{self, Task};
 use twinpool::config::{self, Errors};
-use twinpool::daemon::{self, UnixSignals};
+use twinpool::daemon::{self, Starter, UnixSignals};
 
 fn main() -> ExitCode {
     let line = cli::command_line();
@@ -47,7 +47,7 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
     if let Some(socket) = socket {
         config.control.socket = socket.to_owned();
     }
-    match daemon::run(config, UnixSignals::default(), |_| ()) {
+    match daemon::run(config, Starter::default(), UnixSignals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),
     }

@@ -49,7 +49,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
-use crate::proxy::listen::{self, BindError, Listener};
+use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::Topology;
 
@@ -122,6 +122,13 @@ pub struct Started {
     pub socket: PathBuf,
 }
 
+/// Who started this process, and what it gave along. By default nobody of importance, and nothing.
+#[derive(Debug, Default)]
+pub struct Starter {
+    /// Listeners that were bound before this process began.
+    pub sockets: Given,
+}
+
 /// Runs an instance on this thread until it is told to stop and its sessions have ended, or until
 /// they met the stop deadline. `started` is called once it serves.
 ///
@@ -129,6 +136,7 @@ pub struct Started {
 /// When it cannot start; once it serves it does not fail.
 pub fn run(
     config: Config,
+    starter: Starter,
     signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
@@ -136,7 +144,7 @@ pub fn run(
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(StartError::Runtime)?;
-    let served = runtime.block_on(serve(config, signals, started));
+    let served = runtime.block_on(serve(config, starter, signals, started));
     // Dropping it would wait for a look-up that hangs in `getaddrinfo`, for as long as that likes.
     runtime.shutdown_timeout(LET_GO);
     served
@@ -191,6 +199,7 @@ impl Signals for UnixSignals {
 
 async fn serve(
     mut config: Config,
+    starter: Starter,
     mut signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
@@ -205,7 +214,10 @@ async fn serve(
         .map_or_else(usable_cores, NonZeroUsize::get);
     // Before the listeners: there may be more of them than the soft limit allows.
     let descriptors = raise_descriptor_limit();
-    let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
+    let mut given = starter.sockets;
+    let listeners =
+        listen::bind(&config.topology, workers, &mut given).map_err(StartError::Bind)?;
+    given.close_rest();
     take_bound_addresses(&mut config.topology, &listeners);
     let (hub, mut inputs) = Hub::start(config, descriptors, listeners, control).await?;
     started(Started {
@@ -294,7 +306,7 @@ mod tests {
             pool("two", &format!("listen = {free}"))
         );
         let mut topology = config::parse(&text, "f").unwrap().config.topology;
-        let listeners = listen::bind(&topology, 2).unwrap();
+        let listeners = listen::bind(&topology, 2, &mut Given::default()).unwrap();
         take_bound_addresses(&mut topology, &listeners);
         let service = |pool: usize| &topology.pools[pool].services[0];
         let at = |from: usize, to: usize| -> Vec<SocketAddr> {

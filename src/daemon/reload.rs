@@ -38,7 +38,7 @@ use crate::observe::view::RunState;
 use crate::pairing::Decider;
 use crate::pairing::legacy::Question;
 use crate::pairing::record::{Phase, Record};
-use crate::proxy::listen::{self, Listener};
+use crate::proxy::listen::{self, Given, Listener};
 use crate::proxy::{Adoption, Limits, source_ports};
 use crate::time::Time;
 use crate::topology::{PairId, PoolId, Protocol, ServiceId, Side, Succession, TargetId, Topology};
@@ -168,7 +168,7 @@ async fn prepare(
     let pass = pass.collect();
     let stays: Vec<_> = had.keys().copied().collect();
     let workers = era.counters.len();
-    let open = listen::bind_new(&topology, workers, &stays);
+    let open = listen::bind_new(&topology, workers, &mut Given::default(), &stays);
     let open = open.map_err(|errors| StartError::Bind(errors).to_string())?;
     take_bound_addresses(&mut topology, &open);
     let prober = Prober::new(&topology).map_err(|error| StartError::Probes(error).to_string())?;
