@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
     match line.task {
         Task::Run { config } => run(&config, line.socket.as_deref()),
-        Task::Validate { config } => validate(&config),
+        Task::Validate { config, diff } => validate(&config, diff, line.socket.as_deref()),
         Task::Demo { once } => cli::demo::run(once),
         Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
@@ -53,8 +53,9 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
     }
 }
 
-fn validate(path: &Path) -> ExitCode {
+fn validate(path: &Path, diff: bool, socket: Option<&Path>) -> ExitCode {
     match config::load(path) {
+        Ok(loaded) if diff => cli::difference::tell(socket, &loaded),
         Ok(loaded) => {
             print!("{}", cli::validate::report(&loaded));
             ExitCode::SUCCESS

@@ -96,6 +96,13 @@ impl Client {
             .await
     }
 
+    /// The text of the configuration that is in force.
+    pub async fn configuration(&self) -> Result<String, AskError> {
+        let body = self.get("/v1/config").await?;
+        let text = String::from_utf8(body.into());
+        text.map_err(|error| AskError::Strange(error.to_string()))
+    }
+
     /// Has the configuration read again; what it changed, a line each.
     pub async fn reload(&self) -> Result<String, AskError> {
         let (path, order) = ("/v1/commands/reload", ReloadBody {});

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod demo;
+pub mod difference;
 pub mod explain;
 pub mod moves;
 pub mod page;
@@ -65,6 +66,9 @@ pub enum Task {
     },
     /// Check a configuration, and say what it means
     Validate {
+        /// Say what a reload would change in the daemon that runs, or why it would be refused
+        #[arg(long)]
+        diff: bool,
         /// The configuration
         #[arg(default_value = DEFAULT_CONFIG)]
         config: PathBuf,

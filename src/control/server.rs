@@ -24,7 +24,7 @@ pub const LONGEST_REASON: usize = 500;
 /// Commands under way at once, each perhaps waiting to be stored; more are told to come again.
 pub const MOST_COMMANDS: usize = 16;
 
-const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, /v1/why/PAIR, and POST \
+const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, /v1/why/PAIR, /v1/config, and POST \
                          /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
                          /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
                          /v1/commands/restore, /v1/commands/pause, /v1/commands/resume, \
@@ -87,6 +87,15 @@ fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
         return match desk.why(&unescaped(name)) {
             Ok(why) => json(StatusCode::OK, &why),
             Err(missing) => text(StatusCode::NOT_FOUND, format!("{missing}\n")),
+        };
+    }
+    if path == "/v1/config" {
+        return match desk.configuration() {
+            Some(configuration) => text(StatusCode::OK, configuration.to_string()),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "this instance was not started from a file\n".to_owned(),
+            ),
         };
     }
     if kind_of(path).is_some() {

@@ -1,6 +1,7 @@
 //! The hub as HTTP and the control socket see it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::hub::Hub;
 use super::redirecting;
@@ -98,6 +99,12 @@ impl Desk for HubDesk {
             let _by_ids = hub.commands.read().await;
             redirecting::carry_out(hub.clone(), redirection).await
         })
+    }
+
+    fn configuration(&self) -> Option<Arc<str>> {
+        let era = self.0.era();
+        let source = era.config.source.as_ref()?;
+        Some(source.text.clone())
     }
 
     fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>> {

@@ -30,6 +30,7 @@ use super::resolver::Resolver;
 use super::{StartError, take_bound_addresses};
 use crate::clock;
 use crate::config::{self, Config, Loaded};
+use crate::control::reload::{refusals, stranded};
 use crate::health::probe::Prober;
 use crate::health::runner;
 use crate::observe::desk::Refused;
@@ -41,7 +42,7 @@ use crate::pairing::record::{Phase, Record};
 use crate::proxy::listen::{self, Given, Listener};
 use crate::proxy::{Adoption, Limits, source_ports};
 use crate::time::Time;
-use crate::topology::{PairId, PoolId, Protocol, ServiceId, Side, Succession, TargetId, Topology};
+use crate::topology::{PairId, PoolId, Protocol, ServiceId, Succession, TargetId, Topology};
 
 /// How long a reload waits for commands that are under way: the slowest takes a few seconds.
 const COMMANDS: Duration = Duration::from_secs(20);
@@ -152,11 +153,14 @@ async fn prepare(
     era: &Era,
     config: Config,
 ) -> Result<(Prepared, oneshot::Receiver<Result<Adopting, String>>), String> {
-    refuse_what_is_fixed(&era.config, &config)?;
     let mut topology = config.topology.clone();
     take_known_ports(&era.config.topology, &era.topology, &mut topology);
     let succession = Succession::between(&era.topology, &topology);
-    refuse_to_strand(hub, era, &succession)?;
+    let away = |pool| hub.is_away(pool);
+    let refusals = refusals(&era.config, &config, &succession, away);
+    if !refusals.is_empty() {
+        return Err(refusals.join("\n"));
+    }
     let (had, wants) = (listened(&era.topology), listened(&topology));
     let close = had.keys().filter(|at| !wants.contains_key(*at)).copied();
     let close = close.collect();
@@ -231,33 +235,6 @@ async fn settle(hub: &Hub) -> Result<(), String> {
     timeout(WRITES, settled).await.map_err(late)
 }
 
-/// What only another process can put in force.
-fn refuse_what_is_fixed(old: &Config, new: &Config) -> Result<(), String> {
-    let mut changed = Vec::new();
-    let mut look = |key: &'static str, same: bool| {
-        if !same {
-            changed.push(key);
-        }
-    };
-    let (was, is) = (&old.instance, &new.instance);
-    let site = |config: &Config| {
-        let site = config.instance.site?;
-        Some(config.topology.sites[site.index()].name.clone())
-    };
-    look("workers in [instance]", was.workers == is.workers);
-    look("site in [instance]", site(old) == site(new));
-    look("state_dir in [instance]", was.state_dir == is.state_dir);
-    look("listen in [observe]", old.observe == new.observe);
-    look("socket in [control]", old.control == new.control);
-    match changed.as_slice() {
-        [] => Ok(()),
-        changed => Err(format!(
-            "a reload cannot change {}; `twinpool upgrade` can, without ending a session",
-            changed.join(", ")
-        )),
-    }
-}
-
 /// Where the file asks for any free port, and did before, the one that was found stays.
 fn take_known_ports(declared: &Topology, bound: &Topology, new: &mut Topology) {
     for pool in &mut new.pools {
@@ -289,34 +266,6 @@ fn take_known_ports(declared: &Topology, bound: &Topology, new: &mut Topology) {
     }
 }
 
-/// Whoever is away must find home again: a pair that sends users elsewhere stays.
-fn refuse_to_strand(hub: &Hub, era: &Era, succession: &Succession) -> Result<(), String> {
-    let decider = hub.decider.borrow();
-    let mut stranded = Vec::new();
-    for pair in &era.topology.pairs {
-        if succession.pair(pair.id).is_some() {
-            continue;
-        }
-        let record = decider.pair(pair.id).record();
-        for side in Side::BOTH {
-            if record.phase(side) == Phase::Home {
-                continue;
-            }
-            let name = |pool: PoolId| &era.topology.pool(pool).name;
-            let (home, twin) = (name(pair.pool(side)), name(pair.pool(side.other())));
-            stranded.push(format!(
-                "the users of {home} are at {twin}, and the file no longer has the pair {} with \
-                 both pools: bring them home first (`twinpool failback {home}`), or keep the pair",
-                pair.name
-            ));
-        }
-    }
-    match stranded.is_empty() {
-        true => Ok(()),
-        false => Err(stranded.join("\n")),
-    }
-}
-
 impl Hub {
     /// The last step: puts a prepared configuration in force between two inputs of the loop.
     pub(super) fn switch(self: &Rc<Self>, prepared: Prepared, inputs: &mut Inputs, now: Time) {
@@ -326,7 +275,14 @@ impl Hub {
         // What automation did since it was prepared.
         let changed = match self.decider.borrow().legacy().writing().next() {
             Some(_) => Err("where users are sent is being written; try again".to_owned()),
-            None => refuse_to_strand(self, &era, &prepared.succession),
+            None => {
+                let away = |pool| self.is_away(pool);
+                let stranded = stranded(&era.config, &prepared.succession, away);
+                match stranded.is_empty() {
+                    true => Ok(()),
+                    false => Err(stranded.join("\n")),
+                }
+            }
         };
         let ready = changed.and_then(|()| match self.can_adopt() {
             true => Ok(()),
@@ -349,6 +305,11 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Whether a pool's users are sent to its twin, all or a share of them.
+    fn is_away(&self, pool: PoolId) -> bool {
+        self.decider.borrow().phase(pool) != Phase::Home
     }
 
     /// What came under the old ids is taken under the old ids.

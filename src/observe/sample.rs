@@ -636,6 +636,10 @@ impl Desk for FakeDesk {
         events
     }
 
+    fn configuration(&self) -> Option<std::sync::Arc<str>> {
+        Some("[pools]".into())
+    }
+
     fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>> {
         Box::pin(async move { Ok(format!("reloaded by {by}")) })
     }
