@@ -35,6 +35,7 @@ fn log_to_stderr() {
 }
 
 fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
+    let starter = Starter::systemd();
     let mut config = match config::load(path) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
@@ -47,7 +48,7 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
     if let Some(socket) = socket {
         config.control.socket = socket.to_owned();
     }
-    match daemon::run(config, Starter::default(), Signals::default(), |_| ()) {
+    match daemon::run(config, starter, Signals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),
     }

@@ -27,6 +27,7 @@ mod redirecting;
 pub mod resolver;
 #[cfg(test)]
 mod rig;
+pub mod service_manager;
 mod spill;
 
 use std::fmt;
@@ -38,8 +39,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -47,9 +50,10 @@ use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
 use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
-use crate::topology::Topology;
+use crate::topology::{Protocol, Topology};
 
 use hub::Hub;
+use service_manager::ServiceManager;
 
 /// How long a stopping instance waits for look-ups that hang.
 const LET_GO: Duration = Duration::from_millis(500);
@@ -123,6 +127,18 @@ pub struct Started {
 pub struct Starter {
     /// Listeners that were bound before this process began.
     pub sockets: Given,
+    /// Whom it tells how it does, and who keeps its listeners over a crash.
+    pub manager: ServiceManager,
+}
+
+impl Starter {
+    /// systemd, where it started this process. To be called once, before there is any other thread.
+    pub fn systemd() -> Starter {
+        Starter {
+            sockets: service_manager::sockets_given(),
+            manager: ServiceManager::from_environment(),
+        }
+    }
 }
 
 /// Runs an instance on this thread until `stop` resolves and its sessions have ended, or until
@@ -203,9 +219,26 @@ async fn serve(
     let mut given = starter.sockets;
     let listeners =
         listen::bind(&config.topology, workers, &mut given).map_err(StartError::Bind)?;
+    let observe = match config.observe.listen {
+        Some(address) => Some(
+            observe_listener(address, &mut given)
+                .map_err(|error| StartError::Observe(address, error))?,
+        ),
+        None => None,
+    };
     given.close_rest();
     take_bound_addresses(&mut config.topology, &listeners);
-    let (hub, mut inputs) = Hub::start(config, descriptors, listeners, control).await?;
+    let manager = starter.manager;
+    manager.keep_listeners(listeners.iter().flatten());
+    let observed = observe.as_ref().and_then(|listener| {
+        let address = listener.local_addr().ok()?;
+        Some((Protocol::Tcp, address, listener))
+    });
+    manager.keep(observed);
+    let (hub, mut inputs) =
+        Hub::start(config, descriptors, listeners, observe, control, manager).await?;
+    hub.manager.ready();
+    spawn_local(service_manager::accompany(hub.clone()));
     started(Started {
         topology: hub.topology().clone(),
         observe: hub.observe_address(),
@@ -227,6 +260,21 @@ async fn serve(
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
     }
     Ok(())
+}
+
+/// The HTTP listener: the one that was given, or a new one.
+fn observe_listener(address: SocketAddr, given: &mut Given) -> io::Result<TcpListener> {
+    match given.take(Protocol::Tcp, address).into_iter().next() {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket.into())
+        }
+        None => {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }
+    }
 }
 
 /// Cores that this process may run on, by affinity and cgroup.

@@ -41,6 +41,8 @@ pub struct WorkerCounters {
     pub own_faults: OwnFaultCounters,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
     pub reports_dropped: Counter,
+    /// Rounds of its loop, four a second: one that stands still is stuck.
+    pub rounds: Counter,
 }
 
 /// What one worker counts for one service.
