@@ -20,6 +20,10 @@ fn main() -> ExitCode {
         Task::Run { config } => run(&config, line.socket.as_deref()),
         Task::Validate { config } => validate(&config),
         Task::Demo { once } => cli::demo::run(once),
+        Task::Generate { what, to } => match cli::generate::generate(what, to.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::failed(cli::EXIT_REFUSED, &format!("cannot write: {error}")),
+        },
         Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
 }

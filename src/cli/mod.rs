@@ -6,6 +6,7 @@
 pub mod client;
 pub mod demo;
 pub mod explain;
+pub mod generate;
 pub mod moves;
 pub mod page;
 pub mod paint;
@@ -74,6 +75,15 @@ pub enum Task {
         /// Play the story once, print what the clients saw, and exit
         #[arg(long)]
         once: bool,
+    },
+    /// Make the manual or shell completions, for a package
+    #[command(hide = true)]
+    Generate {
+        /// What to make
+        what: generate::What,
+        /// Write files to this directory, not to standard output
+        #[arg(long, value_name = "DIRECTORY")]
+        to: Option<PathBuf>,
     },
     /// Ask or command the daemon that runs.
     #[command(flatten)]
