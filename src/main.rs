@@ -20,6 +20,10 @@ fn main() -> ExitCode {
         Task::Run { config } => run(&config, line.socket.as_deref()),
         Task::Validate { config, diff } => validate(&config, diff, line.socket.as_deref()),
         Task::Demo { once } => cli::demo::run(once),
+        Task::Generate { what, to } => match cli::generate::generate(what, to.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::failed(cli::EXIT_REFUSED, &format!("cannot write: {error}")),
+        },
         Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
 }
@@ -35,6 +39,7 @@ fn log_to_stderr() {
 }
 
 fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
+    let starter = Starter::systemd();
     let mut config = match config::load(path) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
@@ -47,7 +52,7 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
     if let Some(socket) = socket {
         config.control.socket = socket.to_owned();
     }
-    match daemon::run(config, Starter::default(), UnixSignals::default(), |_| ()) {
+    match daemon::run(config, starter, UnixSignals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),
     }

@@ -7,6 +7,7 @@ pub mod client;
 pub mod demo;
 pub mod difference;
 pub mod explain;
+pub mod generate;
 pub mod moves;
 pub mod page;
 pub mod paint;
@@ -78,6 +79,15 @@ pub enum Task {
         /// Play the story once, print what the clients saw, and exit
         #[arg(long)]
         once: bool,
+    },
+    /// Make the manual or shell completions, for a package
+    #[command(hide = true)]
+    Generate {
+        /// What to make
+        what: generate::What,
+        /// Write files to this directory, not to standard output
+        #[arg(long, value_name = "DIRECTORY")]
+        to: Option<PathBuf>,
     },
     /// Ask or command the daemon that runs.
     #[command(flatten)]

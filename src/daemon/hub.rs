@@ -28,6 +28,7 @@ use super::paths;
 use super::records::{Records, Stored};
 use super::reload::Prepared;
 use super::resolver::{Resolved, Resolver};
+use super::service_manager::ServiceManager;
 use crate::clock;
 use crate::config::Config;
 use crate::control::server;
@@ -86,7 +87,10 @@ pub(super) struct Hub {
     pub(super) onsets: RefCell<Onsets>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
+    pub(super) manager: ServiceManager,
     observe_address: Option<SocketAddr>,
+    /// Rounds of the control loop.
+    rounds: Cell<u64>,
     workers: RefCell<Vec<Worker>>,
     /// Something was decided outside the loop: its timer must be set anew.
     nudge: Notify,
@@ -139,7 +143,9 @@ impl Hub {
         config: Config,
         descriptors: u64,
         listeners: Vec<Vec<Listener>>,
+        observe: Option<TcpListener>,
         control: ControlSocket,
+        manager: ServiceManager,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
         let topology = Arc::new(config.topology.clone());
         let limits = Limits::new(
@@ -176,14 +182,6 @@ impl Hub {
         let address = |target| book.current(target);
         let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
         let snapshot = Arc::new(snapshot);
-
-        let observe = match config.observe.listen {
-            Some(address) => {
-                let listener = TcpListener::bind(address).await;
-                Some(listener.map_err(|error| StartError::Observe(address, error))?)
-            }
-            None => None,
-        };
 
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
@@ -243,6 +241,8 @@ impl Hub {
             onsets: RefCell::new(onsets),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
+            manager,
+            rounds: Cell::new(0),
             observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),
             workers: RefCell::new(workers),
             nudge: Notify::new(),
@@ -311,7 +311,20 @@ impl Hub {
             }
             self.turn(now);
             self.check_disk(now);
+            self.rounds.set(self.rounds.get().wrapping_add(1));
         }
+    }
+
+    /// How often the control loop has gone round, then each worker.
+    pub(super) fn rounds(&self) -> Vec<u64> {
+        let era = self.era();
+        let workers = era.counters.iter().map(|worker| worker.rounds.get());
+        std::iter::once(self.rounds.get()).chain(workers).collect()
+    }
+
+    /// Has the control loop go round, whatever there is to do.
+    pub(super) fn go_round(&self) {
+        self.nudge.notify_one();
     }
 
     async fn next_input(&self, inputs: &mut Inputs) -> Input {
@@ -505,6 +518,7 @@ impl Hub {
     pub(super) fn close(&self) {
         self.state.set(RunState::Draining);
         tracing::info!(sessions = self.open(), "stopping: no new sessions");
+        self.manager.stopping();
         self.tell_workers(&ToWorker::Close);
     }
 

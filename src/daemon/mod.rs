@@ -29,6 +29,7 @@ mod reload;
 pub mod resolver;
 #[cfg(test)]
 mod rig;
+pub mod service_manager;
 mod spill;
 
 use std::fmt;
@@ -41,6 +42,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_local;
@@ -51,9 +53,10 @@ use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
 use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
-use crate::topology::Topology;
+use crate::topology::{Protocol, Topology};
 
 use hub::Hub;
+use service_manager::ServiceManager;
 
 /// How long a stopping instance waits for look-ups that hang.
 const LET_GO: Duration = Duration::from_millis(500);
@@ -127,6 +130,18 @@ pub struct Started {
 pub struct Starter {
     /// Listeners that were bound before this process began.
     pub sockets: Given,
+    /// Whom it tells how it does, and who keeps its listeners over a crash.
+    pub manager: ServiceManager,
+}
+
+impl Starter {
+    /// systemd, where it started this process. To be called once, before there is any other thread.
+    pub fn systemd() -> Starter {
+        Starter {
+            sockets: service_manager::sockets_given(),
+            manager: ServiceManager::from_environment(),
+        }
+    }
 }
 
 /// Runs an instance on this thread until it is told to stop and its sessions have ended, or until
@@ -217,9 +232,26 @@ async fn serve(
     let mut given = starter.sockets;
     let listeners =
         listen::bind(&config.topology, workers, &mut given).map_err(StartError::Bind)?;
+    let observe = match config.observe.listen {
+        Some(address) => Some(
+            observe_listener(address, &mut given)
+                .map_err(|error| StartError::Observe(address, error))?,
+        ),
+        None => None,
+    };
     given.close_rest();
     take_bound_addresses(&mut config.topology, &listeners);
-    let (hub, mut inputs) = Hub::start(config, descriptors, listeners, control).await?;
+    let manager = starter.manager;
+    manager.keep_listeners(listeners.iter().flatten());
+    let observed = observe.as_ref().and_then(|listener| {
+        let address = listener.local_addr().ok()?;
+        Some((Protocol::Tcp, address, listener))
+    });
+    manager.keep(observed);
+    let (hub, mut inputs) =
+        Hub::start(config, descriptors, listeners, observe, control, manager).await?;
+    hub.manager.ready();
+    spawn_local(service_manager::accompany(hub.clone()));
     started(Started {
         topology: hub.topology(),
         observe: hub.observe_address(),
@@ -251,6 +283,21 @@ async fn stopped(signals: &mut impl Signals, hub: &Rc<Hub>) {
         let hub = hub.clone();
         // What came of it is in the log, in the events and in the status.
         spawn_local(async move { reload::reload(hub, "SIGHUP").await });
+    }
+}
+
+/// The HTTP listener: the one that was given, or a new one.
+fn observe_listener(address: SocketAddr, given: &mut Given) -> io::Result<TcpListener> {
+    match given.take(Protocol::Tcp, address).into_iter().next() {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket.into())
+        }
+        None => {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }
     }
 }
 

@@ -76,12 +76,14 @@ struct Adopting(Vec<oneshot::Receiver<()>>);
 
 /// Reads the configuration again and puts it in force, or says why not.
 pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
+    hub.manager.reloading();
     let result = attempt(&hub).await;
     let now = clock::now();
     match result {
         Ok(told) => {
             hub.tell_instance(format!("{by} reloaded the configuration: {told}"), now);
             hub.reloads.borrow_mut().note(Outcome::InForce, now);
+            hub.manager.reloaded("");
             Ok(told)
         }
         Err(why) => {
@@ -90,6 +92,8 @@ pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
             for line in why.lines() {
                 tracing::error!("{line}");
             }
+            hub.manager
+                .reloaded(&format!("the last reload was refused: {first}"));
             let outcome = Outcome::Refused(first.to_owned());
             hub.reloads.borrow_mut().note(outcome, now);
             Err(Refused::Failed(why))
@@ -393,6 +397,7 @@ impl Hub {
         });
         self.begin_era(next.clone());
         let snapshot = Arc::new(self.snapshot(now));
+        self.manager.keep_listeners(open.iter().flatten());
         let mut adopting = Vec::new();
         for (worker, (open, counters)) in open.into_iter().zip(&next.counters).enumerate() {
             let (done, adopted) = oneshot::channel();
@@ -410,6 +415,9 @@ impl Hub {
             };
             self.have_adopted(worker, adoption);
             adopting.push(adopted);
+        }
+        for (protocol, address) in close {
+            self.manager.forget(protocol, address);
         }
         for (pair, problem) in found {
             self.tell_instance(format!("{pair}: {problem}"), now);

@@ -12,6 +12,7 @@ use super::super::rig::{self, Scratch};
 use super::*;
 use crate::config::Config;
 use crate::control::socket::ControlSocket;
+use crate::daemon::service_manager::ServiceManager;
 use crate::observe::desk::LocalFuture;
 use crate::pairing::Condition;
 use crate::pairing::record::Phase;
@@ -48,7 +49,16 @@ async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
     let control = ControlSocket::bind(&config.control.socket).await;
     let listeners =
         listen::bind(&config.topology, 1, &mut listen::Given::default()).expect("listeners");
-    Hub::start(config, 1_024, listeners, control.expect("a socket")).await
+    let manager = ServiceManager::default();
+    Hub::start(
+        config,
+        1_024,
+        listeners,
+        None,
+        control.expect("a socket"),
+        manager,
+    )
+    .await
 }
 
 impl Rig {
