@@ -10,47 +10,61 @@
 //! connection by connection (*spill*), the first of them has a share of the budget; when it has
 //! accepted nowhere by then, or cannot, the other one has the rest. Members that are merely full,
 //! and faults of our own, send nobody there.
+//!
+//! Another topology may come into force while anything is waited for. Its rules and ids hold from
+//! then on ([`Phase::renew`]): members that are still there, and may still be chosen, go on being
+//! tried, and others are tried in the stead of those that may not.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::queue;
+use super::front::Front;
+use super::queue::{self, Line};
 use super::session::Refused;
-use super::worker::{Front, Worker};
+use super::worker::Worker;
 use super::{FromWorker, sockets};
 use crate::balance::Tried;
 use crate::clock;
 use crate::dispatch::{Attempt, NoMember, Request};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::time::Time;
-use crate::topology::ServiceId;
+use crate::topology::{ServiceId, TargetId};
+
+/// A member that accepted.
+pub(super) struct Connected {
+    pub(super) stream: TcpStream,
+    pub(super) target: TargetId,
+    pub(super) attempt: Attempt,
+}
 
 /// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
-/// may have told.
+/// may have told. At the end `front` is the one in force, whose ids name the member.
 pub(super) async fn connect(
     worker: &Worker,
-    front: &Front,
+    front: &mut Rc<Front>,
     client: &TcpStream,
     source: IpAddr,
-) -> Result<(TcpStream, Attempt), Refused> {
+) -> Result<Connected, Refused> {
+    let hedge = front.connect.hedge;
     let mut phase = Phase::new(worker, front, source, clock::now());
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
     }
-    let mut timer = pin!(sleep_until(Instant::now() + front.connect.hedge));
+    let mut timer = pin!(sleep_until(Instant::now() + hedge));
     loop {
         while phase.first.is_none() {
             match phase.next_attempt() {
-                Ok(attempt) => phase.dial(attempt),
+                Ok((target, attempt)) => phase.dial(target, attempt),
                 Err(NoMember::AllFull) => phase.queue(client).await?,
                 Err(_) if phase.turn() => {}
                 Err(_) => return Err(phase.refusal()),
@@ -61,24 +75,24 @@ pub(super) async fn connect(
             if let Poll::Ready(event) = phase.poll(cx) {
                 return Poll::Ready(event);
             }
-            timer.as_mut().poll(cx).map(|()| Step::Alarm)
+            timer.as_mut().poll(cx).map(|()| Ok(Step::Alarm))
         });
-        match event.await {
-            Step::Connected(stream, attempt) => {
+        match event.await? {
+            Step::Connected(connected) => {
                 phase.accepted();
-                return Ok((stream, attempt));
+                return Ok(connected);
             }
-            Step::Failed => {}
+            Step::Failed | Step::Renewed => {}
             Step::Alarm if phase.alarm(clock::now()) => {}
             Step::Alarm => return Err(phase.refusal()),
         }
     }
 }
 
-/// The connect phase of one session.
-struct Phase<'a> {
-    worker: &'a Worker,
-    front: &'a Front,
+/// The connect phase of one session. Its ids are those of its front.
+pub(super) struct Phase<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) front: &'a mut Rc<Front>,
     client: IpAddr,
     /// The service that serves this client, by the snapshot.
     serving: ServiceId,
@@ -117,6 +131,7 @@ enum Leg {
 
 struct Dialing {
     stream: TcpStream,
+    target: TargetId,
     attempt: Attempt,
     started: Time,
     /// Whether its slowness has been told already.
@@ -124,13 +139,15 @@ struct Dialing {
 }
 
 enum Step {
-    Connected(TcpStream, Attempt),
+    Connected(Connected),
     Failed,
+    /// Another topology is in force.
+    Renewed,
     Alarm,
 }
 
 impl<'a> Phase<'a> {
-    fn new(worker: &'a Worker, front: &'a Front, client: IpAddr, now: Time) -> Phase<'a> {
+    fn new(worker: &'a Worker, front: &'a mut Rc<Front>, client: IpAddr, now: Time) -> Phase<'a> {
         let service = front.service;
         let snapshot = worker.snapshot();
         let serving = snapshot.serving(service, client);
@@ -143,7 +160,6 @@ impl<'a> Phase<'a> {
         };
         Phase {
             worker,
-            front,
             client,
             serving,
             on: remembered.unwrap_or(serving),
@@ -152,6 +168,7 @@ impl<'a> Phase<'a> {
             turns: now + front.connect.first_share(),
             tried: Tried::default(),
             left: front.connect.attempts.get(),
+            front,
             made: false,
             first: None,
             second: None,
@@ -162,22 +179,66 @@ impl<'a> Phase<'a> {
     }
 
     fn is_queueing(&self) -> bool {
-        !self
-            .worker
-            .line(self.front.service.pool, self.on.pool)
-            .is_empty()
+        !self.line().is_empty()
+    }
+
+    /// Where it waits for members of the pool whose members are tried.
+    pub(super) fn line(&self) -> &Rc<Line> {
+        self.front.line(self.on.pool)
+    }
+
+    /// Goes on under the topology in force; says whether it is another one than before. Members are
+    /// tried anew, but for those that are being tried.
+    ///
+    /// # Errors
+    /// When its service is gone.
+    pub(super) fn renew(&mut self) -> Result<bool, Refused> {
+        let was_home = self.serving.pool == self.front.service.pool;
+        if !self.worker.renew(self.front)? {
+            return Ok(false);
+        }
+        let was_sent = self.on == self.serving;
+        let service = self.front.service;
+        let snapshot = self.worker.snapshot();
+        self.serving = snapshot.serving(service, self.client);
+        let is_home = self.serving.pool == service.pool;
+        let on = match (was_home == is_home, was_sent) {
+            (true, true) => Some(self.serving),
+            (true, false) => snapshot.spill(service, self.serving),
+            (false, _) => None,
+        };
+        drop(snapshot);
+        let leg = on.map_or(Leg::Sent, |_| self.leg);
+        let on = on.unwrap_or_else(|| {
+            self.turns = clock::now() + self.front.connect.first_share();
+            self.serving
+        });
+        let hedged = self.hedged;
+        self.begin(on, leg);
+        for slot in [&mut self.first, &mut self.second] {
+            let Some(dialing) = slot else { continue };
+            match self.worker.snapshot().find(on, &dialing.attempt) {
+                Some(target) => {
+                    dialing.target = target;
+                    self.tried.add(target.member().index() as u16);
+                    self.left = self.left.saturating_sub(1);
+                }
+                None => *slot = None,
+            }
+        }
+        self.close_ranks();
+        self.hedged = hedged && self.first.is_some();
+        Ok(true)
     }
 
     /// Waits for a place and takes it, or turns to the other pool where there is none to wait for.
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
-        let (worker, front) = (self.worker, self.front);
-        let line = worker.line(front.service.pool, self.on.pool);
-        let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
+        let waited = queue::wait(self, client).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
-        self.turns = self.started + front.connect.first_share();
+        self.turns = self.started + self.front.connect.first_share();
         match waited {
-            Ok(attempt) => self.dial(attempt),
+            Ok((target, attempt)) => self.dial(target, attempt),
             Err(_) if self.turn() => {}
             Err(NoMember::NoneUsable) => return Err(Refused::NoMember),
             Err(_) => return Err(Refused::Attempts),
@@ -187,7 +248,7 @@ impl<'a> Phase<'a> {
 
     /// The next member to try; once all have been tried, those who failed are tried again, unless
     /// there is another pool.
-    fn next_attempt(&mut self) -> Result<Attempt, NoMember> {
+    fn next_attempt(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
         if self.left == 0 {
             return Err(NoMember::AllTried);
@@ -201,7 +262,7 @@ impl<'a> Phase<'a> {
         }
     }
 
-    fn pick(&mut self) -> Result<Attempt, NoMember> {
+    pub(super) fn pick(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
         let held = Cell::new(false);
         let request = Request {
@@ -209,13 +270,12 @@ impl<'a> Phase<'a> {
             serving: self.on,
             client: self.client,
             tried: &self.tried,
-            lane: &self.front.lane,
+            lane: &self.front.account.lane,
             held: &held,
         };
         let picked = self.worker.snapshot().pick(&request, clock::now());
         if held.get() && !std::mem::replace(&mut self.held, true) {
-            let home = self.front.service.pool;
-            self.worker.counters().home(home).arrivals_held.add(1);
+            self.front.account.home.arrivals_held.add(1);
         }
         picked
     }
@@ -275,7 +335,7 @@ impl<'a> Phase<'a> {
             return;
         }
         let home = self.front.service.pool;
-        self.worker.counters().home(home).spilled.add(1);
+        self.front.account.home.spilled.add(1);
         if self.leg == Leg::Turned {
             let (spills, now) = (self.worker.spills(), clock::now());
             spills.remember(home, self.client, self.on.pool, now);
@@ -283,24 +343,25 @@ impl<'a> Phase<'a> {
     }
 
     /// Begins an attempt; it becomes the first, or the hedge beside one.
-    fn dial(&mut self, attempt: Attempt) {
-        let counters = self.front.counters(self.worker);
+    fn dial(&mut self, target: TargetId, attempt: Attempt) {
+        let counters = self.front.counters();
         let now = clock::now();
         self.left = self.left.saturating_sub(1);
         let again = std::mem::replace(&mut self.made, true);
         if self.first.is_some() {
             counters.hedged.add(1);
         } else {
-            self.front.hedges.attempt(now);
+            self.front.account.hedges.attempt(now);
             if again {
                 counters.retried.add(1);
             }
         }
-        self.tried.add(attempt.target().member().index() as u16);
+        self.tried.add(target.member().index() as u16);
         match sockets::dial(attempt.address()) {
             Ok(stream) => {
                 let dialing = Dialing {
                     stream,
+                    target,
                     attempt,
                     started: now,
                     told: false,
@@ -312,11 +373,14 @@ impl<'a> Phase<'a> {
                 };
                 *slot = Some(dialing);
             }
-            Err(error) => self.failed(&attempt, &error),
+            Err(error) => self.failed(target, &attempt, &error),
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refused>> {
+        if self.renew()? {
+            return Poll::Ready(Ok(Step::Renewed));
+        }
         for hedge in [false, true] {
             let slot = if hedge {
                 &mut self.second
@@ -329,12 +393,12 @@ impl<'a> Phase<'a> {
             };
             let Some(done) = slot.take() else { continue };
             match result {
-                Ok(()) if !self.fits(&done.attempt) => {}
-                Ok(()) => return Poll::Ready(Step::Connected(done.stream, done.attempt)),
-                Err(error) => self.failed(&done.attempt, &error),
+                Ok(()) if !self.fits(done.target) => {}
+                Ok(()) => return Poll::Ready(Ok(Step::Connected(done.into()))),
+                Err(error) => self.failed(done.target, &done.attempt, &error),
             }
             self.close_ranks();
-            return Poll::Ready(Step::Failed);
+            return Poll::Ready(Ok(Step::Failed));
         }
         Poll::Pending
     }
@@ -342,9 +406,8 @@ impl<'a> Phase<'a> {
     /// The verdict may have fallen since the choice, or this client may be sent elsewhere: sessions
     /// that stood then have been ended, and this one would be forgotten. No byte has passed: it
     /// tries another.
-    fn fits(&mut self, attempt: &Attempt) -> bool {
+    fn fits(&mut self, target: TargetId) -> bool {
         self.follow();
-        let target = attempt.target();
         target.pool == self.on.pool && !self.worker.snapshot().is_down(target)
     }
 
@@ -377,8 +440,8 @@ impl<'a> Phase<'a> {
         if waited >= hedge && !first.told {
             first.told = true;
             let slow = FromWorker::ConnectSlow {
-                epoch: self.worker.snapshot().epoch(),
-                target: first.attempt.target(),
+                epoch: self.front.epoch,
+                target: first.target,
                 since: first.overdue(hedge),
             };
             self.worker.tell(slow);
@@ -414,21 +477,22 @@ impl<'a> Phase<'a> {
     /// there is another; instead of it, where a client would be sent to another pool for want of
     /// time.
     fn hedge(&mut self, now: Time) {
-        let front = self.front;
         if self.left == 0 || self.is_queueing() {
             return;
         }
-        let Ok(attempt) = self.pick() else { return };
-        if front.hedges.hedge(now) {
-            self.dial(attempt);
+        let Ok((target, attempt)) = self.pick() else {
+            return;
+        };
+        if self.front.account.hedges.hedge(now) {
+            self.dial(target, attempt);
             return;
         }
-        front.counters(self.worker).hedges_withheld.add(1);
+        self.front.counters().hedges_withheld.add(1);
         if self.other().is_some() {
             if let Some(slow) = self.first.take() {
                 self.timed_out(&slow);
             }
-            self.dial(attempt);
+            self.dial(target, attempt);
         }
     }
 
@@ -448,17 +512,12 @@ impl<'a> Phase<'a> {
         }
     }
 
-    fn failed(&mut self, attempt: &Attempt, error: &io::Error) {
-        let target = attempt.target();
+    fn failed(&mut self, target: TargetId, attempt: &Attempt, error: &io::Error) {
         match connect_failure(error) {
             Answer::Bad(failure) => {
-                self.worker
-                    .counters()
-                    .member(target.member())
-                    .connect_failed
-                    .add(1);
+                self.front.member(target.member()).connect_failed.add(1);
                 self.worker.tell(FromWorker::ConnectFailed {
-                    epoch: self.worker.snapshot().epoch(),
+                    epoch: self.front.epoch,
                     target,
                     failure,
                 });
@@ -473,18 +532,13 @@ impl<'a> Phase<'a> {
     }
 
     fn timed_out(&self, slow: &Dialing) {
-        let target = slow.attempt.target();
-        self.worker
-            .counters()
-            .member(target.member())
-            .connect_timeout
-            .add(1);
+        let member = self.front.member(slow.target.member());
+        member.connect_timeout.add(1);
         if !slow.told {
-            let overdue = slow.overdue(self.front.connect.hedge);
             self.worker.tell(FromWorker::ConnectSlow {
-                epoch: self.worker.snapshot().epoch(),
-                target,
-                since: overdue,
+                epoch: self.front.epoch,
+                target: slow.target,
+                since: slow.overdue(self.front.connect.hedge),
             });
         }
         tracing::debug!(address = %slow.attempt.address(), "attempt timed out");
@@ -495,6 +549,16 @@ impl<'a> Phase<'a> {
             (false, _) => Refused::NoMember,
             (_, Some(fault)) => Refused::OwnFault(fault),
             (_, None) => Refused::Attempts,
+        }
+    }
+}
+
+impl From<Dialing> for Connected {
+    fn from(done: Dialing) -> Connected {
+        Connected {
+            stream: done.stream,
+            target: done.target,
+            attempt: done.attempt,
         }
     }
 }

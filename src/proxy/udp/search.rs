@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use super::super::FromWorker;
-use super::super::worker::{Front, Worker};
+use super::super::front::Front;
+use super::super::worker::Worker;
 use super::sockets;
 use crate::balance::Tried;
 use crate::clock;
@@ -43,6 +44,14 @@ enum Leg {
     Remembered,
     /// The other pool took it nowhere.
     Turned,
+}
+
+/// A member for a flow, and a socket towards it.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) target: TargetId,
+    pub(super) attempt: Attempt,
+    pub(super) socket: OwnedFd,
 }
 
 /// Why there is no member for a flow.
@@ -97,9 +106,16 @@ impl Search {
         }
     }
 
-    /// That of a flow whose first member, this one, refused.
-    pub(super) fn after(worker: &Worker, front: &Front, client: IpAddr, first: TargetId) -> Search {
+    /// That of a flow whose first member, this one, refused; none where it is gone.
+    pub(super) fn after(
+        worker: &Worker,
+        front: &Front,
+        client: IpAddr,
+        first: Option<TargetId>,
+    ) -> Search {
         let mut search = Search::new(worker, front, client);
+        search.made = true;
+        let Some(first) = first else { return search };
         if first.service() != search.on {
             // It had turned to the other pool already, or is sent elsewhere since.
             let turned = worker.snapshot().spill(front.service, search.serving);
@@ -111,45 +127,42 @@ impl Search {
             search.tried.add(first.member().index() as u16);
             search.left -= 1;
         }
-        search.made = true;
         search
     }
 
     /// The next member, and a socket towards it.
-    pub(super) fn reach(
-        &mut self,
-        worker: &Worker,
-        front: &Front,
-    ) -> Result<(Attempt, OwnedFd), Refused> {
+    pub(super) fn reach(&mut self, worker: &Worker, front: &Front) -> Result<Reached, Refused> {
         loop {
-            let attempt = self
-                .next(worker, front)
-                .map_err(|why| match (why, self.made) {
-                    // Nobody's end makes room where arrivals are spread over time.
-                    (NoMember::AllFull, _) if !self.held => Refused::Full,
-                    (_, false) => Refused::NoMember,
-                    (_, true) => Refused::Attempts,
-                })?;
+            let (target, attempt) =
+                self.next(worker, front)
+                    .map_err(|why| match (why, self.made) {
+                        // Nobody's end makes room where arrivals are spread over time.
+                        (NoMember::AllFull, _) if !self.held => Refused::Full,
+                        (_, false) => Refused::NoMember,
+                        (_, true) => Refused::Attempts,
+                    })?;
             if std::mem::replace(&mut self.made, true) {
-                front.counters(worker).retried.add(1);
+                front.counters().retried.add(1);
             }
             self.left -= 1;
-            self.tried.add(attempt.target().member().index() as u16);
+            self.tried.add(target.member().index() as u16);
             let error = match sockets::towards(attempt.address()) {
                 Ok(socket) => {
                     self.found(worker, front);
-                    return Ok((attempt, socket));
+                    return Ok(Reached {
+                        target,
+                        attempt,
+                        socket,
+                    });
                 }
                 Err(error) => error,
             };
             tracing::debug!(address = %attempt.address(), %error, "no socket towards a member");
             match connect_failure(&error) {
                 Answer::Bad(failure) => {
-                    let target = attempt.target();
-                    let counters = worker.counters().member(target.member());
-                    counters.connect_failed.add(1);
+                    front.member(target.member()).connect_failed.add(1);
                     worker.tell(FromWorker::ConnectFailed {
-                        epoch: worker.snapshot().epoch(),
+                        epoch: front.epoch,
                         target,
                         failure,
                     });
@@ -163,11 +176,11 @@ impl Search {
         }
     }
 
-    fn next(&mut self, worker: &Worker, front: &Front) -> Result<Attempt, NoMember> {
+    fn next(&mut self, worker: &Worker, front: &Front) -> Result<(TargetId, Attempt), NoMember> {
         loop {
             self.follow(worker, front);
             match self.pick(worker, front) {
-                Ok(attempt) => return Ok(attempt),
+                Ok(picked) => return Ok(picked),
                 // Members that are merely full send nobody to the other pool.
                 Err(NoMember::AllFull) => return Err(NoMember::AllFull),
                 Err(why) => {
@@ -179,7 +192,7 @@ impl Search {
         }
     }
 
-    fn pick(&mut self, worker: &Worker, front: &Front) -> Result<Attempt, NoMember> {
+    fn pick(&mut self, worker: &Worker, front: &Front) -> Result<(TargetId, Attempt), NoMember> {
         if self.left == 0 {
             return Err(NoMember::AllTried);
         }
@@ -189,13 +202,12 @@ impl Search {
             serving: self.on,
             client: self.client,
             tried: &self.tried,
-            lane: &front.lane,
+            lane: &front.account.lane,
             held: &held,
         };
         let picked = worker.snapshot().pick(&request, clock::now());
         if held.get() && !std::mem::replace(&mut self.held, true) {
-            let home = worker.counters().home(front.service.pool);
-            home.arrivals_held.add(1);
+            front.account.home.arrivals_held.add(1);
         }
         picked
     }
@@ -238,7 +250,7 @@ impl Search {
             return;
         }
         let home = front.service.pool;
-        worker.counters().home(home).spilled.add(1);
+        front.account.home.spilled.add(1);
         if self.leg == Leg::Turned {
             let (spills, now) = (worker.spills(), clock::now());
             spills.remember(home, self.client, self.on.pool, now);
