@@ -15,7 +15,6 @@
 //! then on ([`Phase::renew`]): members that are still there, and may still be chosen, go on being
 //! tried, and others are tried in the stead of those that may not.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -31,10 +30,9 @@ use super::front::Front;
 use super::queue::{self, Line};
 use super::session::Refused;
 use super::worker::Worker;
-use super::{FromWorker, sockets};
-use crate::balance::Tried;
+use super::{FromWorker, sockets, walk};
 use crate::clock;
-use crate::dispatch::{Attempt, NoMember, Request};
+use crate::dispatch::{Attempt, NoMember, Walk};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::time::Time;
 use crate::topology::{ServiceId, TargetId};
@@ -79,7 +77,7 @@ pub(super) async fn connect(
         });
         match event.await? {
             Step::Connected(connected) => {
-                phase.accepted();
+                walk::arrived(worker, phase.front, &phase.walk);
                 return Ok(connected);
             }
             Step::Failed | Step::Renewed => {}
@@ -93,40 +91,17 @@ pub(super) async fn connect(
 pub(super) struct Phase<'a> {
     pub(super) worker: &'a Worker,
     pub(super) front: &'a mut Rc<Front>,
-    client: IpAddr,
-    /// The service that serves this client, by the snapshot.
-    serving: ServiceId,
-    /// The one whose members are tried: `serving`, or the other pool's.
-    on: ServiceId,
-    leg: Leg,
+    walk: Walk,
     started: Time,
     /// When the other pool is tried, where there is one to try.
     turns: Time,
-    /// Members of `on`.
-    tried: Tried,
-    /// Attempts left at `on`.
-    left: u32,
-    /// Whether there was any attempt, anywhere.
-    made: bool,
     /// The attempt that has been under way for longest.
     first: Option<Dialing>,
     /// The hedge beside it.
     second: Option<Dialing>,
+    /// Whether it was tried, where the walk is.
     hedged: bool,
-    /// Whether a member was passed over because many of a moving pool's users came to it.
-    held: bool,
     own_fault: Option<OwnFault>,
-}
-
-/// How it came to be tried where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    /// The redirect table sends it there.
-    Sent,
-    /// It was accepted there a moment ago, and not where it is sent.
-    Remembered,
-    /// The other pool accepted it nowhere.
-    Turned,
 }
 
 struct Dialing {
@@ -148,32 +123,15 @@ enum Step {
 
 impl<'a> Phase<'a> {
     fn new(worker: &'a Worker, front: &'a mut Rc<Front>, client: IpAddr, now: Time) -> Phase<'a> {
-        let service = front.service;
-        let snapshot = worker.snapshot();
-        let serving = snapshot.serving(service, client);
-        let spills = worker.spills();
-        let remembered = match spills.is_empty() {
-            true => None,
-            false => snapshot
-                .spill(service, serving)
-                .filter(|other| spills.find(service.pool, client, now) == Some(other.pool)),
-        };
         Phase {
             worker,
-            client,
-            serving,
-            on: remembered.unwrap_or(serving),
-            leg: remembered.map_or(Leg::Sent, |_| Leg::Remembered),
+            walk: walk::begin(worker, front, client, now),
             started: now,
             turns: now + front.connect.first_share(),
-            tried: Tried::default(),
-            left: front.connect.attempts.get(),
             front,
-            made: false,
             first: None,
             second: None,
             hedged: false,
-            held: false,
             own_fault: None,
         }
     }
@@ -184,7 +142,7 @@ impl<'a> Phase<'a> {
 
     /// Where it waits for members of the pool whose members are tried.
     pub(super) fn line(&self) -> &Rc<Line> {
-        self.front.line(self.on.pool)
+        self.front.line(self.walk.on().pool)
     }
 
     /// Goes on under the topology in force; says whether it is another one than before. Members are
@@ -193,41 +151,30 @@ impl<'a> Phase<'a> {
     /// # Errors
     /// When its service is gone.
     pub(super) fn renew(&mut self) -> Result<bool, Refused> {
-        let was_home = self.serving.pool == self.front.service.pool;
         if !self.worker.renew(self.front)? {
             return Ok(false);
         }
-        let was_sent = self.on == self.serving;
-        let service = self.front.service;
         let snapshot = self.worker.snapshot();
-        self.serving = snapshot.serving(service, self.client);
-        let is_home = self.serving.pool == service.pool;
-        let on = match (was_home == is_home, was_sent) {
-            (true, true) => Some(self.serving),
-            (true, false) => snapshot.spill(service, self.serving),
-            (false, _) => None,
-        };
-        drop(snapshot);
-        let leg = on.map_or(Leg::Sent, |_| self.leg);
-        let on = on.unwrap_or_else(|| {
-            self.turns = clock::now() + self.front.connect.first_share();
-            self.serving
-        });
-        let hedged = self.hedged;
-        self.begin(on, leg);
+        let rules = &self.front.connect;
+        if self
+            .walk
+            .renew(&snapshot, self.front.service, rules.attempts)
+        {
+            self.turns = clock::now() + rules.first_share();
+        }
         for slot in [&mut self.first, &mut self.second] {
             let Some(dialing) = slot else { continue };
-            match self.worker.snapshot().find(on, &dialing.attempt) {
+            match snapshot.find(self.walk.on(), &dialing.attempt) {
                 Some(target) => {
                     dialing.target = target;
-                    self.tried.add(target.member().index() as u16);
-                    self.left = self.left.saturating_sub(1);
+                    self.walk.attempt(target);
                 }
                 None => *slot = None,
             }
         }
+        drop(snapshot);
         self.close_ranks();
-        self.hedged = hedged && self.first.is_some();
+        self.hedged &= self.first.is_some();
         Ok(true)
     }
 
@@ -250,12 +197,11 @@ impl<'a> Phase<'a> {
     /// there is another pool.
     fn next_attempt(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
-        if self.left == 0 {
+        if self.walk.is_spent() {
             return Err(NoMember::AllTried);
         }
         match self.pick() {
-            Err(NoMember::AllTried) if !self.tried.is_empty() && self.other().is_none() => {
-                self.tried.clear();
+            Err(NoMember::AllTried) if self.other().is_none() && self.walk.try_again() => {
                 self.pick()
             }
             other => other,
@@ -264,90 +210,39 @@ impl<'a> Phase<'a> {
 
     pub(super) fn pick(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
-        let held = Cell::new(false);
-        let request = Request {
-            service: self.front.service,
-            serving: self.on,
-            client: self.client,
-            tried: &self.tried,
-            lane: &self.front.account.lane,
-            held: &held,
-        };
-        let picked = self.worker.snapshot().pick(&request, clock::now());
-        if held.get() && !std::mem::replace(&mut self.held, true) {
-            self.front.account.home.arrivals_held.add(1);
-        }
-        picked
+        walk::pick(self.worker, self.front, &mut self.walk)
     }
 
     /// Begins anew where the snapshot sends this client now, if that is elsewhere.
     fn follow(&mut self) {
-        let serving = self
-            .worker
-            .snapshot()
-            .serving(self.front.service, self.client);
-        if serving != self.serving {
-            self.serving = serving;
-            self.begin(serving, Leg::Sent);
+        if self.walk.follow(&self.worker.snapshot()) {
+            self.hedged = false;
             self.turns = clock::now() + self.front.connect.first_share();
         }
     }
 
-    fn begin(&mut self, on: ServiceId, leg: Leg) {
-        self.on = on;
-        self.leg = leg;
-        self.tried.clear();
-        self.left = self.front.connect.attempts.get();
-        self.hedged = false;
-    }
-
     /// The other pool's service, while a connection that is accepted nowhere here may turn to it.
     fn other(&self) -> Option<ServiceId> {
-        if self.own_fault.is_some() {
-            return None;
-        }
-        match self.leg {
-            Leg::Sent => self
-                .worker
-                .snapshot()
-                .spill(self.front.service, self.serving),
-            Leg::Remembered => Some(self.serving),
-            Leg::Turned => None,
+        match self.own_fault {
+            None => self.walk.other(&self.worker.snapshot()),
+            Some(_) => None,
         }
     }
 
     /// Turns to the other pool, once; false where there is none to turn to.
     fn turn(&mut self) -> bool {
-        let Some(other) = self.other() else {
-            return false;
-        };
-        if self.leg == Leg::Remembered {
-            let home = self.front.service.pool;
-            self.worker.spills().forget(home, self.client);
+        let turns = self.own_fault.is_none() && walk::turn(self.worker, self.front, &mut self.walk);
+        if turns {
+            self.hedged = false;
         }
-        self.begin(other, Leg::Turned);
-        true
-    }
-
-    /// A member accepted; one of the other pool's is worth counting, and remembering.
-    fn accepted(&self) {
-        if self.on == self.serving {
-            return;
-        }
-        let home = self.front.service.pool;
-        self.front.account.home.spilled.add(1);
-        if self.leg == Leg::Turned {
-            let (spills, now) = (self.worker.spills(), clock::now());
-            spills.remember(home, self.client, self.on.pool, now);
-        }
+        turns
     }
 
     /// Begins an attempt; it becomes the first, or the hedge beside one.
     fn dial(&mut self, target: TargetId, attempt: Attempt) {
         let counters = self.front.counters();
         let now = clock::now();
-        self.left = self.left.saturating_sub(1);
-        let again = std::mem::replace(&mut self.made, true);
+        let again = self.walk.attempt(target);
         if self.first.is_some() {
             counters.hedged.add(1);
         } else {
@@ -356,7 +251,6 @@ impl<'a> Phase<'a> {
                 counters.retried.add(1);
             }
         }
-        self.tried.add(target.member().index() as u16);
         match sockets::dial(attempt.address()) {
             Ok(stream) => {
                 let dialing = Dialing {
@@ -408,7 +302,7 @@ impl<'a> Phase<'a> {
     /// tries another.
     fn fits(&mut self, target: TargetId) -> bool {
         self.follow();
-        target.pool == self.on.pool && !self.worker.snapshot().is_down(target)
+        target.pool == self.walk.on().pool && !self.worker.snapshot().is_down(target)
     }
 
     /// When something is due without news from a socket.
@@ -477,7 +371,7 @@ impl<'a> Phase<'a> {
     /// there is another; instead of it, where a client would be sent to another pool for want of
     /// time.
     fn hedge(&mut self, now: Time) {
-        if self.left == 0 || self.is_queueing() {
+        if self.walk.is_spent() || self.is_queueing() {
             return;
         }
         let Ok((target, attempt)) = self.pick() else {
@@ -545,7 +439,7 @@ impl<'a> Phase<'a> {
     }
 
     fn refusal(&self) -> Refused {
-        match (self.made, self.own_fault) {
+        match (self.walk.has_tried(), self.own_fault) {
             (false, _) => Refused::NoMember,
             (_, Some(fault)) => Refused::OwnFault(fault),
             (_, None) => Refused::Attempts,

@@ -34,6 +34,7 @@ mod session;
 mod sockets;
 mod spills;
 mod udp;
+mod walk;
 mod worker;
 
 pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};

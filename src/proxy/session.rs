@@ -72,14 +72,20 @@ pub(super) async fn serve(
     let mut sockets = Sockets::new(client);
     let counters = &account.counters;
     // Boxed, so that a session which has been established no longer holds room for it.
-    let established = Box::pin(establish(&worker, front, &mut sockets.client, peer)).await;
-    match established {
-        Ok((member, session)) => {
+    let established = establish(&worker, &account, front, &mut sockets.client, peer);
+    match Box::pin(established).await {
+        Ok(Established {
+            member,
+            attempt,
+            entry,
+            peer_timeout,
+            haste,
+        }) => {
             counters.established.add(1);
-            let attempt = session.attempt;
             let member = sockets.member.insert(member);
-            let entry = Entry::new(&worker, &account, session.arrival).await;
-            match carry(&entry, session.settings, &mut sockets.client, member).await {
+            let settle = move |member: &TcpStream| watch_member(member, peer_timeout);
+            let client = &mut sockets.client;
+            match relay(&worker, counters, entry.key, client, member, haste, settle).await {
                 Ok(()) => sockets.orderly = true,
                 Err(broken) => {
                     match &broken {
@@ -113,27 +119,24 @@ pub(super) async fn serve(
     }
 }
 
-/// A session whose member has accepted. What it holds of the topology in force is used at once.
-struct Established {
+/// A session whose member has accepted.
+struct Established<'a> {
+    member: TcpStream,
     attempt: Attempt,
-    arrival: Arrival,
-    settings: Settings,
-}
-
-/// What a session that has been established keeps of its service's settings.
-#[derive(Clone, Copy)]
-struct Settings {
+    entry: Entry<'a>,
     peer_timeout: Duration,
     haste: Haste,
 }
 
-/// Everything before the first byte: who the client is, and a member that accepted.
-async fn establish(
-    worker: &Worker,
+/// Everything before the first byte: who the client is, a member that accepted, and a place in the
+/// registry, which keeps where it stands from then on.
+async fn establish<'a>(
+    worker: &'a Worker,
+    account: &'a Account,
     mut front: Rc<Front>,
     client: &mut TcpStream,
     peer: SocketAddr,
-) -> Result<(TcpStream, Established), Refused> {
+) -> Result<Established<'a>, Refused> {
     worker.renew(&mut front)?;
     let mut source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut destination = None;
@@ -173,22 +176,25 @@ async fn establish(
         target,
         attempt,
     } = connected;
-    front.member(target.member()).sessions.add(1);
-    let established = Established {
-        arrival: Arrival {
-            asked: front.service,
-            target,
-            side: front.side(target.pool),
-            address: attempt.address().ip(),
-            idle_ticks: front.idle_ticks,
-        },
-        attempt,
-        settings: Settings {
-            peer_timeout: front.peer_timeout,
-            haste,
-        },
+    let arrival = Arrival {
+        asked: front.service,
+        target,
+        side: front.side(target.pool),
+        address: attempt.address().ip(),
+        idle_ticks: front.idle_ticks,
     };
-    Ok((stream, established))
+    let entry = poll_fn(|cx| {
+        let owner = Owner::Session(cx.waker().clone());
+        Poll::Ready(Entry::new(worker, account, arrival, owner))
+    });
+    front.member(target.member()).sessions.add(1);
+    Ok(Established {
+        member: stream,
+        attempt,
+        entry: entry.await,
+        peer_timeout: front.peer_timeout,
+        haste,
+    })
 }
 
 /// A fresh socket always has room for the header.
@@ -205,22 +211,6 @@ async fn send_header(
     member
         .write_all(&proxy_header::encode(source, destination))
         .await
-}
-
-/// The relay, with the session in the worker's registry meanwhile.
-async fn carry(
-    entry: &Entry<'_>,
-    settings: Settings,
-    client: &mut TcpStream,
-    member: &mut TcpStream,
-) -> Result<(), Broken> {
-    let Settings {
-        peer_timeout,
-        haste,
-    } = settings;
-    let settle = move |member: &TcpStream| watch_member(member, peer_timeout);
-    let (worker, counters) = (entry.worker, &entry.account.counters);
-    relay(worker, counters, entry.key, client, member, haste, settle).await
 }
 
 /// A session's sockets. However the session is left, they close with a reset unless it ended in
@@ -280,19 +270,13 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Of the task that calls it, at once.
-    async fn new(worker: &'a Worker, account: &'a Account, arrival: Arrival) -> Entry<'a> {
-        poll_fn(|cx| {
-            let owner = Owner::Session(cx.waker().clone());
-            let key = worker.registry().enter(arrival, worker.tick(), owner);
-            account.count_begun(arrival.side);
-            Poll::Ready(Entry {
-                worker,
-                account,
-                key,
-            })
-        })
-        .await
+    fn new(worker: &'a Worker, account: &'a Account, arrival: Arrival, owner: Owner) -> Entry<'a> {
+        account.count_begun(arrival.side);
+        Entry {
+            worker,
+            account,
+            key: worker.registry().enter(arrival, worker.tick(), owner),
+        }
     }
 
     /// Gives the place back; says in which pool a member has one more, where that is still there.
