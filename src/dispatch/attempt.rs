@@ -4,35 +4,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::MemberHandle;
-use crate::topology::TargetId;
 
 /// A place at a member, held from the choice on: through the connect phase, and through the
 /// session when that succeeds. Dropping it gives the place back.
+///
+/// It outlives the topology in which it was made, so it names its member by no id: whoever holds
+/// one keeps the id that came with it for as long as that topology is in force, and then asks for
+/// the one of the next ([`Snapshot::find`](super::Snapshot::find)).
 #[derive(Debug)]
 pub struct Attempt {
-    member: Arc<MemberHandle>,
-    target: TargetId,
+    pub(super) member: Arc<MemberHandle>,
     address: SocketAddr,
 }
 
 impl Attempt {
     /// The caller has taken a place in `member`'s load.
-    pub(super) fn new(member: Arc<MemberHandle>, target: TargetId, address: SocketAddr) -> Attempt {
-        Attempt {
-            member,
-            target,
-            address,
-        }
+    pub(super) fn new(member: Arc<MemberHandle>, address: SocketAddr) -> Attempt {
+        Attempt { member, address }
     }
 
     /// Where to connect.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The member, and the service that is asked of it.
-    pub fn target(&self) -> TargetId {
-        self.target
     }
 
     /// Whether others may be waiting for the place that this one holds.

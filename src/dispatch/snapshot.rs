@@ -187,8 +187,18 @@ impl Snapshot {
         redirect.spill(service, serving)
     }
 
+    /// Who of those that may be chosen for a service is tried by this attempt, whatever topology it
+    /// was made in; none when its member is found elsewhere now, or must not be chosen any more.
+    pub fn find(&self, service: ServiceId, attempt: &Attempt) -> Option<TargetId> {
+        let places = &self.route(service).places;
+        let is = |place: &&Place| {
+            Arc::ptr_eq(&place.member, &attempt.member) && place.address == attempt.address()
+        };
+        Some(places.iter().find(is)?.target)
+    }
+
     /// Chooses a member and takes a place at it; says which it is.
-    pub fn pick(&self, request: &Request<'_>, now: Time) -> Result<Attempt, NoMember> {
+    pub fn pick(&self, request: &Request<'_>, now: Time) -> Result<(TargetId, Attempt), NoMember> {
         let redirect = self.redirects[request.service.pool.index()].as_ref();
         let pace = redirect.and_then(|r| r.pace(request.service, request.serving));
         self.route(request.serving).pick(request, pace, now)
@@ -275,7 +285,7 @@ impl Route {
         request: &Request<'_>,
         pace: Option<Pace>,
         now: Time,
-    ) -> Result<Attempt, NoMember> {
+    ) -> Result<(TargetId, Attempt), NoMember> {
         let Request { tried, lane, .. } = *request;
         let key = client_key(request.client);
         let load = |seat: usize| self.places[seat].member.load.get();
@@ -299,8 +309,8 @@ impl Route {
             // Another worker may take the last place between the choice and here; then the member
             // is full and the next choice leaves it out.
             if place.member.take(pace, now) {
-                let member = place.member.clone();
-                return Ok(Attempt::new(member, place.target, place.address));
+                let attempt = Attempt::new(place.member.clone(), place.address);
+                return Ok((place.target, attempt));
             }
         }
     }

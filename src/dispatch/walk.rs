@@ -135,6 +135,29 @@ impl Walk {
         is_sent_elsewhere
     }
 
+    /// Goes on under another topology, in which the service that the client asked for has this id and
+    /// members this many attempts. All may be tried anew. Where it was sent home it stays at home
+    /// and where it was sent to the twin there, if the snapshot still says so, and where it was not
+    /// sent it stays if it still may go there; else it begins anew, and says so.
+    pub fn renew(&mut self, snapshot: &Snapshot, service: ServiceId, attempts: NonZeroU32) -> bool {
+        let was_home = self.serving.pool == self.service.pool;
+        let was_astray = self.is_astray();
+        self.service = service;
+        self.attempts = attempts;
+        self.serving = snapshot.serving(service, self.client);
+        let is_home = self.serving.pool == service.pool;
+        let on = match (was_home == is_home, was_astray) {
+            (true, false) => Some(self.serving),
+            (true, true) => snapshot.spill(service, self.serving),
+            (false, _) => None,
+        };
+        match on {
+            Some(on) => self.begin(on, self.leg),
+            None => self.begin(self.serving, Leg::Sent),
+        }
+        on.is_none()
+    }
+
     /// Chooses a member that has not been tried, and takes a place at it. `held` is called when one
     /// is passed over for the first time because many of a moving pool's users came to it.
     ///
@@ -146,7 +169,7 @@ impl Walk {
         lane: &Lane,
         now: Time,
         held: impl FnOnce(),
-    ) -> Result<Attempt, NoMember> {
+    ) -> Result<(TargetId, Attempt), NoMember> {
         let is_held = Cell::new(false);
         let request = Request {
             service: self.service,
@@ -238,7 +261,7 @@ mod tests {
     fn pick(walk: &mut Walk, snapshot: &Snapshot) -> Result<TargetId, NoMember> {
         let never = || panic!("nobody moves");
         let picked = walk.pick(snapshot, &Lane::new(1), start(), never);
-        picked.map(|attempt| attempt.target())
+        picked.map(|(target, _)| target)
     }
 
     /// Tries all that there are where it is; whom.

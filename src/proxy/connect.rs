@@ -10,45 +10,59 @@
 //! connection by connection (*spill*), the first of them has a share of the budget; when it has
 //! accepted nowhere by then, or cannot, the other one has the rest. Members that are merely full,
 //! and faults of our own, send nobody there.
+//!
+//! Another topology may come into force while anything is waited for. Its rules and ids hold from
+//! then on ([`Phase::renew`]): members that are still there, and may still be chosen, go on being
+//! tried, and others are tried in the stead of those that may not.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::queue;
+use super::front::Front;
+use super::queue::{self, Line};
 use super::session::Refused;
-use super::worker::{Front, Worker};
+use super::worker::Worker;
 use super::{FromWorker, sockets, walk};
 use crate::clock;
 use crate::dispatch::{Attempt, NoMember, Walk};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::time::Time;
-use crate::topology::ServiceId;
+use crate::topology::{ServiceId, TargetId};
+
+/// A member that accepted.
+pub(super) struct Connected {
+    pub(super) stream: TcpStream,
+    pub(super) target: TargetId,
+    pub(super) attempt: Attempt,
+}
 
 /// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
-/// may have told.
+/// may have told. At the end `front` is the one in force, whose ids name the member.
 pub(super) async fn connect(
     worker: &Worker,
-    front: &Front,
+    front: &mut Rc<Front>,
     client: &TcpStream,
     source: IpAddr,
-) -> Result<(TcpStream, Attempt), Refused> {
+) -> Result<Connected, Refused> {
+    let hedge = front.connect.hedge;
     let mut phase = Phase::new(worker, front, source, clock::now());
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
     }
-    let mut timer = pin!(sleep_until(Instant::now() + front.connect.hedge));
+    let mut timer = pin!(sleep_until(Instant::now() + hedge));
     loop {
         while phase.first.is_none() {
             match phase.next_attempt() {
-                Ok(attempt) => phase.dial(attempt),
+                Ok((target, attempt)) => phase.dial(target, attempt),
                 Err(NoMember::AllFull) => phase.queue(client).await?,
                 Err(_) if phase.turn() => {}
                 Err(_) => return Err(phase.refusal()),
@@ -59,24 +73,24 @@ pub(super) async fn connect(
             if let Poll::Ready(event) = phase.poll(cx) {
                 return Poll::Ready(event);
             }
-            timer.as_mut().poll(cx).map(|()| Step::Alarm)
+            timer.as_mut().poll(cx).map(|()| Ok(Step::Alarm))
         });
-        match event.await {
-            Step::Connected(stream, attempt) => {
-                walk::arrived(worker, front, &phase.walk);
-                return Ok((stream, attempt));
+        match event.await? {
+            Step::Connected(connected) => {
+                walk::arrived(worker, phase.front, &phase.walk);
+                return Ok(connected);
             }
-            Step::Failed => {}
+            Step::Failed | Step::Renewed => {}
             Step::Alarm if phase.alarm(clock::now()) => {}
             Step::Alarm => return Err(phase.refusal()),
         }
     }
 }
 
-/// The connect phase of one session.
-struct Phase<'a> {
-    worker: &'a Worker,
-    front: &'a Front,
+/// The connect phase of one session. Its ids are those of its front.
+pub(super) struct Phase<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) front: &'a mut Rc<Front>,
     walk: Walk,
     started: Time,
     /// When the other pool is tried, where there is one to try.
@@ -92,6 +106,7 @@ struct Phase<'a> {
 
 struct Dialing {
     stream: TcpStream,
+    target: TargetId,
     attempt: Attempt,
     started: Time,
     /// Whether its slowness has been told already.
@@ -99,19 +114,21 @@ struct Dialing {
 }
 
 enum Step {
-    Connected(TcpStream, Attempt),
+    Connected(Connected),
     Failed,
+    /// Another topology is in force.
+    Renewed,
     Alarm,
 }
 
 impl<'a> Phase<'a> {
-    fn new(worker: &'a Worker, front: &'a Front, client: IpAddr, now: Time) -> Phase<'a> {
+    fn new(worker: &'a Worker, front: &'a mut Rc<Front>, client: IpAddr, now: Time) -> Phase<'a> {
         Phase {
             worker,
-            front,
             walk: walk::begin(worker, front, client, now),
             started: now,
             turns: now + front.connect.first_share(),
+            front,
             first: None,
             second: None,
             hedged: false,
@@ -120,22 +137,55 @@ impl<'a> Phase<'a> {
     }
 
     fn is_queueing(&self) -> bool {
-        !self
-            .worker
-            .line(self.front.service.pool, self.walk.on().pool)
-            .is_empty()
+        !self.line().is_empty()
+    }
+
+    /// Where it waits for members of the pool whose members are tried.
+    pub(super) fn line(&self) -> &Rc<Line> {
+        self.front.line(self.walk.on().pool)
+    }
+
+    /// Goes on under the topology in force; says whether it is another one than before. Members are
+    /// tried anew, but for those that are being tried.
+    ///
+    /// # Errors
+    /// When its service is gone.
+    pub(super) fn renew(&mut self) -> Result<bool, Refused> {
+        if !self.worker.renew(self.front)? {
+            return Ok(false);
+        }
+        let snapshot = self.worker.snapshot();
+        let rules = &self.front.connect;
+        if self
+            .walk
+            .renew(&snapshot, self.front.service, rules.attempts)
+        {
+            self.turns = clock::now() + rules.first_share();
+        }
+        for slot in [&mut self.first, &mut self.second] {
+            let Some(dialing) = slot else { continue };
+            match snapshot.find(self.walk.on(), &dialing.attempt) {
+                Some(target) => {
+                    dialing.target = target;
+                    self.walk.attempt(target);
+                }
+                None => *slot = None,
+            }
+        }
+        drop(snapshot);
+        self.close_ranks();
+        self.hedged &= self.first.is_some();
+        Ok(true)
     }
 
     /// Waits for a place and takes it, or turns to the other pool where there is none to wait for.
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
-        let (worker, front) = (self.worker, self.front);
-        let line = worker.line(front.service.pool, self.walk.on().pool);
-        let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
+        let waited = queue::wait(self, client).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
-        self.turns = self.started + front.connect.first_share();
+        self.turns = self.started + self.front.connect.first_share();
         match waited {
-            Ok(attempt) => self.dial(attempt),
+            Ok((target, attempt)) => self.dial(target, attempt),
             Err(_) if self.turn() => {}
             Err(NoMember::NoneUsable) => return Err(Refused::NoMember),
             Err(_) => return Err(Refused::Attempts),
@@ -145,7 +195,7 @@ impl<'a> Phase<'a> {
 
     /// The next member to try; once all have been tried, those who failed are tried again, unless
     /// there is another pool.
-    fn next_attempt(&mut self) -> Result<Attempt, NoMember> {
+    fn next_attempt(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
         if self.walk.is_spent() {
             return Err(NoMember::AllTried);
@@ -158,7 +208,7 @@ impl<'a> Phase<'a> {
         }
     }
 
-    fn pick(&mut self) -> Result<Attempt, NoMember> {
+    pub(super) fn pick(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
         walk::pick(self.worker, self.front, &mut self.walk)
     }
@@ -189,14 +239,14 @@ impl<'a> Phase<'a> {
     }
 
     /// Begins an attempt; it becomes the first, or the hedge beside one.
-    fn dial(&mut self, attempt: Attempt) {
-        let counters = self.front.counters(self.worker);
+    fn dial(&mut self, target: TargetId, attempt: Attempt) {
+        let counters = self.front.counters();
         let now = clock::now();
-        let again = self.walk.attempt(attempt.target());
+        let again = self.walk.attempt(target);
         if self.first.is_some() {
             counters.hedged.add(1);
         } else {
-            self.front.hedges.attempt(now);
+            self.front.account.hedges.attempt(now);
             if again {
                 counters.retried.add(1);
             }
@@ -205,6 +255,7 @@ impl<'a> Phase<'a> {
             Ok(stream) => {
                 let dialing = Dialing {
                     stream,
+                    target,
                     attempt,
                     started: now,
                     told: false,
@@ -216,11 +267,14 @@ impl<'a> Phase<'a> {
                 };
                 *slot = Some(dialing);
             }
-            Err(error) => self.failed(&attempt, &error),
+            Err(error) => self.failed(target, &attempt, &error),
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refused>> {
+        if self.renew()? {
+            return Poll::Ready(Ok(Step::Renewed));
+        }
         for hedge in [false, true] {
             let slot = if hedge {
                 &mut self.second
@@ -233,12 +287,12 @@ impl<'a> Phase<'a> {
             };
             let Some(done) = slot.take() else { continue };
             match result {
-                Ok(()) if !self.fits(&done.attempt) => {}
-                Ok(()) => return Poll::Ready(Step::Connected(done.stream, done.attempt)),
-                Err(error) => self.failed(&done.attempt, &error),
+                Ok(()) if !self.fits(done.target) => {}
+                Ok(()) => return Poll::Ready(Ok(Step::Connected(done.into()))),
+                Err(error) => self.failed(done.target, &done.attempt, &error),
             }
             self.close_ranks();
-            return Poll::Ready(Step::Failed);
+            return Poll::Ready(Ok(Step::Failed));
         }
         Poll::Pending
     }
@@ -246,9 +300,8 @@ impl<'a> Phase<'a> {
     /// The verdict may have fallen since the choice, or this client may be sent elsewhere: sessions
     /// that stood then have been ended, and this one would be forgotten. No byte has passed: it
     /// tries another.
-    fn fits(&mut self, attempt: &Attempt) -> bool {
+    fn fits(&mut self, target: TargetId) -> bool {
         self.follow();
-        let target = attempt.target();
         target.pool == self.walk.on().pool && !self.worker.snapshot().is_down(target)
     }
 
@@ -281,8 +334,8 @@ impl<'a> Phase<'a> {
         if waited >= hedge && !first.told {
             first.told = true;
             let slow = FromWorker::ConnectSlow {
-                epoch: self.worker.snapshot().epoch(),
-                target: first.attempt.target(),
+                epoch: self.front.epoch,
+                target: first.target,
                 since: first.overdue(hedge),
             };
             self.worker.tell(slow);
@@ -318,21 +371,22 @@ impl<'a> Phase<'a> {
     /// there is another; instead of it, where a client would be sent to another pool for want of
     /// time.
     fn hedge(&mut self, now: Time) {
-        let front = self.front;
         if self.walk.is_spent() || self.is_queueing() {
             return;
         }
-        let Ok(attempt) = self.pick() else { return };
-        if front.hedges.hedge(now) {
-            self.dial(attempt);
+        let Ok((target, attempt)) = self.pick() else {
+            return;
+        };
+        if self.front.account.hedges.hedge(now) {
+            self.dial(target, attempt);
             return;
         }
-        front.counters(self.worker).hedges_withheld.add(1);
+        self.front.counters().hedges_withheld.add(1);
         if self.other().is_some() {
             if let Some(slow) = self.first.take() {
                 self.timed_out(&slow);
             }
-            self.dial(attempt);
+            self.dial(target, attempt);
         }
     }
 
@@ -352,17 +406,12 @@ impl<'a> Phase<'a> {
         }
     }
 
-    fn failed(&mut self, attempt: &Attempt, error: &io::Error) {
-        let target = attempt.target();
+    fn failed(&mut self, target: TargetId, attempt: &Attempt, error: &io::Error) {
         match connect_failure(error) {
             Answer::Bad(failure) => {
-                self.worker
-                    .counters()
-                    .member(target.member())
-                    .connect_failed
-                    .add(1);
+                self.front.member(target.member()).connect_failed.add(1);
                 self.worker.tell(FromWorker::ConnectFailed {
-                    epoch: self.worker.snapshot().epoch(),
+                    epoch: self.front.epoch,
                     target,
                     failure,
                 });
@@ -377,18 +426,13 @@ impl<'a> Phase<'a> {
     }
 
     fn timed_out(&self, slow: &Dialing) {
-        let target = slow.attempt.target();
-        self.worker
-            .counters()
-            .member(target.member())
-            .connect_timeout
-            .add(1);
+        let member = self.front.member(slow.target.member());
+        member.connect_timeout.add(1);
         if !slow.told {
-            let overdue = slow.overdue(self.front.connect.hedge);
             self.worker.tell(FromWorker::ConnectSlow {
-                epoch: self.worker.snapshot().epoch(),
-                target,
-                since: overdue,
+                epoch: self.front.epoch,
+                target: slow.target,
+                since: slow.overdue(self.front.connect.hedge),
             });
         }
         tracing::debug!(address = %slow.attempt.address(), "attempt timed out");
@@ -399,6 +443,16 @@ impl<'a> Phase<'a> {
             (false, _) => Refused::NoMember,
             (_, Some(fault)) => Refused::OwnFault(fault),
             (_, None) => Refused::Attempts,
+        }
+    }
+}
+
+impl From<Dialing> for Connected {
+    fn from(done: Dialing) -> Connected {
+        Connected {
+            stream: done.stream,
+            target: done.target,
+            attempt: done.attempt,
         }
     }
 }

@@ -19,7 +19,10 @@
 //! This room never decides whether a member lives. It reports what the connect phase saw
 //! ([`FromWorker`]) and ends what it is told to end ([`ToWorker`]).
 
+mod adopt;
 mod connect;
+mod door;
+mod front;
 mod limits;
 pub mod listen;
 mod pipes;

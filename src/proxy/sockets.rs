@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 /// Connections that may wait to be accepted; the kernel cuts it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Fails when another process listens on `address`. Workers share their ports (`SO_REUSEPORT`), and
 /// by that alone a second instance would quietly take a part of the first one's clients.

@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 
-use super::worker::{Front, Worker};
+use super::front::Front;
+use super::worker::Worker;
 use crate::clock;
 use crate::dispatch::{Attempt, Leg, NoMember, Walk};
 use crate::time::Time;
+use crate::topology::TargetId;
 
 /// Begins where this client of `front` is sent, or where it was accepted a moment ago.
 pub(super) fn begin(worker: &Worker, front: &Front, client: IpAddr, now: Time) -> Walk {
@@ -23,10 +25,14 @@ pub(super) fn begin(worker: &Worker, front: &Front, client: IpAddr, now: Time) -
 }
 
 /// Chooses a member and takes a place at it.
-pub(super) fn pick(worker: &Worker, front: &Front, walk: &mut Walk) -> Result<Attempt, NoMember> {
-    walk.pick(&worker.snapshot(), &front.lane, clock::now(), || {
-        let home = worker.counters().home(front.service.pool);
-        home.arrivals_held.add(1);
+pub(super) fn pick(
+    worker: &Worker,
+    front: &Front,
+    walk: &mut Walk,
+) -> Result<(TargetId, Attempt), NoMember> {
+    let account = &front.account;
+    walk.pick(&worker.snapshot(), &account.lane, clock::now(), || {
+        account.home.arrivals_held.add(1);
     })
 }
 
@@ -48,7 +54,7 @@ pub(super) fn arrived(worker: &Worker, front: &Front, walk: &Walk) {
         return;
     }
     let home = front.service.pool;
-    worker.counters().home(home).spilled.add(1);
+    front.account.home.spilled.add(1);
     if walk.leg() == Leg::Turned {
         let (client, at) = (walk.client(), walk.on().pool);
         worker.spills().remember(home, client, at, clock::now());

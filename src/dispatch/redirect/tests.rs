@@ -5,7 +5,7 @@ use crate::dispatch::fixture::{
 };
 use crate::dispatch::{Attempt, NoMember, Request, Snapshot};
 use crate::time::Time;
-use crate::topology::Topology;
+use crate::topology::{TargetId, Topology};
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn pick(
     service: ServiceId,
     serving: ServiceId,
     now: Time,
-) -> (Result<Attempt, NoMember>, bool) {
+) -> (Result<(TargetId, Attempt), NoMember>, bool) {
     let (lane, tried, held) = (Lane::new(1), Tried::default(), Cell::new(false));
     let request = Request {
         service,
@@ -88,7 +88,7 @@ fn users_who_are_away_are_served_by_the_twins_service_of_the_same_name() {
         assert_eq!(snapshot.serving(service, client(1)), service);
     }
     let (attempt, held) = pick(&snapshot, HOME.service(0), TWIN.service(1), start());
-    assert_eq!(attempt.expect("a member").target().pool, TWIN);
+    assert_eq!(attempt.expect("a member").0.pool, TWIN);
     assert!(!held);
 }
 

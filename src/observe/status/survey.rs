@@ -356,6 +356,8 @@ mod tests {
         let mut plight = sample::Plight::new();
         let topology = Arc::make_mut(&mut plight.topology);
         topology.pools[1].services[0].protocol = Protocol::Udp;
+        let workers = (0..2).map(|_| Arc::new(WorkerCounters::new(topology)));
+        plight.workers = workers.collect();
         plight.flows = Some(Ceiling {
             most: 7,
             each: 4,

@@ -7,13 +7,15 @@ use std::rc::Rc;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
+use slab::Slab;
 use tokio::sync::Notify;
 
-use super::super::registry::{Fate, Key, Owner, Tick};
-use super::super::worker::{Front, Worker};
+use super::super::front::Front;
+use super::super::registry::{Arrival, Fate, Key, Left, Owner, Tick};
+use super::super::worker::Worker;
 use super::batch::SLOTS;
 use super::firsts::Firsts;
-use super::search::{Refused, Search};
+use super::search::{Reached, Refused, Search};
 use super::sockets;
 use super::table::{FlowId, IDLE, Origin, Room, Table};
 use crate::dispatch::Attempt;
@@ -35,12 +37,15 @@ const BEREFT: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) struct Flows {
     pub(super) epoll: Rc<OwnedFd>,
-    pub(super) listeners: Vec<Listening>,
+    /// By what their flows call them, which is given to another one once none of those is left.
+    pub(super) listeners: Slab<Listening>,
     pub(super) table: Table<Flow>,
     pub(super) firsts: Firsts,
-    /// Whose member died, by where they came from; emptied when it is full.
-    bereft: HashMap<(u16, SocketAddr), TargetId>,
-    /// When members were last blamed, once a tick at most: forged addresses make many flows.
+    /// Whose member died or is gone, by where they came from; emptied when it is full, and with
+    /// every topology, as the ids are of one.
+    pub(super) bereft: HashMap<(u16, SocketAddr), Option<TargetId>>,
+    /// When members were last blamed, once a tick at most: forged addresses make many flows. Emptied
+    /// with every topology, too.
     pub(super) blamed: HashMap<TargetId, Tick>,
     /// Those that are to end, by their numbers: no more than there are flows, but for those that were
     /// moved on from one dying member to the next meanwhile.
@@ -55,9 +60,10 @@ pub(super) struct Flows {
 /// A listener of this worker.
 #[derive(Debug)]
 pub(super) struct Listening {
-    pub(super) socket: OwnedFd,
+    pub(super) address: SocketAddr,
+    /// None once it is closed, until its flows have ended.
+    pub(super) socket: Option<OwnedFd>,
     pub(super) front: Rc<Front>,
-    pub(super) is_v6: bool,
     /// Slots for its next read.
     pub(super) slots: usize,
 }
@@ -106,10 +112,10 @@ pub(super) enum Ending {
 }
 
 impl Flows {
-    pub(super) fn new(epoll: Rc<OwnedFd>, listeners: Vec<Listening>, most: usize) -> Flows {
+    pub(super) fn new(epoll: Rc<OwnedFd>, most: usize) -> Flows {
         Flows {
             epoll,
-            listeners,
+            listeners: Slab::new(),
             table: Table::new(most),
             firsts: Firsts::new(),
             bereft: HashMap::new(),
@@ -134,7 +140,7 @@ impl Flows {
             return Err(Dropped::TableFull);
         }
         let front = self.listeners[usize::from(origin.listener)].front.clone();
-        let counters = front.counters(worker);
+        let counters = front.counters();
         counters.accepted.add(1);
         let mut reached = self.try_to_begin(worker, &front, origin, room);
         if let Err(refused) = reached
@@ -179,9 +185,10 @@ impl Flows {
             return unproven.next();
         }
         let serving = worker.snapshot().serving(front.service, origin.client.ip());
+        let on = |flow: &Flow| worker.registry().target(flow.key).map(|target| target.pool);
         let has_a_place = |id: &FlowId| {
-            let attempt = self.table.get(*id).map(|flow| &flow.attempt);
-            attempt.is_some_and(|held| held.is_limited() && held.target().pool == serving.pool)
+            let flow = self.table.get(*id);
+            flow.is_some_and(|flow| flow.attempt.is_limited() && on(flow) == Some(serving.pool))
         };
         unproven.take(LOOK).find(has_a_place)
     }
@@ -195,13 +202,13 @@ impl Flows {
         room: Room,
     ) -> Result<FlowId, Refused> {
         let mut search = Search::new(worker, front, origin.client.ip());
-        let (attempt, socket) = search.reach(worker, front)?;
+        let reached = search.reach(worker, front)?;
         match room {
             Room::Free => {}
             Room::GiveUp(other) => self.end(worker, other, Ending::Evicted),
             Room::Full => return Err(Refused::NoMember),
         }
-        self.settle(worker, front, origin, attempt, socket)
+        self.settle(worker, front, origin, reached)
     }
 
     /// Gives a flow that has a member its place.
@@ -210,10 +217,13 @@ impl Flows {
         worker: &Worker,
         front: &Front,
         origin: Origin,
-        attempt: Attempt,
-        socket: OwnedFd,
+        reached: Reached,
     ) -> Result<FlowId, Refused> {
-        let target = attempt.target();
+        let Reached {
+            target,
+            attempt,
+            socket,
+        } = reached;
         let flow = Flow {
             socket,
             attempt,
@@ -226,40 +236,40 @@ impl Flows {
             search: None,
         };
         let id = self.table.insert(origin, flow, worker.tick());
-        self.stand(worker, front, id);
+        self.stand(worker, front, id, target);
         if let Err(errno) = self.watch(id) {
             let fault = own_fault(errno);
             worker.own_fault(fault);
-            if let Some(flow) = self.forget(worker, front, id) {
-                give_back(worker, flow.attempt);
+            if let Some((flow, left)) = self.forget(worker, front, id) {
+                give_back(worker, flow.attempt, left);
             }
             return Err(Refused::OwnFault(fault));
         }
         if !self.bereft.is_empty() {
             let before = self.bereft.remove(&(origin.listener, origin.client));
-            if before.is_some_and(|before| before != target) {
-                front.counters(worker).udp.moved.add(1);
+            if before.is_some_and(|before| before != Some(target)) {
+                front.counters().udp.moved.add(1);
             }
         }
         Ok(id)
     }
 
     /// Enters a flow with its member in the registry, and counts it there.
-    pub(super) fn stand(&mut self, worker: &Worker, front: &Front, id: FlowId) {
+    pub(super) fn stand(&mut self, worker: &Worker, front: &Front, id: FlowId, target: TargetId) {
         let Some(flow) = self.table.get_mut(id) else {
             return;
         };
-        let target = flow.attempt.target();
-        flow.key = worker.registry().enter(
-            front.service.pool,
+        let arrival = Arrival {
+            asked: front.service,
             target,
-            flow.attempt.address().ip(),
-            front.idle_ticks.min(IDLE),
-            worker.tick(),
-            Owner::Flow(id.into()),
-        );
-        front.count_begun(worker, target.pool);
-        worker.counters().member(target.member()).sessions.add(1);
+            side: front.side(target.pool),
+            address: flow.attempt.address().ip(),
+            idle_ticks: front.idle_ticks.min(IDLE),
+        };
+        let owner = Owner::Flow(id.into());
+        flow.key = worker.registry().enter(arrival, worker.tick(), owner);
+        front.account.count_begun(arrival.side);
+        front.member(target.member()).sessions.add(1);
     }
 
     /// Has events of a flow's socket told.
@@ -276,11 +286,13 @@ impl Flows {
         let Some(&origin) = self.table.origin(id) else {
             return;
         };
-        let front = self.listeners[usize::from(origin.listener)].front.clone();
-        let Some(flow) = self.forget(worker, &front, id) else {
+        let listener = &self.listeners[usize::from(origin.listener)];
+        let (front, is_open) = (listener.front.clone(), listener.socket.is_some());
+        let target = self.target(worker, id);
+        let Some((flow, left)) = self.forget(worker, &front, id) else {
             return;
         };
-        let counters = front.counters(worker);
+        let counters = front.counters();
         counters.ended.add(1);
         match why {
             Ending::Told => counters.ended_by_us.add(1),
@@ -290,23 +302,28 @@ impl Flows {
             // Counted by its kind.
             Ending::OwnFault => {}
         }
-        let target = flow.attempt.target();
         tracing::debug!(client = %origin.client, address = %flow.attempt.address(), ?why, "flow ended");
-        if why == Ending::Told && worker.snapshot().is_down(target) {
+        if why == Ending::Told && is_open && is_dead(worker, target) {
             if self.bereft.len() >= BEREFT {
                 self.bereft.clear();
             }
             self.bereft.insert((origin.listener, origin.client), target);
         }
-        give_back(worker, flow.attempt);
+        give_back(worker, flow.attempt, left);
     }
 
     /// Takes a flow out of the table and the registry.
-    fn forget(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Option<Flow> {
+    fn forget(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Option<(Flow, Left)> {
         let flow = self.table.remove(id)?;
-        let target = worker.registry().leave(flow.key);
-        front.count_over(worker, target.pool);
-        Some(flow)
+        let left = worker.registry().leave(flow.key);
+        front.account.count_over(left.side);
+        Some((flow, left))
+    }
+
+    /// With whom a flow stands, unless its member is gone.
+    fn target(&self, worker: &Worker, id: FlowId) -> Option<TargetId> {
+        let flow = self.table.get(id)?;
+        worker.registry().target(flow.key)
     }
 
     /// Ends the flows that the registry has doomed, or the first of them where they are many.
@@ -340,20 +357,19 @@ impl Flows {
     fn end_one(&mut self, worker: &Worker, id: FlowId, why: Ending) {
         if why == Ending::Told
             && self.waits_for_the_dead(worker, id)
-            && let Some(origin) = self.table.origin(id)
+            && let Some(front) = self.front_of(id)
         {
-            let front = self.listeners[usize::from(origin.listener)].front.clone();
             self.move_on(worker, &front, id);
         } else {
             self.end(worker, id, why);
         }
     }
 
-    /// Whether a flow's member is down and never answered it.
+    /// Whether a flow's member is down or gone and never answered it.
     fn waits_for_the_dead(&self, worker: &Worker, id: FlowId) -> bool {
-        let target = self.table.get(id).map(|flow| flow.attempt.target());
-        !self.table.is_answered(id)
-            && target.is_some_and(|target| worker.snapshot().is_down(target))
+        self.table.get(id).is_some()
+            && !self.table.is_answered(id)
+            && is_dead(worker, self.target(worker, id))
     }
 
     /// Notes that a flow's client sent again. One that is to end does so instead, and false is said:
@@ -428,11 +444,16 @@ fn ending(fate: Fate) -> Option<Ending> {
     }
 }
 
-/// Gives a flow's place at its member back.
-pub(super) fn give_back(worker: &Worker, attempt: Attempt) {
-    let (limited, pool) = (attempt.is_limited(), attempt.target().pool);
+/// Whether a flow's member is down, or gone.
+fn is_dead(worker: &Worker, target: Option<TargetId>) -> bool {
+    target.is_none_or(|target| worker.snapshot().is_down(target))
+}
+
+/// Gives the place at its member back that a flow had where it left.
+pub(super) fn give_back(worker: &Worker, attempt: Attempt, left: Left) {
+    let limited = attempt.is_limited();
     drop(attempt);
-    if limited {
+    if limited && let Some(pool) = left.on {
         worker.room(pool);
     }
 }

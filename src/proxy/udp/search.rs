@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use super::super::worker::{Front, Worker};
+use super::super::front::Front;
+use super::super::worker::Worker;
 use super::super::{FromWorker, walk};
 use super::sockets;
 use crate::clock;
@@ -16,6 +17,14 @@ use crate::topology::TargetId;
 /// The search for a flow's member; it goes on where it was when the one that it found refuses.
 #[derive(Debug)]
 pub(super) struct Search(Walk);
+
+/// A member for a flow, and a socket towards it.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) target: TargetId,
+    pub(super) attempt: Attempt,
+    pub(super) socket: OwnedFd,
+}
 
 /// Why there is no member for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,21 +59,24 @@ impl Search {
         Search(walk::begin(worker, front, client, clock::now()))
     }
 
-    /// That of a flow whose first member, this one, refused.
-    pub(super) fn after(worker: &Worker, front: &Front, client: IpAddr, first: TargetId) -> Search {
+    /// That of a flow whose first member, this one, refused; none where it is gone.
+    pub(super) fn after(
+        worker: &Worker,
+        front: &Front,
+        client: IpAddr,
+        first: Option<TargetId>,
+    ) -> Search {
         let mut search = Search::new(worker, front, client);
-        search.0.leave(&worker.snapshot(), first);
+        if let Some(first) = first {
+            search.0.leave(&worker.snapshot(), first);
+        }
         search
     }
 
     /// The next member, and a socket towards it.
-    pub(super) fn reach(
-        &mut self,
-        worker: &Worker,
-        front: &Front,
-    ) -> Result<(Attempt, OwnedFd), Refused> {
+    pub(super) fn reach(&mut self, worker: &Worker, front: &Front) -> Result<Reached, Refused> {
         loop {
-            let attempt =
+            let (target, attempt) =
                 self.next(worker, front)
                     .map_err(|why| match (why, self.0.has_tried()) {
                         // Nobody's end makes room where arrivals are spread over time.
@@ -72,24 +84,26 @@ impl Search {
                         (_, false) => Refused::NoMember,
                         (_, true) => Refused::Attempts,
                     })?;
-            if self.0.attempt(attempt.target()) {
-                front.counters(worker).retried.add(1);
+            if self.0.attempt(target) {
+                front.counters().retried.add(1);
             }
             let error = match sockets::towards(attempt.address()) {
                 Ok(socket) => {
                     walk::arrived(worker, front, &self.0);
-                    return Ok((attempt, socket));
+                    return Ok(Reached {
+                        target,
+                        attempt,
+                        socket,
+                    });
                 }
                 Err(error) => error,
             };
             tracing::debug!(address = %attempt.address(), %error, "no socket towards a member");
             match connect_failure(&error) {
                 Answer::Bad(failure) => {
-                    let target = attempt.target();
-                    let counters = worker.counters().member(target.member());
-                    counters.connect_failed.add(1);
+                    front.member(target.member()).connect_failed.add(1);
                     worker.tell(FromWorker::ConnectFailed {
-                        epoch: worker.snapshot().epoch(),
+                        epoch: front.epoch,
                         target,
                         failure,
                     });
@@ -103,7 +117,7 @@ impl Search {
         }
     }
 
-    fn next(&mut self, worker: &Worker, front: &Front) -> Result<Attempt, NoMember> {
+    fn next(&mut self, worker: &Worker, front: &Front) -> Result<(TargetId, Attempt), NoMember> {
         loop {
             self.0.follow(&worker.snapshot());
             let picked = match self.0.is_spent() {
@@ -111,7 +125,7 @@ impl Search {
                 false => walk::pick(worker, front, &mut self.0),
             };
             match picked {
-                Ok(attempt) => return Ok(attempt),
+                Ok(picked) => return Ok(picked),
                 // Members that are merely full send nobody to the other pool.
                 Err(NoMember::AllFull) => return Err(NoMember::AllFull),
                 Err(why) => {

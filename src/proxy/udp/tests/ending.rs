@@ -4,7 +4,7 @@ use tokio::runtime::LocalOptions;
 use tokio::task::{spawn_local, yield_now};
 
 use super::super::super::Which;
-use super::super::super::worker::Worker;
+use super::super::super::worker::{Inbox, Worker};
 use super::super::ENDS;
 use super::super::flow::END_AT_ONCE;
 use super::*;
@@ -59,8 +59,7 @@ fn many_flows_end_a_few_at_a_time_and_who_sends_meanwhile_is_with_another_member
         let began = tokio::time::Instant::now();
         let down = Arc::new(rig.snapshot(Phase::Home, &[HOME.member(0)]));
         for message in [ToWorker::Publish(down), ToWorker::End(Which::Down)] {
-            let message = crate::proxy::worker::Inbox::News(message);
-            messages.send(message).await.expect("a worker");
+            messages.send(Inbox::News(message)).await.expect("a worker");
         }
         so("the first ends", || service.ended.get() > 0).await;
         let mut ended = service.ended.get() as usize;
