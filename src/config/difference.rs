@@ -2,7 +2,7 @@
 //! connected.
 //!
 //! ```text
-//! + pool web: 2 members
+//! + pool web
 //! ~ pool fe: drain_deadline 10m -> 5m
 //! - member fe/fe3: takes no new sessions, those it has end within 10m
 //! ```
@@ -39,11 +39,7 @@ pub fn between(old: &Config, new: &Config) -> Difference {
     };
     for pool in &is.pools {
         match was.pool_named(&pool.name) {
-            None => found.add(format!(
-                "pool {}: {} members",
-                pool.name,
-                pool.members.len()
-            )),
+            None => found.add(format!("pool {}", pool.name)),
             Some(before) => found.pools(&sides, before, pool),
         }
     }

@@ -141,13 +141,14 @@ impl Hub {
     /// Starts everything; what it returns serves once [`Hub::run`] is polled.
     pub(super) async fn start(
         config: Config,
+        topology: Topology,
         descriptors: u64,
         listeners: Vec<Vec<Listener>>,
         observe: Option<TcpListener>,
         control: ControlSocket,
         manager: ServiceManager,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
-        let topology = Arc::new(config.topology.clone());
+        let topology = Arc::new(topology);
         let limits = Limits::new(
             descriptors,
             listeners.len(),

@@ -213,7 +213,7 @@ impl Signals for UnixSignals {
 }
 
 async fn serve(
-    mut config: Config,
+    config: Config,
     starter: Starter,
     mut signals: impl Signals,
     started: impl FnOnce(Started),
@@ -240,7 +240,8 @@ async fn serve(
         None => None,
     };
     given.close_rest();
-    take_bound_addresses(&mut config.topology, &listeners);
+    let mut topology = config.topology.clone();
+    take_bound_addresses(&mut topology, &listeners);
     let manager = starter.manager;
     manager.keep_listeners(listeners.iter().flatten());
     let observed = observe.as_ref().and_then(|listener| {
@@ -248,8 +249,16 @@ async fn serve(
         Some((Protocol::Tcp, address, listener))
     });
     manager.keep(observed);
-    let (hub, mut inputs) =
-        Hub::start(config, descriptors, listeners, observe, control, manager).await?;
+    let (hub, mut inputs) = Hub::start(
+        config,
+        topology,
+        descriptors,
+        listeners,
+        observe,
+        control,
+        manager,
+    )
+    .await?;
     hub.manager.ready();
     spawn_local(service_manager::accompany(hub.clone()));
     started(Started {

@@ -50,8 +50,10 @@ async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
     let listeners =
         listen::bind(&config.topology, 1, &mut listen::Given::default()).expect("listeners");
     let manager = ServiceManager::default();
+    let topology = config.topology.clone();
     Hub::start(
         config,
+        topology,
         1_024,
         listeners,
         None,
