@@ -10,6 +10,7 @@ use crate::health::Answer;
 use crate::health::runner::{self, Runner};
 use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use crate::observe::events::Event;
+use crate::observe::measures::{self, Measures, Sources};
 use crate::observe::names::NoSuch;
 use crate::observe::status::{self, PoolHealth, Scope, Status};
 use crate::observe::view::{CheckTotals, Exchange, RunState, View};
@@ -77,6 +78,20 @@ impl Desk for HubDesk {
     fn status(&self) -> Status {
         self.0.look_at_counts(clock::now());
         self.view(status::status)
+    }
+
+    fn measures(&self) -> Measures {
+        let hub = &*self.0;
+        self.view(|view| {
+            let sources = Sources {
+                reloads: &hub.reloads,
+                transitions: &hub.transitions.borrow(),
+                queue: &|pool| u64::from(hub.handles.queue(pool).waiting()),
+                checks: &|target| hub.runner.times(target),
+                probes_waiting: hub.runner.waiting() as u64,
+            };
+            measures::measures(view, &sources)
+        })
     }
 
     fn why(&self, name: &str) -> Result<Why, NoSuch> {

@@ -35,9 +35,10 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
-use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
+use crate::observe::counters::{OwnFaultCounters, ReloadCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
+use crate::observe::measures::Transitions;
 use crate::observe::onset::Onsets;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
@@ -83,6 +84,8 @@ pub(super) struct Hub {
     /// Faults of our own that probes met; what workers met, they count.
     pub(super) own_faults: OwnFaultCounters,
     pub(super) shortages: RefCell<Shortages>,
+    pub(super) transitions: RefCell<Transitions>,
+    pub(super) reloads: ReloadCounters,
     pub(super) onsets: RefCell<Onsets>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
@@ -228,6 +231,8 @@ impl Hub {
             room,
             own_faults: OwnFaultCounters::default(),
             shortages: RefCell::new(shortages),
+            transitions: RefCell::default(),
+            reloads: ReloadCounters::new(now),
             onsets: RefCell::new(onsets),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
@@ -510,6 +515,7 @@ impl Hub {
     }
 
     pub(super) fn tell(&self, event: &Event, now: Time) {
+        self.transitions.borrow_mut().count(event);
         let at = clock_at(now).stamp(now);
         self.events
             .borrow_mut()

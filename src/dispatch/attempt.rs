@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::MemberHandle;
+use crate::time::Time;
 use crate::topology::TargetId;
 
 /// A place at a member, held from the choice on: through the connect phase, and through the
@@ -13,21 +14,33 @@ pub struct Attempt {
     member: Arc<MemberHandle>,
     target: TargetId,
     address: SocketAddr,
+    began: Time,
 }
 
 impl Attempt {
     /// The caller has taken a place in `member`'s load.
-    pub(super) fn new(member: Arc<MemberHandle>, target: TargetId, address: SocketAddr) -> Attempt {
+    pub(super) fn new(
+        member: Arc<MemberHandle>,
+        target: TargetId,
+        address: SocketAddr,
+        began: Time,
+    ) -> Attempt {
         Attempt {
             member,
             target,
             address,
+            began,
         }
     }
 
     /// Where to connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// When it was chosen.
+    pub fn began(&self) -> Time {
+        self.began
     }
 
     /// The member, and the service that is asked of it.

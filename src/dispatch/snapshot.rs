@@ -285,7 +285,7 @@ impl Route {
             // is full and the next choice leaves it out.
             if place.member.take(pace, now) {
                 let member = place.member.clone();
-                return Ok(Attempt::new(member, place.target, place.address));
+                return Ok(Attempt::new(member, place.target, place.address, now));
             }
         }
     }
@@ -317,6 +317,11 @@ impl Handles {
         }
     }
 
+    /// A pool's queue.
+    pub fn queue(&self, id: PoolId) -> &Arc<PoolHandle> {
+        &self.pools[id.index()]
+    }
+
     /// A member's handle.
     pub fn member(&self, id: MemberId) -> &Arc<MemberHandle> {
         &self.members[id.pool.index()][id.index()]
@@ -345,6 +350,11 @@ impl MemberHandle {
 }
 
 impl PoolHandle {
+    /// How many wait now.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Joins the pool's queue, unless it is full; leave it with [`PoolHandle::leave`].
     #[must_use]
     pub fn join(&self) -> bool {

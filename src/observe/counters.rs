@@ -3,9 +3,12 @@
 //! An increment is a load and a store of the worker's own cache line: no lock, no shared line, no
 //! label. Names and labels exist only where the sums are read.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::histogram::{ConnectTimes, LagTimes, SessionTimes};
 use crate::health::OwnFault;
+use crate::time::Time;
 use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Topology};
 
 /// A number that one thread raises and any thread reads.
@@ -41,6 +44,10 @@ pub struct WorkerCounters {
     pub own_faults: OwnFaultCounters,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
     pub reports_dropped: Counter,
+    /// Lines of the access log that found its queue full.
+    pub access_dropped: Counter,
+    /// How late the worker's ticks came: how long news waited for it.
+    pub lag: LagTimes,
 }
 
 /// What one worker counts for one service.
@@ -88,6 +95,11 @@ pub struct ServiceCounters {
     pub bytes_in: Counter,
     /// Bytes from members to clients.
     pub bytes_out: Counter,
+    /// How long clients waited for a member that accepted: PROXY header, queue, retries and hedges
+    /// included. Sessions over TCP alone; a flow waits for nothing.
+    pub waits: ConnectTimes,
+    /// How long sessions that reached a member lasted.
+    pub lasted: SessionTimes,
     /// What only a service over UDP counts. Its flows are its sessions: `accepted`, `established`
     /// and `ended` count them too.
     pub udp: UdpCounters,
@@ -125,6 +137,14 @@ pub struct MemberCounters {
     pub connect_failed: Counter,
     /// Attempts that it did not answer in time.
     pub connect_timeout: Counter,
+    /// Bytes that it was sent.
+    pub bytes_in: Counter,
+    /// Bytes that it sent.
+    pub bytes_out: Counter,
+    /// How long it took to accept what it accepted. Over TCP alone.
+    pub connects: ConnectTimes,
+    /// How long its sessions lasted.
+    pub lasted: SessionTimes,
 }
 
 /// What one worker counts for the users of one home pool, where it has a twin.
@@ -161,6 +181,19 @@ impl HomeCounters {
     }
 }
 
+/// What became of reloads of the configuration, counted by the control thread.
+#[derive(Debug)]
+pub struct ReloadCounters {
+    /// Those that are in force.
+    pub applied: Counter,
+    /// Those that were refused: what was in force before still is.
+    pub refused: Counter,
+    /// Whether the last one was applied, and when that was known; the start counts as one.
+    pub last: Cell<(bool, Time)>,
+    /// Configurations that were in force since the start, the first one included.
+    pub generation: Counter,
+}
+
 /// Faults of our own side, each counted once an occurrence.
 #[derive(Debug, Default)]
 pub struct OwnFaultCounters {
@@ -174,6 +207,31 @@ pub struct OwnFaultCounters {
     pub route: Counter,
     /// Anything else.
     pub other: Counter,
+}
+
+impl ReloadCounters {
+    /// Of an instance that started with its first configuration then.
+    pub fn new(started: Time) -> ReloadCounters {
+        let counters = ReloadCounters {
+            applied: Counter::default(),
+            refused: Counter::default(),
+            last: Cell::new((true, started)),
+            generation: Counter::default(),
+        };
+        counters.generation.add(1);
+        counters
+    }
+
+    /// Counts a reload.
+    pub fn count(&self, applied: bool, now: Time) {
+        self.last.set((applied, now));
+        if applied {
+            self.applied.add(1);
+            self.generation.add(1);
+        } else {
+            self.refused.add(1);
+        }
+    }
 }
 
 impl ServiceCounters {

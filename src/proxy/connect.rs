@@ -34,19 +34,20 @@ use crate::time::Time;
 use crate::topology::ServiceId;
 
 /// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
-/// may have told.
+/// may have told, `now` when it came to be looked for a member.
 pub(super) async fn connect(
     worker: &Worker,
     front: &Front,
     client: &TcpStream,
     source: IpAddr,
+    now: Time,
 ) -> Result<(TcpStream, Attempt), Refused> {
-    let mut phase = Phase::new(worker, front, source, clock::now());
+    let mut phase = Phase::new(worker, front, source, now);
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
     }
-    let mut timer = pin!(sleep_until(Instant::now() + front.connect.hedge));
+    let mut timer = pin!(sleep_until(phase.instant(now + front.connect.hedge)));
     loop {
         while phase.first.is_none() {
             match phase.next_attempt() {
@@ -86,6 +87,10 @@ struct Phase<'a> {
     on: ServiceId,
     leg: Leg,
     started: Time,
+    /// When it began, by the clock that decides and by the timer's.
+    origin: (Time, Instant),
+    /// When it began, until somebody is chosen or waited for: the first choice reads no clock.
+    fresh: Option<Time>,
     /// When the other pool is tried, where there is one to try.
     turns: Time,
     /// Members of `on`.
@@ -149,6 +154,8 @@ impl<'a> Phase<'a> {
             on: remembered.unwrap_or(serving),
             leg: remembered.map_or(Leg::Sent, |_| Leg::Remembered),
             started: now,
+            origin: (now, Instant::now()),
+            fresh: Some(now),
             turns: now + front.connect.first_share(),
             tried: Tried::default(),
             left: front.connect.attempts.get(),
@@ -172,6 +179,7 @@ impl<'a> Phase<'a> {
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
         let (worker, front) = (self.worker, self.front);
         let line = worker.line(front.service.pool, self.on.pool);
+        self.fresh = None;
         let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
@@ -212,7 +220,8 @@ impl<'a> Phase<'a> {
             lane: &self.front.lane,
             held: &held,
         };
-        let picked = self.worker.snapshot().pick(&request, clock::now());
+        let now = self.fresh.take().unwrap_or_else(clock::now);
+        let picked = self.worker.snapshot().pick(&request, now);
         if held.get() && !std::mem::replace(&mut self.held, true) {
             let home = self.front.service.pool;
             self.worker.counters().home(home).arrivals_held.add(1);
@@ -285,7 +294,7 @@ impl<'a> Phase<'a> {
     /// Begins an attempt; it becomes the first, or the hedge beside one.
     fn dial(&mut self, attempt: Attempt) {
         let counters = self.front.counters(self.worker);
-        let now = clock::now();
+        let now = attempt.began();
         self.left = self.left.saturating_sub(1);
         let again = std::mem::replace(&mut self.made, true);
         if self.first.is_some() {
@@ -350,7 +359,6 @@ impl<'a> Phase<'a> {
 
     /// When something is due without news from a socket.
     fn next_alarm(&self) -> Instant {
-        let now = clock::now();
         let mut due = self.started + self.front.connect.budget;
         if self.other().is_some() {
             due = due.min(self.turns);
@@ -361,7 +369,13 @@ impl<'a> Phase<'a> {
                 due = due.min(first.started + self.front.connect.hedge);
             }
         }
-        Instant::now() + now.until(due)
+        self.instant(due)
+    }
+
+    /// A moment by the timer's clock. After a suspend, which that one sleeps through, it is late.
+    fn instant(&self, at: Time) -> Instant {
+        let (time, instant) = self.origin;
+        instant + time.until(at)
     }
 
     /// Does what is due; false when the budget is spent.

@@ -14,11 +14,13 @@ use tokio::time::timeout;
 use super::connect::connect;
 use super::proxy_header::{self, HEADER_TIMEOUT, HeaderError};
 use super::registry::{Key, Owner};
-use super::relay::{Broken, Haste, relay, watch_member};
+use super::relay::{Broken, Carried, Haste, relay, watch_member};
 use super::sockets::reset_on_close;
 use super::worker::{Front, Worker};
+use crate::clock;
 use crate::dispatch::Attempt;
 use crate::health::OwnFault;
+use crate::time::Time;
 use crate::topology::PoolId;
 
 /// Why a client got no session.
@@ -64,16 +66,18 @@ pub(super) async fn serve(
     let _open = Open::new(&worker, &front);
     let mut sockets = Sockets::new(client);
     let counters = front.counters(&worker);
+    let came = clock::now();
     // Boxed, so that a session which has been established no longer holds room for it.
-    let established = Box::pin(establish(&worker, &front, &mut sockets.client, peer)).await;
+    let established = establish(&worker, &front, &mut sockets.client, peer, came);
+    let established = Box::pin(established).await;
     match established {
         Ok((member, attempt)) => {
+            let reached = clock::now();
             counters.established.add(1);
-            worker
-                .counters()
-                .member(attempt.target().member())
-                .sessions
-                .add(1);
+            counters.waits.observe(reached.since(came));
+            let serving = worker.counters().member(attempt.target().member());
+            serving.sessions.add(1);
+            serving.connects.observe(reached.since(attempt.began()));
             let member = sockets.member.insert(member);
             match carry(&worker, &front, &mut sockets.client, member, &attempt).await {
                 Ok(()) => sockets.orderly = true,
@@ -87,6 +91,9 @@ pub(super) async fn serve(
                     tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
                 }
             }
+            let lasted = clock::now().since(reached);
+            counters.lasted.observe(lasted);
+            serving.lasted.observe(lasted);
             let (limited, pool) = (attempt.is_limited(), attempt.target().pool);
             drop(attempt);
             if limited {
@@ -114,6 +121,7 @@ async fn establish(
     front: &Front,
     client: &mut TcpStream,
     peer: SocketAddr,
+    mut now: Time,
 ) -> Result<(TcpStream, Attempt), Refused> {
     let mut source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut destination = None;
@@ -122,12 +130,13 @@ async fn establish(
             .await
             .unwrap_or(Err(HeaderError::Late))
             .map_err(Refused::Header)?;
+        now = clock::now();
         if let Some((from, to)) = header {
             source = from;
             destination = Some(to);
         }
     }
-    let (mut member, attempt) = connect(worker, front, client, source.ip()).await?;
+    let (mut member, attempt) = connect(worker, front, client, source.ip(), now).await?;
     if front.sends_header_to(attempt.target().pool) {
         send_header(client, &mut member, source, destination)
             .await
@@ -178,8 +187,11 @@ async fn carry(
         true => Haste::Begun,
         false => Haste::Fresh,
     };
-    let counters = front.counters(worker);
-    relay(worker, counters, key, client, member, haste, settle).await
+    let counted = Carried {
+        service: front.counters(worker),
+        member: worker.counters().member(attempt.target().member()),
+    };
+    relay(worker, counted, key, client, member, haste, settle).await
 }
 
 /// A session's sockets. However the session is left, they close with a reset unless it ended in

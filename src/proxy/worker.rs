@@ -233,7 +233,8 @@ impl Worker {
                     }
                     None => break,
                 },
-                _ = sweeps.tick() => {
+                due = sweeps.tick() => {
+                    worker.counters.lag.observe(due.elapsed());
                     worker.tick.set(worker.tick.get().wrapping_add(1));
                     worker.registry.sweep(SWEEPS, worker.tick.get());
                     worker.registry.go_on(worker.tick.get(), |home, ended| {

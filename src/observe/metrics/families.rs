@@ -29,12 +29,6 @@ pub(super) fn families(status: &Status, page: &mut Page<'_>) -> fmt::Result {
 
 /// Of the instance.
 const INSTANCE: &[Family<Status>] = &[
-    Family::info(
-        "twinpool_build",
-        "The version that runs",
-        "version",
-        |status| &status.version,
-    ),
     Family::seconds(
         "twinpool_start_time",
         "When the instance started, since 1970",
@@ -153,9 +147,8 @@ const SERVER: &[Family<ServerStatus>] = &[
 const SERVICE: &[Family<ServiceStatus>] = &[
     Family::info(
         "twinpool_service",
-        "What carries a service",
-        "protocol",
-        |service| service.protocol.word(),
+        "What carries a service; join it to sum over one protocol alone",
+        |service| vec![("protocol", service.protocol.word())],
     ),
     Family::gauge(
         "twinpool_sessions_open",

@@ -4,6 +4,10 @@ use super::*;
 use crate::observe::sample::{self, Plight};
 use crate::pairing::pair::Destination;
 
+fn page(status: Status) -> String {
+    text(Arc::new(status), sample::measures())
+}
+
 /// Checks each line against the text format and returns every series with its value.
 fn series_of(page: &str) -> HashMap<String, f64> {
     let body = page.strip_suffix("# EOF\n").expect("ends with EOF");
@@ -21,7 +25,10 @@ fn series_of(page: &str) -> HashMap<String, f64> {
             match word {
                 "HELP" => assert!(families.insert(name.to_owned()), "{name} twice"),
                 "TYPE" => {
-                    assert!(["counter", "gauge", "info"].contains(&rest), "{line}");
+                    assert!(
+                        ["counter", "gauge", "histogram", "info"].contains(&rest),
+                        "{line}"
+                    );
                     family = (name.to_owned(), rest.to_owned());
                 }
                 "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
@@ -39,6 +46,7 @@ fn series_of(page: &str) -> HashMap<String, f64> {
         match family.1.as_str() {
             "counter" => assert_eq!(suffix, "_total", "{line}"),
             "info" => assert_eq!(suffix, "_info", "{line}"),
+            "histogram" => assert!(["_bucket", "_count", "_sum"].contains(&suffix), "{line}"),
             _ => assert_eq!(suffix, "", "{line}"),
         }
         check_labels(labels);
@@ -88,13 +96,13 @@ fn the_page_is_open_metrics_in_every_plight() {
         sample::starting(),
         sample::exhausted(),
     ] {
-        series_of(&text(Arc::new(status)));
+        series_of(&page(status));
     }
 }
 
 #[test]
 fn a_dead_member_shows_in_its_series() {
-    let series = series_of(&text(Arc::new(sample::one_member_down())));
+    let series = series_of(&page(sample::one_member_down()));
     let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
     let verdict = |verdict: &str| {
         at(&format!(
@@ -122,8 +130,8 @@ fn a_dead_member_shows_in_its_series() {
 
 #[test]
 fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
-    let page = text(Arc::new(sample::exhausted()));
-    let series = series_of(&page);
+    let text = page(sample::exhausted());
+    let series = series_of(&text);
     let of = "pool=\"edge\",service=\"av\"";
     for (key, value) in [
         ("udp_datagrams_total{OF,direction=\"in\"}", 4_117_300.0),
@@ -154,20 +162,20 @@ fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
     for worker in &mut without.by_worker {
         worker.flows = None;
     }
-    let page = text(Arc::new(without));
+    let text = page(without);
     assert!(
-        !page.contains("twinpool_udp_") && !page.contains("twinpool_flow_limit"),
-        "{page}"
+        !text.contains("twinpool_udp_") && !text.contains("twinpool_flow_limit"),
+        "{text}"
     );
-    assert!(!page.contains("twinpool_worker_flows_open"), "{page}");
+    assert!(!text.contains("twinpool_worker_flows_open"), "{text}");
 }
 
 #[test]
 fn a_label_with_quotes_and_line_feeds_stays_one_label() {
     let mut status = sample::well();
     status.pools[1].name = "a \"b\"\\\nc".to_owned();
-    let page = text(Arc::new(status));
-    let series = series_of(&page);
+    let text = page(status);
+    let series = series_of(&text);
     assert!(series.contains_key(r#"twinpool_pool_members_present{pool="a \"b\"\\\nc"}"#));
 }
 
@@ -175,7 +183,7 @@ fn a_label_with_quotes_and_line_feeds_stays_one_label() {
 fn without_pools_the_page_is_still_whole() {
     let mut status = sample::well();
     status.pools.clear();
-    series_of(&text(Arc::new(status)));
+    series_of(&page(status));
 }
 
 #[test]
@@ -203,7 +211,7 @@ fn pairs_show_in_their_series() {
     let status = plight.status();
     let share = status.pairs[0].pools[0].share;
     assert!((10..90).contains(&share), "{share} %");
-    let series = series_of(&text(Arc::new(status.clone())));
+    let series = series_of(&page(status.clone()));
     let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
     let pool = "pool=\"fe-seoul\"";
     let home = |name: &str, more: &str| at(&format!("{name}{{pair=\"korea\",{pool}{more}}}"));
@@ -256,9 +264,9 @@ fn pairs_show_in_their_series() {
 fn a_lost_site_shows_and_an_instance_without_pairs_has_no_series_of_them() {
     let mut plight = Plight::new();
     plight.lose(&["fe-busan", "med-busan"]);
-    let series = series_of(&text(Arc::new(plight.status())));
+    let series = series_of(&page(plight.status()));
     assert_eq!(series["twinpool_site_lost{site=\"busan\"}"], 1.0);
     assert_eq!(series["twinpool_site_lost{site=\"seoul\"}"], 0.0);
-    let without = text(Arc::new(sample::well()));
+    let without = page(sample::well());
     assert!(!without.contains("twinpool_pair") && !without.contains("automation"));
 }

@@ -64,6 +64,8 @@ impl Flows {
                 Ok(()) => {
                     counters.udp.datagrams_in.add(parcel.datagrams);
                     counters.bytes_in.add(parcel.bytes);
+                    let member = flow.attempt.target().member();
+                    worker.counters().member(member).bytes_in.add(parcel.bytes);
                     return true;
                 }
                 Err(errno) => errno,
@@ -106,12 +108,17 @@ impl Flows {
             return;
         };
         let listener = &listener.socket;
+        let Some(flow) = self.table.get_mut(id) else {
+            return;
+        };
+        let member = worker.counters().member(flow.attempt.target().member());
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {
                 Ok(()) => {
                     counters.udp.datagrams_out.add(datagrams);
                     counters.bytes_out.add(bytes);
+                    member.bytes_out.add(bytes);
                 }
                 Err(errno) if may_split && takes_no_runs(errno) => return false,
                 Err(errno) => {
@@ -120,9 +127,6 @@ impl Flows {
                 }
             }
             true
-        };
-        let Some(flow) = self.table.get_mut(id) else {
-            return;
         };
         let whole = run.whole();
         if whole.datagrams > 1 && flow.runs_out {

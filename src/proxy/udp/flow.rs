@@ -9,7 +9,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::super::registry::{Doomed, Key, Owner, Tick};
-use super::super::worker::{Front, Worker};
+use super::super::worker::{Front, TICK, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
 use super::search::{Refused, Search};
@@ -60,6 +60,7 @@ pub(super) struct Flow {
     pub(super) socket: OwnedFd,
     pub(super) attempt: Attempt,
     pub(super) key: Key,
+    began: Tick,
     /// Slots for its next read.
     pub(super) slots: u8,
     /// Whether answers come in runs.
@@ -204,6 +205,7 @@ impl Flows {
             socket,
             attempt,
             key: 0,
+            began: worker.tick(),
             slots: 1,
             reads_runs: false,
             runs_in: true,
@@ -268,6 +270,11 @@ impl Flows {
         };
         let counters = front.counters(worker);
         counters.ended.add(1);
+        // To within a tick: a flow's moments need no clock.
+        let lasted = TICK * worker.tick().wrapping_sub(flow.began);
+        counters.lasted.observe(lasted);
+        let member = flow.attempt.target().member();
+        worker.counters().member(member).lasted.observe(lasted);
         match why {
             Ending::Told => counters.ended_by_us.add(1),
             Ending::Idle => counters.ended_idle.add(1),

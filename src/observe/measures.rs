@@ -1,0 +1,292 @@
+//! [`Measures`]: what is measured of an instance and only metrics show, beside a
+//! [`Status`](super::status::Status): histograms, and what else nobody reads as a number.
+//!
+//! ```text
+//! workers' counters ─┐
+//! control thread's  ─┴─► measures(view, sources) ─► Measures ─► /metrics
+//! ```
+//!
+//! Everything is summed over workers here, when it is asked for; nothing is kept.
+
+use std::collections::HashMap;
+
+use super::counters::{Counter, MemberCounters, ReloadCounters, WorkerCounters};
+use super::histogram::{ConnectTimes, Distribution, LagTimes, SessionTimes};
+use super::stamp::Stamp;
+use super::view::View;
+use crate::pairing::Event;
+use crate::topology::{Member, Pool, PoolId, Service, TargetId};
+
+/// The revision that was built, where the build was told it.
+pub const REVISION: Option<&str> = option_env!("TWINPOOL_REVISION");
+
+/// What the daemon lends beside its [`View`].
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// What became of reloads.
+    pub reloads: &'a ReloadCounters,
+    /// What was decided.
+    pub transitions: &'a Transitions,
+    /// How many wait in a home pool's queue now.
+    pub queue: &'a dyn Fn(PoolId) -> u64,
+    /// How long probes of a target took, by what came of them.
+    pub checks: &'a dyn Fn(TargetId) -> Vec<(&'static str, Distribution)>,
+    /// Probes that wait for others to come back.
+    pub probes_waiting: u64,
+}
+
+/// What is measured of an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measures {
+    /// The version that runs.
+    pub version: &'static str,
+    /// The revision that was built; empty when the build was not told.
+    pub revision: &'static str,
+    /// What became of reloads.
+    pub reloads: Reloaded,
+    /// Lines of the access log that were dropped.
+    pub access_dropped: u64,
+    /// Probes that wait for others to come back.
+    pub probes_waiting: u64,
+    /// Transitions by kind.
+    pub transitions: Vec<(&'static str, u64)>,
+    /// How late each worker's ticks came.
+    pub lag: Vec<Distribution>,
+    /// In file order.
+    pub pools: Vec<PoolMeasures>,
+}
+
+/// What became of reloads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reloaded {
+    /// Those that are in force.
+    pub applied: u64,
+    /// Those that were refused.
+    pub refused: u64,
+    /// Whether the last one was applied; the start counts as one.
+    pub last_applied: bool,
+    /// When that was.
+    pub last: Stamp,
+    /// Configurations that were in force since the start.
+    pub generation: u64,
+}
+
+/// What is measured of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolMeasures {
+    /// Its name.
+    pub name: String,
+    /// How many wait in its queue now.
+    pub queue: u64,
+    /// How often its condition changed.
+    pub conditions: u64,
+    /// In file order.
+    pub services: Vec<ServiceMeasures>,
+    /// In file order.
+    pub members: Vec<MemberMeasures>,
+}
+
+/// What is measured of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceMeasures {
+    /// Its name.
+    pub name: String,
+    /// How long clients waited for a member.
+    pub waits: Distribution,
+    /// How long sessions lasted.
+    pub lasted: Distribution,
+}
+
+/// What is measured of a member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberMeasures {
+    /// Its name.
+    pub name: String,
+    /// Bytes that it was sent.
+    pub bytes_in: u64,
+    /// Bytes that it sent.
+    pub bytes_out: u64,
+    /// How long it took to accept.
+    pub connects: Distribution,
+    /// How long its sessions lasted.
+    pub lasted: Distribution,
+    /// One for each service of its pool, in file order.
+    pub targets: Vec<TargetMeasures>,
+}
+
+/// What is measured of a member for a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetMeasures {
+    /// The service's name.
+    pub service: String,
+    /// How often the verdict changed.
+    pub verdicts: u64,
+    /// How long probes took, by what came of them.
+    pub checks: Vec<(&'static str, Distribution)>,
+}
+
+/// How often what was decided, counted on the control thread.
+#[derive(Debug, Default)]
+pub struct Transitions {
+    kinds: [Counter; KINDS.len()],
+    verdicts: HashMap<TargetId, u64>,
+    conditions: HashMap<PoolId, u64>,
+}
+
+/// The words of [`kind`], all of them shown from the start.
+const KINDS: [&str; 13] = [
+    "verdict",
+    "condition",
+    "service",
+    "operator",
+    "deadline",
+    "first",
+    "isolation",
+    "redirect",
+    "alarm",
+    "store",
+    "pause",
+    "site",
+    "spill",
+];
+
+/// What is measured, at the moment of the view.
+pub fn measures(view: &View<'_>, sources: &Sources<'_>) -> Measures {
+    let sum = |read: fn(&WorkerCounters) -> u64| view.workers.iter().map(|w| read(w)).sum();
+    let reloads = sources.reloads;
+    let (last_applied, last) = reloads.last.get();
+    let pools = view.topology.pools.iter();
+    Measures {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: REVISION.unwrap_or_default(),
+        reloads: Reloaded {
+            applied: reloads.applied.get(),
+            refused: reloads.refused.get(),
+            last_applied,
+            last: view.clock().stamp(last),
+            generation: reloads.generation.get(),
+        },
+        access_dropped: sum(|worker| worker.access_dropped.get()),
+        probes_waiting: sources.probes_waiting,
+        transitions: sources.transitions.by_kind(),
+        lag: view
+            .workers
+            .iter()
+            .map(|worker| LagTimes::total([&worker.lag].into_iter()))
+            .collect(),
+        pools: pools.map(|pool| of_pool(view, sources, pool)).collect(),
+    }
+}
+
+fn of_pool(view: &View<'_>, sources: &Sources<'_>, pool: &Pool) -> PoolMeasures {
+    let services = pool.services.iter();
+    let members = pool.members.iter();
+    PoolMeasures {
+        name: pool.name.clone(),
+        queue: (sources.queue)(pool.id),
+        conditions: sources.transitions.conditions(pool.id),
+        services: services.map(|service| of_service(view, service)).collect(),
+        members: members
+            .map(|member| of_member(view, sources, pool, member))
+            .collect(),
+    }
+}
+
+fn of_service(view: &View<'_>, service: &Service) -> ServiceMeasures {
+    let each = || view.workers.iter().map(|w| w.service(service.id));
+    ServiceMeasures {
+        name: service.name.clone(),
+        waits: ConnectTimes::total(each().map(|c| &c.waits)),
+        lasted: SessionTimes::total(each().map(|c| &c.lasted)),
+    }
+}
+
+fn of_member(
+    view: &View<'_>,
+    sources: &Sources<'_>,
+    pool: &Pool,
+    member: &Member,
+) -> MemberMeasures {
+    let each = || view.workers.iter().map(|w| w.member(member.id));
+    let sum = |read: fn(&MemberCounters) -> u64| each().map(read).sum();
+    let targets = pool.services.iter().map(|service| {
+        let target = member.id.target(service.id);
+        TargetMeasures {
+            service: service.name.clone(),
+            verdicts: sources.transitions.verdicts(target),
+            checks: (sources.checks)(target),
+        }
+    });
+    MemberMeasures {
+        name: member.name.clone(),
+        bytes_in: sum(|c| c.bytes_in.get()),
+        bytes_out: sum(|c| c.bytes_out.get()),
+        connects: ConnectTimes::total(each().map(|c| &c.connects)),
+        lasted: SessionTimes::total(each().map(|c| &c.lasted)),
+        targets: targets.collect(),
+    }
+}
+
+impl Transitions {
+    /// Counts one.
+    pub fn count(&mut self, event: &Event) {
+        let kind = kind(event);
+        let at = KINDS.iter().position(|known| *known == kind);
+        if let Some(counter) = at.and_then(|at| self.kinds.get(at)) {
+            counter.add(1);
+        }
+        match event {
+            Event::Verdict { target, .. } => *self.verdicts.entry(*target).or_default() += 1,
+            Event::Condition { pool, .. } => *self.conditions.entry(*pool).or_default() += 1,
+            _ => {}
+        }
+    }
+
+    /// Goes on under another topology: `target` and `pool` tell the new id of what is still there.
+    pub fn succeed(
+        &mut self,
+        target: impl Fn(TargetId) -> Option<TargetId>,
+        pool: impl Fn(PoolId) -> Option<PoolId>,
+    ) {
+        let verdicts = self.verdicts.drain();
+        self.verdicts = verdicts
+            .filter_map(|(id, count)| Some((target(id)?, count)))
+            .collect();
+        let conditions = self.conditions.drain();
+        self.conditions = conditions
+            .filter_map(|(id, count)| Some((pool(id)?, count)))
+            .collect();
+    }
+
+    /// How many of each kind.
+    pub fn by_kind(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.kinds.iter().map(Counter::get);
+        KINDS.into_iter().zip(counts).collect()
+    }
+
+    fn verdicts(&self, target: TargetId) -> u64 {
+        self.verdicts.get(&target).copied().unwrap_or_default()
+    }
+
+    fn conditions(&self, pool: PoolId) -> u64 {
+        self.conditions.get(&pool).copied().unwrap_or_default()
+    }
+}
+
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Verdict { .. } => "verdict",
+        Event::Condition { .. } => "condition",
+        Event::Service { .. } => "service",
+        Event::Operator { .. } => "operator",
+        Event::Deadline { .. } => "deadline",
+        Event::First { .. } => "first",
+        Event::Isolation { .. } => "isolation",
+        Event::Redirect { .. } => "redirect",
+        Event::Alarm { .. } => "alarm",
+        Event::Unwritten { .. } => "store",
+        Event::Pause { .. } => "pause",
+        Event::Site { .. } => "site",
+        Event::Spill { .. } => "spill",
+    }
+}
