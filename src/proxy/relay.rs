@@ -126,20 +126,21 @@ impl Default for Tools {
 }
 
 /// Carries both directions until both have ended, or until the session breaks.
-pub(super) async fn relay(
-    worker: &Worker,
-    counted: Carried<'_>,
+pub(super) fn relay<'a>(
+    worker: &'a Worker,
+    counted: Carried<'a>,
     key: Key,
-    client: &mut TcpStream,
-    member: &mut TcpStream,
+    client: &'a mut TcpStream,
+    member: &'a mut TcpStream,
     haste: Haste,
-    settle: impl Fn(&TcpStream),
-) -> Result<(), Broken> {
+    settle: impl Fn(&TcpStream) + 'a,
+) -> impl Future<Output = Result<(), Broken>> {
     let mut up = Direction::new(worker.tools(), counted.up(), haste);
     // What the listener was told is inherited by its clients' sockets.
     let mut down = Direction::new(worker.tools(), counted.down(), Haste::Set);
     let mut acknowledgements = OPENING;
-    poll_fn(|cx| {
+    // No async function: it would hold all of this twice, for every session there is.
+    poll_fn(move |cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
             Fate::Settle => settle(member),
@@ -173,7 +174,6 @@ pub(super) async fn relay(
             _ => Poll::Pending,
         }
     })
-    .await
 }
 
 impl<'a> Carried<'a> {

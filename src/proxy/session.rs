@@ -93,6 +93,7 @@ pub(super) async fn serve(
             }
             let lasted = clock::now().since(reached);
             counters.lasted.observe(lasted);
+            let serving = worker.counters().member(attempt.target().member());
             serving.lasted.observe(lasted);
             let (limited, pool) = (attempt.is_limited(), attempt.target().pool);
             drop(attempt);
