@@ -1,3 +1,6 @@
+mod exposition;
+mod watching;
+
 use std::collections::{HashMap, HashSet};
 
 use super::*;
