@@ -93,7 +93,7 @@ const INSTANCE: &[Family<Measures>] = &[
 
 /// Of a worker.
 const WORKER: &[Family<Distribution>] = &[Family::times(
-    "twinpool_worker_lag",
+    "twinpool_worker_lag_seconds",
     "How late a worker's tick of 250 ms came, which is how long everything waited for it; a count \
      that stands still is a worker that is stuck",
     |lag| lag,
@@ -117,13 +117,13 @@ const POOL: &[Family<PoolMeasures>] = &[
 /// Of a service.
 const SERVICE: &[Family<ServiceMeasures>] = &[
     Family::times(
-        "twinpool_session_wait",
+        "twinpool_session_wait_seconds",
         "How long clients waited for a member that accepted, PROXY header, queue, retries and \
          hedges included; of a service over UDP none is counted",
         |service| &service.waits,
     ),
     Family::times(
-        "twinpool_session_duration",
+        "twinpool_session_duration_seconds",
         "How long sessions that reached a member lasted, counted when they end; of a service over \
          UDP, flows, to within 250 ms",
         |service| &service.lasted,
@@ -139,13 +139,13 @@ const MEMBER: &[Family<MemberMeasures>] = &[
         |member| vec![("in", member.bytes_in), ("out", member.bytes_out)],
     ),
     Family::times(
-        "twinpool_member_connect_duration",
+        "twinpool_member_connect_duration_seconds",
         "How long a member took to accept what it accepted over TCP; one that is slower than its \
          peers is overloaded or far",
         |member| &member.connects,
     ),
     Family::times(
-        "twinpool_member_session_duration",
+        "twinpool_member_session_duration_seconds",
         "How long a member's sessions lasted, counted when they end; much shorter than its peers', \
          it may be turning clients away itself",
         |member| &member.lasted,
@@ -161,7 +161,7 @@ const TARGET: &[Family<TargetMeasures>] = &[
         |target| target.verdicts,
     ),
     Family::times_by(
-        "twinpool_check_duration",
+        "twinpool_check_duration_seconds",
         "How long probes took, by what came of them: good, own_fault or how they failed, those that \
          occurred. Good ones that near the check's timeout will fail soon",
         "reason",

@@ -118,7 +118,7 @@ impl<T> Family<T> {
         Family::new(name, help, Kind::Gauge, Read::By(label, read))
     }
 
-    /// How long something took, as a histogram in seconds.
+    /// How long something took, as a histogram in seconds; the name says so itself.
     pub(super) const fn times(
         name: &'static str,
         help: &'static str,
@@ -191,7 +191,8 @@ impl Page<'_> {
             Kind::Bytes => (MetricType::Counter, Some(Unit::Bytes)),
             Kind::Gauge => (MetricType::Gauge, None),
             Kind::Seconds => (MetricType::Gauge, Some(Unit::Seconds)),
-            Kind::Times => (MetricType::Histogram, Some(Unit::Seconds)),
+            // Some parsers refuse a line of the unit here; the name says it.
+            Kind::Times => (MetricType::Histogram, None),
             Kind::Info => (MetricType::Info, None),
         };
         let mut encoder =

@@ -123,7 +123,12 @@ impl Known {
             .iter()
             .filter_map(|(name, _)| self.0.get(name));
         let mut labels: BTreeSet<String> = of.flat_map(|l| l.keys().cloned()).collect();
-        if expression.starts_with("sum") || expression.starts_with("histogram_quantile") {
+        // An aggregation leaves what it is grouped by; a comparison leaves its left side's.
+        let outermost = expression.trim_start_matches("histogram_quantile(0.95, ");
+        if ["sum by", "count by"]
+            .iter()
+            .any(|by| outermost.starts_with(by))
+        {
             labels = named.grouped.into_iter().collect();
         }
         labels.extend(ADDED.map(str::to_owned));
