@@ -290,3 +290,95 @@ fn kind(event: &Event) -> &'static str {
         Event::Spill { .. } => "spill",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Reason, Verdict};
+    use crate::observe::sample::{NOW, ago, measures};
+    use crate::pairing::Condition;
+
+    fn verdict(target: TargetId) -> Event {
+        Event::Verdict {
+            target,
+            from: Verdict::Unknown,
+            to: Verdict::Up,
+            reason: Reason::Answered,
+        }
+    }
+
+    fn target(member: u16) -> TargetId {
+        PoolId(0).member(member).target(PoolId(0).service(0))
+    }
+
+    #[test]
+    fn transitions_are_counted_by_kind_and_by_whose_they_are() {
+        let mut transitions = Transitions::default();
+        for member in [0, 0, 1] {
+            transitions.count(&verdict(target(member)));
+        }
+        transitions.count(&Event::Condition {
+            pool: PoolId(0),
+            from: Condition::Serving,
+            to: Condition::Lost,
+            present: 0,
+            need: 1,
+        });
+        transitions.count(&Event::Pause {
+            pause: None,
+            by: None,
+        });
+        let counted: Vec<_> = transitions.by_kind();
+        let counted: Vec<_> = counted.into_iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(counted, [("verdict", 3), ("condition", 1), ("pause", 1)]);
+        assert_eq!(transitions.verdicts(target(0)), 2);
+        assert_eq!(transitions.conditions(PoolId(0)), 1);
+        assert_eq!(transitions.conditions(PoolId(1)), 0);
+    }
+
+    #[test]
+    fn who_is_still_there_after_a_reload_keeps_its_count_and_others_begin_anew() {
+        let mut transitions = Transitions::default();
+        transitions.count(&verdict(target(0)));
+        transitions.count(&verdict(target(1)));
+        // The first member is gone; the second one moved up to its place.
+        let now = |old| (old == target(1)).then(|| target(0));
+        transitions.succeed(now, |_| None);
+        transitions.count(&verdict(target(0)));
+        assert_eq!(transitions.verdicts(target(0)), 2);
+        assert_eq!(transitions.verdicts(target(1)), 0);
+        assert_eq!(transitions.by_kind()[0], ("verdict", 3));
+    }
+
+    #[test]
+    fn a_refused_reload_is_counted_and_leaves_the_generation() {
+        let reloads = ReloadCounters::new(NOW);
+        assert_eq!(
+            (reloads.last.get(), reloads.generation.get()),
+            ((true, NOW), 1)
+        );
+        reloads.count(true, NOW);
+        reloads.count(false, NOW);
+        assert_eq!((reloads.applied.get(), reloads.refused.get()), (1, 1));
+        assert_eq!(
+            (reloads.last.get(), reloads.generation.get()),
+            ((false, NOW), 2)
+        );
+    }
+
+    #[test]
+    fn what_workers_measured_is_summed_and_lag_is_told_by_worker() {
+        let measures = measures();
+        let pool = &measures.pools[0];
+        assert_eq!((pool.name.as_str(), pool.queue), ("fe-seoul", 3));
+        assert_eq!(pool.services[0].waits.count(), 2);
+        let member = &pool.members[0];
+        assert_eq!((member.bytes_in, member.bytes_out), (800, 1_800));
+        assert_eq!(member.lasted.sum, 80.0);
+        assert_eq!(member.targets[0].verdicts, 1);
+        assert_eq!(measures.lag.iter().map(Distribution::count).sum::<u64>(), 2);
+        assert_eq!(measures.lag.len(), 2);
+        assert_eq!(measures.access_dropped, 2);
+        assert_eq!(measures.reloads.last, ago(0));
+    }
+}

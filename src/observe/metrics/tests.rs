@@ -273,3 +273,28 @@ fn a_lost_site_shows_and_an_instance_without_pairs_has_no_series_of_them() {
     let without = page(sample::well());
     assert!(!without.contains("twinpool_pair") && !without.contains("automation"));
 }
+
+/// The numbers of the module's documentation.
+#[test]
+fn there_are_as_many_series_as_is_documented() {
+    let series = series_of(&exposition::rich());
+    let count = |has: &[&str], has_not: &[&str]| {
+        let fits = |key: &&String| {
+            has.iter().all(|label| key.contains(label))
+                && !has_not.iter().any(|label| key.contains(label))
+        };
+        series.keys().filter(fits).count()
+    };
+    let (member, service) = ("member=\"", "service=\"");
+    let [tcp, udp] = ["fe-busan", "med-busan"].map(|pool| format!("pool=\"{pool}\""));
+    assert_eq!(count(&[&tcp, service], &[member]), 62);
+    assert_eq!(count(&[&udp, service], &[member]), 62 + 8);
+    let fe1 = "member=\"fe1\"";
+    assert_eq!(count(&[&tcp, fe1], &[service]), 46);
+    assert_eq!(count(&[&tcp, fe1, service], &["reason=\""]), 10);
+    assert_eq!(count(&[&tcp, fe1, "reason=\"good\""], &[]), 11);
+    assert_eq!(count(&[&tcp], &[service, member]), 7 + 11);
+    assert_eq!(count(&["pair=\"media\""], &["pool=\""]), 7);
+    assert_eq!(count(&["worker=\"0\""], &[]), 13);
+    assert_eq!(count(&["site=\"busan\""], &[]), 1);
+}

@@ -50,11 +50,14 @@ const FUNCTIONS: [&str; 24] = [
 /// Every series name of the page with its labels and their values.
 struct Known(HashMap<String, HashMap<String, BTreeSet<String>>>);
 
+/// Label, operator, value.
+type Matcher = (String, String, String);
+
 /// What an expression names.
 #[derive(Debug, Default, PartialEq)]
 struct Named {
-    /// Metrics, each with its matchers: label, operator, value.
-    metrics: Vec<(String, Vec<(String, String, String)>)>,
+    /// Metrics, each with its matchers.
+    metrics: Vec<(String, Vec<Matcher>)>,
     /// Labels of `by`, `on` and the like.
     grouped: Vec<String>,
 }
@@ -187,7 +190,7 @@ fn named(expression: &str) -> Named {
     named
 }
 
-fn matcher(text: &str) -> (String, String, String) {
+fn matcher(text: &str) -> Matcher {
     let at = text.find(['=', '!']).expect("a matcher has an operator");
     let (label, rest) = text.split_at(at);
     let quote = rest.find('"').expect("a matcher has a value");
