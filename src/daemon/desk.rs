@@ -12,6 +12,7 @@ use crate::health::Answer;
 use crate::health::runner::{self, Runner};
 use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use crate::observe::events::Event;
+use crate::observe::measures::{self, Measures, Sources};
 use crate::observe::names::NoSuch;
 use crate::observe::status::{self, PoolHealth, Scope, Status};
 use crate::observe::view::{CheckTotals, Exchange, RunState, View};
@@ -34,7 +35,7 @@ impl HubDesk {
         let events = hub.events.borrow();
         let shortages = hub.shortages.borrow();
         let onsets = hub.onsets.borrow();
-        let reloads = hub.reloads.borrow();
+        let refused = hub.reload_refused.borrow();
         let problem = hub.keeper.problem();
         let now = clock::now();
         look(&View {
@@ -44,7 +45,7 @@ impl HubDesk {
             started: hub.started,
             room: era.room,
             store_problem: problem.as_deref(),
-            reload_refused: reloads.refusal(),
+            reload_refused: refused.as_ref().map(|(why, since)| (&**why, *since)),
             decider: &decider,
             topology: &era.topology,
             workers: &era.counters,
@@ -82,6 +83,21 @@ impl Desk for HubDesk {
     fn status(&self) -> Status {
         self.0.look_at_counts(clock::now());
         self.view(status::status)
+    }
+
+    fn measures(&self) -> Measures {
+        let hub = &*self.0;
+        let era = hub.era();
+        self.view(|view| {
+            let sources = Sources {
+                reloads: &hub.reloads,
+                transitions: &hub.transitions.borrow(),
+                queue: &|pool| u64::from(era.handles.queue(pool).waiting()),
+                checks: &|target| hub.runner.times(target),
+                probes_waiting: hub.runner.waiting() as u64,
+            };
+            measures::measures(view, &sources)
+        })
     }
 
     fn why(&self, name: &str) -> Result<Why, NoSuch> {

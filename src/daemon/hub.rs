@@ -38,11 +38,11 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
-use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
+use crate::observe::counters::{OwnFaultCounters, ReloadCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
+use crate::observe::measures::Transitions;
 use crate::observe::onset::Onsets;
-use crate::observe::reloads::Reloads;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
 use crate::observe::stamp::Clock;
@@ -84,6 +84,8 @@ pub(super) struct Hub {
     /// Faults of our own that probes met; what workers met, they count.
     pub(super) own_faults: OwnFaultCounters,
     pub(super) shortages: RefCell<Shortages>,
+    pub(super) transitions: RefCell<Transitions>,
+    pub(super) reloads: ReloadCounters,
     pub(super) onsets: RefCell<Onsets>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
@@ -100,7 +102,8 @@ pub(super) struct Hub {
     /// Held by whoever names things by ids across an `await`; a reload waits for all of them.
     pub(super) commands: RwLock<()>,
     pub(super) prepared: mpsc::Sender<Box<Prepared>>,
-    pub(super) reloads: RefCell<Reloads>,
+    /// Why the file that was read last is not in force, and since when that is known.
+    pub(super) reload_refused: RefCell<Option<(String, Time)>>,
     /// When sessions on addresses that are no longer a target's are ended.
     pub(super) strays: RefCell<Vec<(Time, TargetId)>>,
     /// The control socket that the command line gave, where it did.
@@ -239,6 +242,8 @@ impl Hub {
             started: now,
             own_faults: OwnFaultCounters::default(),
             shortages: RefCell::new(shortages),
+            transitions: RefCell::default(),
+            reloads: ReloadCounters::new(now),
             onsets: RefCell::new(onsets),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
@@ -251,7 +256,7 @@ impl Hub {
             faults_told: RefCell::new(Vec::new()),
             commands: RwLock::new(()),
             prepared: prepare,
-            reloads: RefCell::default(),
+            reload_refused: RefCell::default(),
             strays: RefCell::default(),
             socket_by_hand: None,
             era: RefCell::new(Rc::new(Era {
@@ -602,6 +607,7 @@ impl Hub {
     }
 
     pub(super) fn tell(&self, event: &Event, now: Time) {
+        self.transitions.borrow_mut().count(event);
         let at = clock_at(now).stamp(now);
         self.events
             .borrow_mut()

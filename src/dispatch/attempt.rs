@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::MemberHandle;
+use crate::time::Time;
 
 /// A place at a member, held from the choice on: through the connect phase, and through the
 /// session when that succeeds. Dropping it gives the place back.
@@ -15,17 +16,27 @@ use super::MemberHandle;
 pub struct Attempt {
     pub(super) member: Arc<MemberHandle>,
     address: SocketAddr,
+    began: Time,
 }
 
 impl Attempt {
     /// The caller has taken a place in `member`'s load.
-    pub(super) fn new(member: Arc<MemberHandle>, address: SocketAddr) -> Attempt {
-        Attempt { member, address }
+    pub(super) fn new(member: Arc<MemberHandle>, address: SocketAddr, began: Time) -> Attempt {
+        Attempt {
+            member,
+            address,
+            began,
+        }
     }
 
     /// Where to connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// When it was chosen.
+    pub fn began(&self) -> Time {
+        self.began
     }
 
     /// Whether others may be waiting for the place that this one holds.

@@ -309,7 +309,7 @@ impl Route {
             // Another worker may take the last place between the choice and here; then the member
             // is full and the next choice leaves it out.
             if place.member.take(pace, now) {
-                let attempt = Attempt::new(place.member.clone(), place.address);
+                let attempt = Attempt::new(place.member.clone(), place.address, now);
                 return Ok((place.target, attempt));
             }
         }
@@ -364,6 +364,11 @@ impl Handles {
         next
     }
 
+    /// A pool's queue.
+    pub fn queue(&self, id: PoolId) -> &Arc<PoolHandle> {
+        &self.pools[id.index()]
+    }
+
     /// A member's handle.
     pub fn member(&self, id: MemberId) -> &Arc<MemberHandle> {
         &self.members[id.pool.index()][id.index()]
@@ -401,6 +406,11 @@ impl MemberHandle {
 }
 
 impl PoolHandle {
+    /// How many wait now.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Joins the pool's queue, unless it is full; leave it with [`PoolHandle::leave`].
     #[must_use]
     pub fn join(&self) -> bool {

@@ -135,7 +135,35 @@ pub enum Evidence {
     Slow(Time),
 }
 
+impl Answer {
+    /// What came of a probe, in one word for metrics; there are a dozen, and an HTTP status adds
+    /// none.
+    pub fn word(self) -> &'static str {
+        match self {
+            Answer::Good => "good",
+            Answer::Bad(failure) => failure.word(),
+            Answer::OwnFault(_) => "own_fault",
+        }
+    }
+}
+
 impl Failure {
+    /// It in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Failure::Refused => "refused",
+            Failure::Unreachable => "unreachable",
+            Failure::ConnectTimeout => "connect_timeout",
+            Failure::NoAnswer => "no_answer",
+            Failure::Silent => "silent",
+            Failure::Closed => "closed",
+            Failure::Garbled => "garbled",
+            Failure::Certificate => "certificate",
+            Failure::Status(_) => "status",
+            Failure::Unavailable => "unavailable",
+        }
+    }
+
     /// By the severity table of the design.
     pub fn severity(self) -> Severity {
         match self {

@@ -24,6 +24,7 @@ use tokio::task::spawn_local;
 
 use super::probe::Prober;
 use super::{Answer, OwnFault, ProbeOutcome};
+use crate::observe::histogram::{CheckTimes, Distribution};
 use crate::time::Time;
 use crate::topology::TargetId;
 
@@ -91,6 +92,8 @@ enum Asker {
 struct Record {
     exchanges: VecDeque<Exchange>,
     counts: Counts,
+    /// Of each kind of answer that came, in the order in which they first did.
+    times: Vec<(&'static str, CheckTimes)>,
 }
 
 impl Runner {
@@ -166,6 +169,16 @@ impl Runner {
             .unwrap_or_default()
     }
 
+    /// How long the probes of `target` took, by the word of what came of them ([`Answer::word`]).
+    pub fn times(&self, target: TargetId) -> Vec<(&'static str, Distribution)> {
+        let records = self.0.records.borrow();
+        let times = records.get(&target).map(|record| record.times.iter());
+        let times = times.into_iter().flatten();
+        times
+            .map(|(word, times)| (*word, CheckTimes::total([times].into_iter())))
+            .collect()
+    }
+
     /// How many asks wait for a place now. Above zero for long means that [`MAX_AT_ONCE`] slows
     /// detection down.
     pub fn waiting(&self) -> usize {
@@ -177,6 +190,18 @@ impl Clone for Runner {
     /// The same runner.
     fn clone(&self) -> Runner {
         Runner(Rc::clone(&self.0))
+    }
+}
+
+impl Record {
+    fn time(&mut self, outcome: &ProbeOutcome) {
+        let word = outcome.answer.word();
+        let known = self.times.iter().position(|(other, _)| *other == word);
+        let at = known.unwrap_or_else(|| {
+            self.times.push((word, CheckTimes::default()));
+            self.times.len() - 1
+        });
+        self.times[at].1.observe(outcome.took);
     }
 }
 
@@ -237,6 +262,7 @@ impl Inner {
         };
         *count += 1;
         record.counts.last = Some(outcome.took);
+        record.time(outcome);
         if record.exchanges.len() == MAX_EXCHANGES {
             record.exchanges.pop_front();
         }

@@ -6,11 +6,14 @@
 //! Counters outlive topologies: what of one is still there in the next goes on with its own
 //! ([`WorkerCounters::succeed`]), and whoever counts holds on to what it counts with.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::histogram::{ConnectTimes, LagTimes, SessionTimes};
 use crate::health::OwnFault;
+use crate::time::Time;
 use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Succession, Topology};
 
 /// A number that one thread raises and any thread reads.
@@ -66,6 +69,10 @@ pub struct WorkerCounters {
     pub reports_dropped: Lasting<Counter>,
     /// Rounds of its loop, four a second: one that stands still is stuck.
     pub rounds: Lasting<Counter>,
+    /// Lines of the access log that found its queue full.
+    pub access_dropped: Lasting<Counter>,
+    /// How late the worker's ticks came: how long news waited for it.
+    pub lag: Lasting<LagTimes>,
 }
 
 /// A service's counters.
@@ -120,6 +127,11 @@ pub struct ServiceCounters {
     pub bytes_in: Counter,
     /// Bytes from members to clients.
     pub bytes_out: Counter,
+    /// How long clients waited for a member that accepted: PROXY header, queue, retries and hedges
+    /// included. Sessions over TCP alone; a flow waits for nothing.
+    pub waits: ConnectTimes,
+    /// How long sessions that reached a member lasted.
+    pub lasted: SessionTimes,
     /// What only a service over UDP counts. Its flows are its sessions: `accepted`, `established`
     /// and `ended` count them too.
     pub udp: UdpCounters,
@@ -160,6 +172,14 @@ pub struct MemberCounters {
     pub connect_failed: Counter,
     /// Attempts that it did not answer in time.
     pub connect_timeout: Counter,
+    /// Bytes that it was sent.
+    pub bytes_in: Counter,
+    /// Bytes that it sent.
+    pub bytes_out: Counter,
+    /// How long it took to accept what it accepted. Over TCP alone.
+    pub connects: ConnectTimes,
+    /// How long its sessions lasted.
+    pub lasted: SessionTimes,
 }
 
 /// What one worker counts for the users of one home pool, where it has a twin.
@@ -196,6 +216,19 @@ impl HomeCounters {
     }
 }
 
+/// What became of reloads of the configuration, counted by the control thread.
+#[derive(Debug)]
+pub struct ReloadCounters {
+    /// Those that are in force.
+    pub applied: Counter,
+    /// Those that were refused: what was in force before still is.
+    pub refused: Counter,
+    /// Whether the last one was applied, and when that was known; the start counts as one.
+    pub last: Cell<(bool, Time)>,
+    /// Configurations that were in force since the start, the first one included.
+    pub generation: Counter,
+}
+
 /// Faults of our own side, each counted once an occurrence.
 #[derive(Debug, Default)]
 pub struct OwnFaultCounters {
@@ -209,6 +242,31 @@ pub struct OwnFaultCounters {
     pub route: Counter,
     /// Anything else.
     pub other: Counter,
+}
+
+impl ReloadCounters {
+    /// Of an instance that started with its first configuration then.
+    pub fn new(started: Time) -> ReloadCounters {
+        let counters = ReloadCounters {
+            applied: Counter::default(),
+            refused: Counter::default(),
+            last: Cell::new((true, started)),
+            generation: Counter::default(),
+        };
+        counters.generation.add(1);
+        counters
+    }
+
+    /// Counts a reload.
+    pub fn count(&self, applied: bool, now: Time) {
+        self.last.set((applied, now));
+        if applied {
+            self.applied.add(1);
+            self.generation.add(1);
+        } else {
+            self.refused.add(1);
+        }
+    }
 }
 
 impl ServiceCounters {
@@ -263,6 +321,8 @@ impl WorkerCounters {
             own_faults: self.own_faults.clone(),
             reports_dropped: self.reports_dropped.clone(),
             rounds: self.rounds.clone(),
+            access_dropped: self.access_dropped.clone(),
+            lag: self.lag.clone(),
         };
         for (pool, id) in (0..).map(PoolId).take(self.homes.len()).enumerate() {
             if let Some(now) = succession.pool(id) {
@@ -307,7 +367,7 @@ impl WorkerCounters {
     }
 
     /// A member's counters.
-    pub fn member(&self, id: MemberId) -> &MemberCounters {
+    pub fn member(&self, id: MemberId) -> &Lasting<MemberCounters> {
         &self.members[id.pool.index()][id.index()]
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::events::Event;
-use super::metrics;
+use super::measures::Measures;
 use super::names::NoSuch;
 use super::status::{PoolHealth, Scope, Status};
 use super::view::RunState;
@@ -54,10 +54,8 @@ pub trait Desk {
     /// each. `by` is who wants it.
     fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>>;
 
-    /// The status as OpenMetrics text.
-    fn metrics(&self) -> String {
-        metrics::text(self.status().into())
-    }
+    /// What only metrics show. Implement it by [`measures::measures`](super::measures::measures).
+    fn measures(&self) -> Measures;
 }
 
 /// What a person orders of a member over the control socket.

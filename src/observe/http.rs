@@ -164,7 +164,9 @@ impl Pages {
     }
 
     fn metrics(&self) -> Response {
-        let body = self.fresh(&self.metrics, |status| metrics::text(status).into());
+        let body = self.fresh(&self.metrics, |status| {
+            metrics::text(status, self.desk.measures()).into()
+        });
         of_type(StatusCode::OK, metrics::CONTENT_TYPE, body)
     }
 

@@ -15,13 +15,14 @@
 pub mod counters;
 pub mod desk;
 pub mod events;
+pub mod histogram;
 pub mod http;
+pub mod measures;
 pub mod metrics;
 pub mod names;
 pub mod onset;
 pub mod outlook;
 pub mod problems;
-pub mod reloads;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod serve;
@@ -33,6 +34,8 @@ pub mod why;
 
 pub use desk::{Command, Desk, LocalFuture, Refused};
 pub use events::Events;
+pub use histogram::{Distribution, Histogram};
+pub use measures::Measures;
 pub use onset::Onsets;
 pub use shortage::Shortages;
 pub use stamp::Stamp;

@@ -1,8 +1,10 @@
 //! What tests look at: a small topology, statuses of it in every plight, and a desk with nobody
 //! behind it.
 
+mod measures;
 mod pairs;
 
+pub(crate) use measures::measures;
 pub(crate) use pairs::{Plight, pair_topology};
 
 use std::cell::{Cell, RefCell};
@@ -11,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
 use super::events::{Event, Events};
+use super::measures::Measures;
 use super::names::{self, NoSuch};
 use super::shortage::{Lately, Shortage};
 use super::stamp::{Clock, Stamp};
@@ -623,6 +626,10 @@ impl Desk for FakeDesk {
     fn status(&self) -> Status {
         self.asked.set(self.asked.get() + 1);
         self.status.borrow().clone()
+    }
+
+    fn measures(&self) -> Measures {
+        measures()
     }
 
     fn why(&self, name: &str) -> Result<Why, NoSuch> {

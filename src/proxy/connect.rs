@@ -45,20 +45,22 @@ pub(super) struct Connected {
 }
 
 /// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
-/// may have told. At the end `front` is the one in force, whose ids name the member.
+/// may have told, `now` when it came to be looked for a member. At the end `front` is the one in
+/// force, whose ids name the member.
 pub(super) async fn connect(
     worker: &Worker,
     front: &mut Rc<Front>,
     client: &TcpStream,
     source: IpAddr,
+    now: Time,
 ) -> Result<Connected, Refused> {
     let hedge = front.connect.hedge;
-    let mut phase = Phase::new(worker, front, source, clock::now());
+    let mut phase = Phase::new(worker, front, source, now);
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
     }
-    let mut timer = pin!(sleep_until(Instant::now() + hedge));
+    let mut timer = pin!(sleep_until(phase.instant(now + hedge)));
     loop {
         while phase.first.is_none() {
             match phase.next_attempt() {
@@ -93,6 +95,10 @@ pub(super) struct Phase<'a> {
     pub(super) front: &'a mut Rc<Front>,
     walk: Walk,
     started: Time,
+    /// When it began, by the clock that decides and by the timer's.
+    origin: (Time, Instant),
+    /// When it began, until somebody is chosen or waited for: the first choice reads no clock.
+    fresh: Option<Time>,
     /// When the other pool is tried, where there is one to try.
     turns: Time,
     /// The attempt that has been under way for longest.
@@ -127,6 +133,8 @@ impl<'a> Phase<'a> {
             worker,
             walk: walk::begin(worker, front, client, now),
             started: now,
+            origin: (now, Instant::now()),
+            fresh: Some(now),
             turns: now + front.connect.first_share(),
             front,
             first: None,
@@ -180,6 +188,7 @@ impl<'a> Phase<'a> {
 
     /// Waits for a place and takes it, or turns to the other pool where there is none to wait for.
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
+        self.fresh = None;
         let waited = queue::wait(self, client).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
@@ -210,7 +219,8 @@ impl<'a> Phase<'a> {
 
     pub(super) fn pick(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
-        walk::pick(self.worker, self.front, &mut self.walk)
+        let now = self.fresh.take().unwrap_or_else(clock::now);
+        walk::pick(self.worker, self.front, &mut self.walk, now)
     }
 
     /// Begins anew where the snapshot sends this client now, if that is elsewhere.
@@ -241,7 +251,7 @@ impl<'a> Phase<'a> {
     /// Begins an attempt; it becomes the first, or the hedge beside one.
     fn dial(&mut self, target: TargetId, attempt: Attempt) {
         let counters = self.front.counters();
-        let now = clock::now();
+        let now = attempt.began();
         let again = self.walk.attempt(target);
         if self.first.is_some() {
             counters.hedged.add(1);
@@ -307,7 +317,6 @@ impl<'a> Phase<'a> {
 
     /// When something is due without news from a socket.
     fn next_alarm(&self) -> Instant {
-        let now = clock::now();
         let mut due = self.started + self.front.connect.budget;
         if self.other().is_some() {
             due = due.min(self.turns);
@@ -318,7 +327,13 @@ impl<'a> Phase<'a> {
                 due = due.min(first.started + self.front.connect.hedge);
             }
         }
-        Instant::now() + now.until(due)
+        self.instant(due)
+    }
+
+    /// A moment by the timer's clock. After a suspend, which that one sleeps through, it is late.
+    fn instant(&self, at: Time) -> Instant {
+        let (time, instant) = self.origin;
+        instant + time.until(at)
     }
 
     /// Does what is due; false when the budget is spent.

@@ -116,7 +116,7 @@ impl Front {
     }
 
     /// A member's counters on this worker; of its own pool, or of the twin.
-    pub(super) fn member(&self, id: MemberId) -> &MemberCounters {
+    pub(super) fn member(&self, id: MemberId) -> &Lasting<MemberCounters> {
         self.all.member(id)
     }
 

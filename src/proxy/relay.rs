@@ -27,7 +27,7 @@ use super::pipes::{Pipe, Pipes};
 use super::registry::{Fate, Key};
 use super::sockets;
 use super::worker::Worker;
-use crate::observe::counters::{Counter, ServiceCounters};
+use crate::observe::counters::{Counter, MemberCounters, ServiceCounters};
 
 /// The scratch buffer, in bytes: a read that fills it is bulk.
 const SCRATCH: usize = 16 << 10;
@@ -70,6 +70,13 @@ impl fmt::Display for Broken {
     }
 }
 
+/// Where the bytes of a session are counted.
+#[derive(Clone, Copy)]
+pub(super) struct Carried<'a> {
+    pub(super) service: &'a ServiceCounters,
+    pub(super) member: &'a MemberCounters,
+}
+
 /// One direction of a session.
 struct Direction<'a> {
     flow: Flow,
@@ -77,7 +84,8 @@ struct Direction<'a> {
     bulk: bool,
     haste: Haste,
     tools: &'a Tools,
-    carried: &'a Counter,
+    /// Where what it carried is counted: for the service and for the member.
+    carried: [&'a Counter; 2],
 }
 
 enum Flow {
@@ -118,20 +126,21 @@ impl Default for Tools {
 }
 
 /// Carries both directions until both have ended, or until the session breaks.
-pub(super) async fn relay(
-    worker: &Worker,
-    counters: &ServiceCounters,
+pub(super) fn relay<'a>(
+    worker: &'a Worker,
+    counted: Carried<'a>,
     key: Key,
-    client: &mut TcpStream,
-    member: &mut TcpStream,
+    client: &'a mut TcpStream,
+    member: &'a mut TcpStream,
     haste: Haste,
-    settle: impl Fn(&TcpStream),
-) -> Result<(), Broken> {
-    let mut up = Direction::new(worker.tools(), &counters.bytes_in, haste);
+    settle: impl Fn(&TcpStream) + 'a,
+) -> impl Future<Output = Result<(), Broken>> {
+    let mut up = Direction::new(worker.tools(), counted.up(), haste);
     // What the listener was told is inherited by its clients' sockets.
-    let mut down = Direction::new(worker.tools(), &counters.bytes_out, Haste::Set);
+    let mut down = Direction::new(worker.tools(), counted.down(), Haste::Set);
     let mut acknowledgements = OPENING;
-    poll_fn(|cx| {
+    // No async function: it would hold all of this twice, for every session there is.
+    poll_fn(move |cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
             Fate::Settle => settle(member),
@@ -165,11 +174,20 @@ pub(super) async fn relay(
             _ => Poll::Pending,
         }
     })
-    .await
+}
+
+impl<'a> Carried<'a> {
+    fn up(self) -> [&'a Counter; 2] {
+        [&self.service.bytes_in, &self.member.bytes_in]
+    }
+
+    fn down(self) -> [&'a Counter; 2] {
+        [&self.service.bytes_out, &self.member.bytes_out]
+    }
 }
 
 impl<'a> Direction<'a> {
-    fn new(tools: &'a Tools, carried: &'a Counter, haste: Haste) -> Direction<'a> {
+    fn new(tools: &'a Tools, carried: [&'a Counter; 2], haste: Haste) -> Direction<'a> {
         Direction {
             flow: Flow::Rest,
             bulk: false,
@@ -226,7 +244,9 @@ impl<'a> Direction<'a> {
             }
         };
         if carried > 0 {
-            self.carried.add(carried as u64);
+            for counter in self.carried {
+                counter.add(carried as u64);
+            }
             *moved = true;
         }
         outcome
@@ -458,7 +478,7 @@ mod tests {
     async fn carry(mut source: TcpStream, haste: Haste) -> (Vec<u8>, Result<(), Fault>) {
         let (mut sink, mut reader) = pair().await;
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, &carried, haste);
+        let mut direction = Direction::new(&tools, [&carried; 2], haste);
         let outcome = poll_fn(|cx| direction.poll(cx, &mut source, &mut sink, false, &mut false));
         let outcome = outcome.await;
         drop(sink);
@@ -525,7 +545,7 @@ mod tests {
         SockRef::from(&sink).set_send_buffer_size(4096).unwrap();
         SockRef::from(&reader).set_recv_buffer_size(4096).unwrap();
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, &carried, Haste::Set);
+        let mut direction = Direction::new(&tools, [&carried; 2], Haste::Set);
         while !matches!(direction.flow, Flow::Full { .. }) {
             feeder.write_all(&[7; 1024]).await.unwrap();
             let mut moved = false;

@@ -17,11 +17,14 @@ use super::connect::{Connected, connect};
 use super::front::{Account, Front};
 use super::proxy_header::{self, HEADER_TIMEOUT, HeaderError};
 use super::registry::{Arrival, Key, Left, Owner};
-use super::relay::{Broken, Haste, relay, watch_member};
+use super::relay::{Broken, Carried, Haste, relay, watch_member};
 use super::sockets::reset_on_close;
 use super::worker::Worker;
+use crate::clock;
 use crate::dispatch::Attempt;
 use crate::health::OwnFault;
+use crate::observe::counters::{Lasting, MemberCounters};
+use crate::time::Time;
 use crate::topology::PoolId;
 
 /// Why a client got no session.
@@ -71,21 +74,31 @@ pub(super) async fn serve(
     let _open = Open::new(&worker, &account);
     let mut sockets = Sockets::new(client);
     let counters = &account.counters;
+    let came = clock::now();
     // Boxed, so that a session which has been established no longer holds room for it.
-    let established = establish(&worker, &account, front, &mut sockets.client, peer);
+    let established = establish(&worker, &account, front, &mut sockets.client, peer, came);
     match Box::pin(established).await {
         Ok(Established {
             member,
             attempt,
             entry,
+            serving,
             peer_timeout,
             haste,
         }) => {
+            let reached = clock::now();
             counters.established.add(1);
+            counters.waits.observe(reached.since(came));
+            serving.sessions.add(1);
+            serving.connects.observe(reached.since(attempt.began()));
+            let counted = Carried {
+                service: counters,
+                member: &serving,
+            };
             let member = sockets.member.insert(member);
             let settle = move |member: &TcpStream| watch_member(member, peer_timeout);
             let client = &mut sockets.client;
-            match relay(&worker, counters, entry.key, client, member, haste, settle).await {
+            match relay(&worker, counted, entry.key, client, member, haste, settle).await {
                 Ok(()) => sockets.orderly = true,
                 Err(broken) => {
                     match &broken {
@@ -97,6 +110,9 @@ pub(super) async fn serve(
                     tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
                 }
             }
+            let lasted = clock::now().since(reached);
+            counters.lasted.observe(lasted);
+            serving.lasted.observe(lasted);
             let limited = attempt.is_limited();
             let pool = entry.leave();
             drop(attempt);
@@ -124,6 +140,8 @@ struct Established<'a> {
     member: TcpStream,
     attempt: Attempt,
     entry: Entry<'a>,
+    /// Its member's counters.
+    serving: Lasting<MemberCounters>,
     peer_timeout: Duration,
     haste: Haste,
 }
@@ -136,6 +154,7 @@ async fn establish<'a>(
     mut front: Rc<Front>,
     client: &mut TcpStream,
     peer: SocketAddr,
+    mut now: Time,
 ) -> Result<Established<'a>, Refused> {
     worker.renew(&mut front)?;
     let mut source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -145,6 +164,7 @@ async fn establish<'a>(
             .await
             .unwrap_or(Err(HeaderError::Late))
             .map_err(Refused::Header)?;
+        now = clock::now();
         if let Some((from, to)) = header {
             source = from;
             destination = Some(to);
@@ -152,7 +172,7 @@ async fn establish<'a>(
         worker.renew(&mut front)?;
     }
     let (haste, connected) = loop {
-        let mut connected = connect(worker, &mut front, client, source.ip()).await?;
+        let mut connected = connect(worker, &mut front, client, source.ip(), now).await?;
         if !front.sends_header_to(connected.target.pool) {
             break (Haste::Fresh, connected);
         }
@@ -170,6 +190,7 @@ async fn establish<'a>(
             break (Haste::Begun, connected);
         }
         // Nothing of the client's has passed: it goes where it is sent now.
+        now = clock::now();
     };
     let Connected {
         stream,
@@ -187,11 +208,11 @@ async fn establish<'a>(
         let owner = Owner::Session(cx.waker().clone());
         Poll::Ready(Entry::new(worker, account, arrival, owner))
     });
-    front.member(target.member()).sessions.add(1);
     Ok(Established {
         member: stream,
         attempt,
         entry: entry.await,
+        serving: front.member(target.member()).clone(),
         peer_timeout: front.peer_timeout,
         haste,
     })

@@ -2,6 +2,7 @@
 
 mod ending;
 mod fairness;
+mod measuring;
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};

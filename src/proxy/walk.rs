@@ -24,14 +24,15 @@ pub(super) fn begin(worker: &Worker, front: &Front, client: IpAddr, now: Time) -
     walk
 }
 
-/// Chooses a member and takes a place at it.
+/// Chooses a member and takes a place at it, at this moment.
 pub(super) fn pick(
     worker: &Worker,
     front: &Front,
     walk: &mut Walk,
+    now: Time,
 ) -> Result<(TargetId, Attempt), NoMember> {
     let account = &front.account;
-    walk.pick(&worker.snapshot(), &account.lane, clock::now(), || {
+    walk.pick(&worker.snapshot(), &account.lane, now, || {
         account.home.arrivals_held.add(1);
     })
 }

@@ -190,8 +190,12 @@ impl Worker {
                     Some(Inbox::Adopt(adoption)) => entrances.adopt(&worker, *adoption),
                     None => break,
                 },
-                _ = sweeps.tick() => {
-                    worker.era.borrow().counters.rounds.add(1);
+                due = sweeps.tick() => {
+                    {
+                        let era = worker.era.borrow();
+                        era.counters.rounds.add(1);
+                        era.counters.lag.observe(due.elapsed());
+                    }
                     worker.tick.set(worker.tick.get().wrapping_add(1));
                     worker.registry.sweep(SWEEPS, worker.tick.get());
                     worker.registry.go_on(worker.tick.get(), |home, ended| {

@@ -71,11 +71,27 @@ async fn status_and_metrics_tell_flows_datagrams_and_what_was_dropped() {
             "reason=\"no_member\"",
             1.0,
         ),
+        ("twinpool_session_duration_seconds_count", "", 5.0),
+        ("twinpool_session_wait_seconds_count", "", 0.0),
     ] {
         let told = sum(&metrics, name, &["pool=\"p\"", "service=\"line\"", label]);
         assert_eq!(told, Some(value), "{name} {label}: {metrics}");
     }
     assert_eq!(sum(&metrics, "twinpool_flow_limit", &[]), Some(4.0));
+    for direction in ["direction=\"in\"", "direction=\"out\""] {
+        let of_member = sum(
+            &metrics,
+            "twinpool_member_session_bytes_total",
+            &[direction],
+        );
+        let of_service = sum(&metrics, "twinpool_session_bytes_total", &[direction]);
+        assert!(
+            of_member > Some(0.0) && of_member == of_service,
+            "{metrics}"
+        );
+    }
+    let lasted = "twinpool_member_session_duration_seconds_count";
+    assert_eq!(sum(&metrics, lasted, &["member=\"a\""]), Some(5.0));
 }
 
 #[tokio::test]

@@ -133,6 +133,11 @@ fn the_last_exchanges_are_kept_and_all_are_counted() {
         let counts = runner.counts(target(0));
         assert_eq!((counts.good, counts.bad, counts.own_fault), (3, 3, 1));
         assert_eq!(counts.last, Some(Duration::ZERO));
+        let times = runner.times(target(0));
+        let counted: Vec<_> = times.iter().map(|(word, t)| (*word, t.count())).collect();
+        assert_eq!(counted, [("refused", 3), ("good", 3), ("own_fault", 1)]);
+        assert_eq!(times[0].1.sum, 3.0, "a second each");
+        assert_eq!(runner.times(target(1)), []);
         assert_eq!(runner.counts(target(1)), Counts::default());
         assert_eq!(runner.exchanges(target(1)), []);
     });

@@ -29,12 +29,6 @@ pub(super) fn families(status: &Status, page: &mut Page<'_>) -> fmt::Result {
 
 /// Of the instance.
 const INSTANCE: &[Family<Status>] = &[
-    Family::info(
-        "twinpool_build",
-        "The version that runs",
-        "version",
-        |status| &status.version,
-    ),
     Family::seconds(
         "twinpool_start_time",
         "When the instance started, since 1970",
@@ -47,7 +41,8 @@ const INSTANCE: &[Family<Status>] = &[
     ),
     Family::state(
         "twinpool_state",
-        "What the instance is doing",
+        "What the instance is doing; one that is starting for minutes waits for a listener or a first \
+         probe: see `twinpool status`",
         "state",
         |status| {
             let states = [
@@ -63,17 +58,18 @@ const INSTANCE: &[Family<Status>] = &[
     }),
     Family::gauge(
         "twinpool_isolated",
-        "1 while the instance thinks that the fault is its own and holds its verdicts",
+        "1 while the instance thinks that the fault is its own and holds its verdicts: look at its \
+         links and routes first",
         |status| u64::from(status.isolated.is_some()),
     ),
     Family::gauge(
         "twinpool_state_store_failing",
-        "1 while decisions might not outlive a restart",
+        "1 while what operators decided might not outlive a restart: see to the disk of `state_dir`",
         |status| u64::from(status.store_problem.is_some()),
     ),
     Family::gauge(
         "twinpool_descriptor_limit",
-        "Descriptors that the instance may open",
+        "Descriptors that the instance may open, by `LimitNOFILE=` of its unit",
         |status| status.descriptor_limit,
     ),
     Family::gauge(
@@ -83,13 +79,16 @@ const INSTANCE: &[Family<Status>] = &[
     ),
     Family::counter_by(
         "twinpool_own_faults",
-        "Faults of our own side that sessions and probes met, by kind",
+        "Faults of our own side that sessions and probes met, by kind; no member is blamed. Raise \
+         LimitNOFILE= for descriptors, widen net.ipv4.ip_local_port_range for source ports, see to \
+         the routes for route",
         "kind",
         |status| status.own_faults.kinds().into(),
     ),
     Family::counter(
         "twinpool_reports_dropped",
-        "Evidence from traffic that found the way to the control thread full",
+        "Evidence from traffic that found the way to the control thread full; the next probes make up \
+         for it",
         |status| status.reports_dropped,
     ),
 ];
@@ -153,9 +152,8 @@ const SERVER: &[Family<ServerStatus>] = &[
 const SERVICE: &[Family<ServiceStatus>] = &[
     Family::info(
         "twinpool_service",
-        "What carries a service",
-        "protocol",
-        |service| service.protocol.word(),
+        "What carries a service; join it to sum over one protocol alone",
+        |service| vec![("protocol", service.protocol.word())],
     ),
     Family::gauge(
         "twinpool_sessions_open",
@@ -164,7 +162,8 @@ const SERVICE: &[Family<ServiceStatus>] = &[
     ),
     Family::gauge(
         "twinpool_service_members_usable",
-        "Members that take new sessions, those of last resort when there are no others",
+        "Members that take new sessions, those of last resort when there are no others; at 0 the \
+         service turns clients away: `twinpool why POOL`",
         |service| u64::from(service.usable),
     ),
     Family::counter(
@@ -179,7 +178,8 @@ const SERVICE: &[Family<ServiceStatus>] = &[
     ),
     Family::counter(
         "twinpool_sessions_shed",
-        "Connections reset at once because the worker held as many sessions as it may",
+        "Connections reset at once because the worker held as many sessions as it may: raise \
+         max_sessions of [instance], or LimitNOFILE= of the unit",
         |service| service.totals.shed,
     ),
     Family::counter(
@@ -194,17 +194,20 @@ const SERVICE: &[Family<ServiceStatus>] = &[
     ),
     Family::counter(
         "twinpool_attempts_hedged",
-        "Attempts made beside one that was slow",
+        "Attempts made beside one that was slow; twinpool_member_connect_duration_seconds shows whose",
         |service| service.totals.hedged,
     ),
     Family::counter(
         "twinpool_hedges_withheld",
-        "Hedges not made because the service's share of them was used up",
+        "Hedges not made because the service's share of them was used up: many members are slow at \
+         once",
         |service| service.totals.hedges_withheld,
     ),
     Family::counter_by(
         "twinpool_sessions_refused",
-        "Connections and flows refused, by reason",
+        "Connections and flows refused, by reason: no_member and attempts ask for `twinpool why POOL`, \
+         queue_full and queue_timeout for more room at members, own_fault for \
+         twinpool_own_faults_total",
         "reason",
         |service| service.totals.refusals().into(),
     ),
@@ -260,7 +263,7 @@ const UDP_SERVICE: &[Family<UdpTotals>] = &[
 const POOL: &[Family<PoolStatus>] = &[
     Family::state(
         "twinpool_pool_condition",
-        "Whether a pool can serve its users",
+        "Whether a pool can serve its users; `twinpool why POOL` tells by which rule",
         "condition",
         |pool| {
             let conditions = [
@@ -326,7 +329,8 @@ const MEMBER: &[Family<MemberStatus>] = &[
 const TARGET: &[Family<TargetStatus>] = &[
     Family::state(
         "twinpool_member_verdict",
-        "What is thought of a member for a service",
+        "What is thought of a member for a service; `twinpool why POOL/MEMBER` tells why, with the last \
+         exchanges",
         "verdict",
         |target| {
             let verdicts = [
@@ -338,9 +342,20 @@ const TARGET: &[Family<TargetStatus>] = &[
             one_of(verdicts, target.verdict)
         },
     ),
+    Family::gauge(
+        "twinpool_member_flapping",
+        "1 while a member is busy because failures keep coming back before it has been well",
+        |target| u64::from(target.flapping),
+    ),
+    Family::gauge(
+        "twinpool_member_verdict_held",
+        "1 while a verdict is held back because the instance is, or may be, isolated",
+        |target| u64::from(target.held),
+    ),
     Family::counter_by(
         "twinpool_checks",
-        "Probes of a member for a service that came back, by result",
+        "Probes of a member for a service that came back, by result; \
+         twinpool_check_duration_seconds_count tells the bad ones by reason",
         "result",
         |target| {
             let checks = target.checks;

@@ -7,6 +7,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use crate::observe::histogram::Distribution;
+
 /// Names and values; the encoder escapes the values.
 pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
@@ -29,6 +31,7 @@ enum Kind {
     Bytes,
     Gauge,
     Seconds,
+    Times,
     Info,
 }
 
@@ -40,8 +43,12 @@ enum Read<T> {
     Real(fn(&T) -> f64),
     /// A series for each value of one more label; at least one.
     By(&'static str, fn(&T) -> Vec<(&'static str, u64)>),
-    /// What one more label says; the number is always 1.
-    Word(&'static str, fn(&T) -> &str),
+    /// How long something took.
+    Times(fn(&T) -> &Distribution),
+    /// The same for each value of one more label.
+    TimesBy(&'static str, fn(&T) -> &[(&'static str, Distribution)]),
+    /// What more labels say; the number is always 1.
+    Words(fn(&T) -> Labels<'_>),
 }
 
 impl<T> Family<T> {
@@ -111,14 +118,32 @@ impl<T> Family<T> {
         Family::new(name, help, Kind::Gauge, Read::By(label, read))
     }
 
-    /// What does not change while the instance runs, in a word.
-    pub(super) const fn info(
+    /// How long something took, as a histogram in seconds; the name says so itself.
+    pub(super) const fn times(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&T) -> &Distribution,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Times, Read::Times(read))
+    }
+
+    /// The same by one more label.
+    pub(super) const fn times_by(
         name: &'static str,
         help: &'static str,
         label: &'static str,
-        read: fn(&T) -> &str,
+        read: fn(&T) -> &[(&'static str, Distribution)],
     ) -> Family<T> {
-        Family::new(name, help, Kind::Info, Read::Word(label, read))
+        Family::new(name, help, Kind::Times, Read::TimesBy(label, read))
+    }
+
+    /// What does not change while the instance runs, in words.
+    pub(super) const fn info(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&T) -> Labels<'_>,
+    ) -> Family<T> {
+        Family::new(name, help, Kind::Info, Read::Words(read))
     }
 
     const fn new(name: &'static str, help: &'static str, kind: Kind, read: Read<T>) -> Family<T> {
@@ -166,6 +191,8 @@ impl Page<'_> {
             Kind::Bytes => (MetricType::Counter, Some(Unit::Bytes)),
             Kind::Gauge => (MetricType::Gauge, None),
             Kind::Seconds => (MetricType::Gauge, Some(Unit::Seconds)),
+            // Some parsers refuse a line of the unit here; the name says it.
+            Kind::Times => (MetricType::Histogram, None),
             Kind::Info => (MetricType::Info, None),
         };
         let mut encoder =
@@ -184,8 +211,16 @@ impl Page<'_> {
                         one(&mut encoder, family.kind, &labels, number)?;
                     }
                 }
-                Read::Word(label, read) => {
-                    encoder.encode_info(&and(labels, label, read(subject)))?;
+                Read::Times(read) => times(&mut encoder, labels, read(subject))?,
+                Read::TimesBy(label, read) => {
+                    for (word, distribution) in read(subject) {
+                        times(&mut encoder, &and(labels, label, word), distribution)?;
+                    }
+                }
+                Read::Words(read) => {
+                    let words = read(subject).into_iter();
+                    encoder
+                        .encode_info(&labels.iter().copied().chain(words).collect::<Vec<_>>())?;
                 }
             }
         }
@@ -201,7 +236,17 @@ fn one(
 ) -> fmt::Result {
     with(encoder, labels, |metric| match kind {
         Kind::Counter | Kind::Bytes => metric.encode_counter::<NoLabelSet, _, u64>(&number, None),
-        Kind::Gauge | Kind::Seconds | Kind::Info => metric.encode_gauge(&number),
+        Kind::Gauge | Kind::Seconds | Kind::Times | Kind::Info => metric.encode_gauge(&number),
+    })
+}
+
+fn times(
+    encoder: &mut MetricEncoder<'_>,
+    labels: &Labels<'_>,
+    times: &Distribution,
+) -> fmt::Result {
+    with(encoder, labels, |metric| {
+        metric.encode_histogram::<NoLabelSet>(times.sum, times.count(), &times.buckets, None)
     })
 }
 

@@ -36,7 +36,7 @@ const SITE: &[Family<SiteStatus>] = &[Family::gauge(
 /// Of an instance with pairs.
 const AUTOMATION: &[Family<Status>] = &[Family::gauge(
     "twinpool_automation_paused",
-    "1 while a person has paused all automation of pairs",
+    "1 while a person has paused all automation of pairs; `twinpool resume` lets it go on",
     |status| u64::from(status.pause.is_some()),
 )];
 
@@ -44,7 +44,7 @@ const AUTOMATION: &[Family<Status>] = &[Family::gauge(
 const PAIR: &[Family<PairStatus>] = &[
     Family::gauge(
         "twinpool_pair_generation",
-        "The generation of a pair's record that is in force",
+        "The generation of a pair's record that is in force; it rises with every redirect",
         |pair| pair.generation,
     ),
     Family::gauge(
@@ -54,12 +54,14 @@ const PAIR: &[Family<PairStatus>] = &[
     ),
     Family::gauge(
         "twinpool_pair_record_ok",
-        "0 while a pair's record was damaged, or cannot be written",
+        "0 while a pair's record was damaged, or cannot be written: what was decided last is not in \
+         force. See to the disk of `state_dir`; `twinpool why PAIR` tells more",
         |pair| u64::from(is_record_ok(pair)),
     ),
     Family::state(
         "twinpool_pair_automation_halted",
-        "1 while automation decides nothing for a pair, by the reason",
+        "1 while automation decides nothing for a pair, by the reason; alarm and damaged end with \
+         `twinpool resume`",
         "reason",
         |pair| {
             let reasons = [
@@ -81,12 +83,18 @@ const PAIR: &[Family<PairStatus>] = &[
 const PHASE: &[Family<HomeStatus>] = &[
     Family::state(
         "twinpool_pair_phase",
-        "Where the users of a home pool are sent",
+        "Where the users of a home pool are sent; `twinpool redirects` tells why, by whom, and what \
+         comes next",
         "phase",
         |home| {
             let phases = [HomePhase::Home, HomePhase::Away, HomePhase::Returning];
             one_of(phases.map(|phase| (phase.word(), phase)), home.phase)
         },
+    ),
+    Family::seconds(
+        "twinpool_pair_phase_start_time",
+        "Since when the users of a home pool are sent where they are, since 1970",
+        |home| home.since.unix_seconds(),
     ),
     Family::share(
         "twinpool_pair_share",
@@ -109,7 +117,8 @@ const USERS: &[Family<HomeStatus>] = &[
     ),
     Family::gauge(
         "twinpool_pool_spilling",
-        "1 while sessions that no home member took go to the twin one by one",
+        "1 while sessions that no home member took go to the twin one by one: the home pool is failing \
+         and not yet lost",
         |home| u64::from(home.spilling),
     ),
     Family::counter(

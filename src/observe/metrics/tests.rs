@@ -1,8 +1,15 @@
+mod exposition;
+mod watching;
+
 use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::observe::sample::{self, Plight};
 use crate::pairing::pair::Destination;
+
+fn page(status: Status) -> String {
+    text(Arc::new(status), sample::measures())
+}
 
 /// Checks each line against the text format and returns every series with its value.
 fn series_of(page: &str) -> HashMap<String, f64> {
@@ -21,7 +28,10 @@ fn series_of(page: &str) -> HashMap<String, f64> {
             match word {
                 "HELP" => assert!(families.insert(name.to_owned()), "{name} twice"),
                 "TYPE" => {
-                    assert!(["counter", "gauge", "info"].contains(&rest), "{line}");
+                    assert!(
+                        ["counter", "gauge", "histogram", "info"].contains(&rest),
+                        "{line}"
+                    );
                     family = (name.to_owned(), rest.to_owned());
                 }
                 "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
@@ -39,6 +49,7 @@ fn series_of(page: &str) -> HashMap<String, f64> {
         match family.1.as_str() {
             "counter" => assert_eq!(suffix, "_total", "{line}"),
             "info" => assert_eq!(suffix, "_info", "{line}"),
+            "histogram" => assert!(["_bucket", "_count", "_sum"].contains(&suffix), "{line}"),
             _ => assert_eq!(suffix, "", "{line}"),
         }
         check_labels(labels);
@@ -88,13 +99,13 @@ fn the_page_is_open_metrics_in_every_plight() {
         sample::starting(),
         sample::exhausted(),
     ] {
-        series_of(&text(Arc::new(status)));
+        series_of(&page(status));
     }
 }
 
 #[test]
 fn a_dead_member_shows_in_its_series() {
-    let series = series_of(&text(Arc::new(sample::one_member_down())));
+    let series = series_of(&page(sample::one_member_down()));
     let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
     let verdict = |verdict: &str| {
         at(&format!(
@@ -122,8 +133,8 @@ fn a_dead_member_shows_in_its_series() {
 
 #[test]
 fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
-    let page = text(Arc::new(sample::exhausted()));
-    let series = series_of(&page);
+    let text = page(sample::exhausted());
+    let series = series_of(&text);
     let of = "pool=\"edge\",service=\"av\"";
     for (key, value) in [
         ("udp_datagrams_total{OF,direction=\"in\"}", 4_117_300.0),
@@ -155,20 +166,20 @@ fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
     for worker in &mut without.by_worker {
         worker.flows = None;
     }
-    let page = text(Arc::new(without));
+    let text = page(without);
     assert!(
-        !page.contains("twinpool_udp_") && !page.contains("twinpool_flow_limit"),
-        "{page}"
+        !text.contains("twinpool_udp_") && !text.contains("twinpool_flow_limit"),
+        "{text}"
     );
-    assert!(!page.contains("twinpool_worker_flows_open"), "{page}");
+    assert!(!text.contains("twinpool_worker_flows_open"), "{text}");
 }
 
 #[test]
 fn a_label_with_quotes_and_line_feeds_stays_one_label() {
     let mut status = sample::well();
     status.pools[1].name = "a \"b\"\\\nc".to_owned();
-    let page = text(Arc::new(status));
-    let series = series_of(&page);
+    let text = page(status);
+    let series = series_of(&text);
     assert!(series.contains_key(r#"twinpool_pool_members_present{pool="a \"b\"\\\nc"}"#));
 }
 
@@ -176,7 +187,7 @@ fn a_label_with_quotes_and_line_feeds_stays_one_label() {
 fn without_pools_the_page_is_still_whole() {
     let mut status = sample::well();
     status.pools.clear();
-    series_of(&text(Arc::new(status)));
+    series_of(&page(status));
 }
 
 #[test]
@@ -204,7 +215,7 @@ fn pairs_show_in_their_series() {
     let status = plight.status();
     let share = status.pairs[0].pools[0].share;
     assert!((10..90).contains(&share), "{share} %");
-    let series = series_of(&text(Arc::new(status.clone())));
+    let series = series_of(&page(status.clone()));
     let at = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}"));
     let pool = "pool=\"fe-seoul\"";
     let home = |name: &str, more: &str| at(&format!("{name}{{pair=\"korea\",{pool}{more}}}"));
@@ -257,9 +268,34 @@ fn pairs_show_in_their_series() {
 fn a_lost_site_shows_and_an_instance_without_pairs_has_no_series_of_them() {
     let mut plight = Plight::new();
     plight.lose(&["fe-busan", "med-busan"]);
-    let series = series_of(&text(Arc::new(plight.status())));
+    let series = series_of(&page(plight.status()));
     assert_eq!(series["twinpool_site_lost{site=\"busan\"}"], 1.0);
     assert_eq!(series["twinpool_site_lost{site=\"seoul\"}"], 0.0);
-    let without = text(Arc::new(sample::well()));
+    let without = page(sample::well());
     assert!(!without.contains("twinpool_pair") && !without.contains("automation"));
+}
+
+/// The numbers of the module's documentation.
+#[test]
+fn there_are_as_many_series_as_is_documented() {
+    let series = series_of(&exposition::rich());
+    let count = |has: &[&str], has_not: &[&str]| {
+        let fits = |key: &&String| {
+            has.iter().all(|label| key.contains(label))
+                && !has_not.iter().any(|label| key.contains(label))
+        };
+        series.keys().filter(fits).count()
+    };
+    let (member, service) = ("member=\"", "service=\"");
+    let [tcp, udp] = ["fe-busan", "med-busan"].map(|pool| format!("pool=\"{pool}\""));
+    assert_eq!(count(&[&tcp, service], &[member]), 62);
+    assert_eq!(count(&[&udp, service], &[member]), 62 + 8);
+    let fe1 = "member=\"fe1\"";
+    assert_eq!(count(&[&tcp, fe1], &[service]), 46);
+    assert_eq!(count(&[&tcp, fe1, service], &["reason=\""]), 10);
+    assert_eq!(count(&[&tcp, fe1, "reason=\"good\""], &[]), 11);
+    assert_eq!(count(&[&tcp], &[service, member]), 7 + 11);
+    assert_eq!(count(&["pair=\"media\""], &["pool=\""]), 7);
+    assert_eq!(count(&["worker=\"0\""], &[]), 13);
+    assert_eq!(count(&["site=\"busan\""], &[]), 1);
 }

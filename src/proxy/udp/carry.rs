@@ -65,6 +65,7 @@ impl Flows {
                 Ok(()) => {
                     counters.udp.datagrams_in.add(parcel.datagrams);
                     counters.bytes_in.add(parcel.bytes);
+                    flow.member.bytes_in.add(parcel.bytes);
                     return true;
                 }
                 Err(errno) => errno,
@@ -100,12 +101,17 @@ impl Flows {
         let Some(listener) = listener.and_then(|listener| listener.socket.as_ref()) else {
             return;
         };
+        let Some(flow) = self.table.get_mut(id) else {
+            return;
+        };
+        let member = flow.member.clone();
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {
                 Ok(()) => {
                     counters.udp.datagrams_out.add(datagrams);
                     counters.bytes_out.add(bytes);
+                    member.bytes_out.add(bytes);
                 }
                 Err(errno) if may_split && takes_no_runs(errno) => return false,
                 Err(errno) => {
@@ -114,9 +120,6 @@ impl Flows {
                 }
             }
             true
-        };
-        let Some(flow) = self.table.get_mut(id) else {
-            return;
         };
         let whole = run.whole();
         if whole.datagrams > 1 && flow.runs_out {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::super::front::Front;
 use super::super::registry::{Arrival, Fate, Key, Left, Owner, Tick};
-use super::super::worker::Worker;
+use super::super::worker::{TICK, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
 use super::search::{Reached, Refused, Search};
@@ -20,6 +20,7 @@ use super::sockets;
 use super::table::{FlowId, IDLE, Origin, Room, Table};
 use crate::dispatch::Attempt;
 use crate::health::{Answer, OwnFault, connect_failure};
+use crate::observe::counters::{Lasting, MemberCounters};
 use crate::topology::TargetId;
 
 /// Slots that a read of a flow's socket may have at most.
@@ -73,7 +74,10 @@ pub(super) struct Listening {
 pub(super) struct Flow {
     pub(super) socket: OwnedFd,
     pub(super) attempt: Attempt,
+    /// Its member's counters.
+    pub(super) member: Lasting<MemberCounters>,
     pub(super) key: Key,
+    began: Tick,
     /// Slots for its next read.
     pub(super) slots: u8,
     /// Whether answers come in runs.
@@ -227,7 +231,9 @@ impl Flows {
         let flow = Flow {
             socket,
             attempt,
+            member: front.member(target.member()).clone(),
             key: 0,
+            began: worker.tick(),
             slots: 1,
             reads_runs: false,
             runs_in: true,
@@ -259,6 +265,7 @@ impl Flows {
         let Some(flow) = self.table.get_mut(id) else {
             return;
         };
+        flow.member = front.member(target.member()).clone();
         let arrival = Arrival {
             asked: front.service,
             target,
@@ -269,7 +276,7 @@ impl Flows {
         let owner = Owner::Flow(id.into());
         flow.key = worker.registry().enter(arrival, worker.tick(), owner);
         front.account.count_begun(arrival.side);
-        front.member(target.member()).sessions.add(1);
+        flow.member.sessions.add(1);
     }
 
     /// Has events of a flow's socket told.
@@ -294,6 +301,10 @@ impl Flows {
         };
         let counters = front.counters();
         counters.ended.add(1);
+        // To within a tick: a flow's moments need no clock.
+        let lasted = TICK * worker.tick().wrapping_sub(flow.began);
+        counters.lasted.observe(lasted);
+        flow.member.lasted.observe(lasted);
         match why {
             Ending::Told => counters.ended_by_us.add(1),
             Ending::Idle => counters.ended_idle.add(1),

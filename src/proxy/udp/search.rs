@@ -122,7 +122,7 @@ impl Search {
             self.0.follow(&worker.snapshot());
             let picked = match self.0.is_spent() {
                 true => Err(NoMember::AllTried),
-                false => walk::pick(worker, front, &mut self.0),
+                false => walk::pick(worker, front, &mut self.0, clock::now()),
             };
             match picked {
                 Ok(picked) => return Ok(picked),
