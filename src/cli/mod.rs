@@ -6,6 +6,7 @@
 pub mod client;
 pub mod demo;
 pub mod explain;
+pub mod happened;
 pub mod moves;
 pub mod page;
 pub mod paint;
@@ -23,6 +24,7 @@ use crate::control::order::parse_span;
 use crate::control::server::CommandBody;
 use crate::health::readiness::Mode;
 use client::{AskError, Client};
+use happened::EventsAsked;
 use moves::{Because, MovePool, MoveSite, give};
 use paint::{Look, harmless};
 
@@ -100,12 +102,8 @@ pub enum Ask {
         #[arg(long)]
         json: bool,
     },
-    /// What happened lately
-    Events {
-        /// Go on telling until interrupted
-        #[arg(long)]
-        follow: bool,
-    },
+    /// What happened: verdicts, conditions, where users were sent, and what people ordered
+    Events(EventsAsked),
     /// Give a member no new sessions; those it has end at the pool's deadline
     Drain(Order),
     /// Take a member out: as drain, and it counts as absent
@@ -228,7 +226,7 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
                 explain::explanation(&client.why(&name).await?, look)
             )?;
         }
-        Ask::Events { follow } => events(client, follow, out).await?,
+        Ask::Events(asked) => happened::events(client, asked, out, &mut io::stderr()).await?,
         Ask::Drain(order) => command(client, Mode::Drain, order, out).await?,
         Ask::Maintenance(order) => command(client, Mode::Maintenance, order, out).await?,
         Ask::Ready(back) => {
@@ -297,21 +295,6 @@ async fn watch(client: &Client, out: &mut impl Write) -> Result<(), Failed> {
 fn redrawn(page: &str, lines: usize) -> String {
     let shown: Vec<&str> = page.lines().take(lines.saturating_sub(1)).collect();
     format!("\x1b[H{}\x1b[K\n\x1b[J", shown.join("\x1b[K\n"))
-}
-
-async fn events(client: &Client, follow: bool, out: &mut impl Write) -> Result<(), Failed> {
-    let mut last = 0;
-    loop {
-        for event in client.events(last).await? {
-            writeln!(out, "{}  {}", event.at.in_full(), harmless(&event.text))?;
-            last = event.seq;
-        }
-        out.flush()?;
-        if !follow {
-            return Ok(());
-        }
-        tokio::time::sleep(WATCH).await;
-    }
 }
 
 fn print_json(out: &mut impl Write, body: &impl serde::Serialize) -> Result<(), Failed> {

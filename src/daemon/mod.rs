@@ -17,6 +17,7 @@
 mod desk;
 mod disk;
 mod hub;
+mod journal;
 mod keeper;
 mod memory;
 mod pairs;
@@ -211,7 +212,9 @@ async fn serve(
     }
     hub.end();
     // A failure has been told where it occurred; a write that hangs has not.
-    if timeout(LAST_WRITE, hub.kept()).await.is_err() {
+    hub.tell_instance("stopped".to_owned(), crate::clock::now());
+    let last = async { tokio::join!(hub.kept(), hub.journal.flushed()) };
+    if timeout(LAST_WRITE, last).await.is_err() {
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
     }
     Ok(())

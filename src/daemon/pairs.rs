@@ -257,6 +257,7 @@ impl Hub {
     fn note_onsets(&self, now: Time) {
         let mut onsets = self.onsets.borrow_mut();
         onsets.handle_store(self.keeper.problem().is_some(), now);
+        onsets.handle_event_log(self.journal.state().problem.is_some(), now);
         let decider = self.decider.borrow();
         for pair in &self.topology.pairs {
             let halt = decider.pair(pair.id).halt();

@@ -19,12 +19,14 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::desk::Desk;
+use super::events::{MOST_TOLD, Query};
 use super::metrics;
 use super::names::NoSuch;
 use super::problems::problems;
 use super::serve::{Request, Response, ServerCounters, serve};
 use super::status::{PairStatus, RedirectRow, Scope, Status};
 use super::view::RunState;
+use crate::config::duration;
 
 /// How old a status, or a page made of one, may be on the read-only listener.
 pub const FRESH_FOR: Duration = Duration::from_millis(100);
@@ -154,12 +156,13 @@ impl Pages {
     }
 
     fn events(&self, query: &str) -> Response {
-        match value_of(query, "since").unwrap_or("0").parse() {
-            Ok(since) => json(StatusCode::OK, &self.desk.events(since)),
-            Err(_) => text(
-                StatusCode::BAD_REQUEST,
-                "since wants the sequence number of an event, as in /v1/events?since=120\n",
-            ),
+        let query = match events_asked(query) {
+            Ok(query) => query,
+            Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        match self.desk.events(&query) {
+            Ok(events) => json(StatusCode::OK, &events),
+            Err(missing) => text(StatusCode::NOT_FOUND, format!("{missing}\n")),
         }
     }
 
@@ -218,6 +221,49 @@ fn value_of<'a>(query: &'a str, key: &str) -> Option<&'a str> {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         (name == key).then_some(value)
     })
+}
+
+/// What `/v1/events?after=120&name=fe-seoul&kind=verdict&since=2h&limit=50` asks for.
+fn events_asked(query: &str) -> Result<Query, String> {
+    let mut asked = Query::default();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        let value = unescaped(value);
+        match key {
+            "after" => {
+                let after = value.parse();
+                asked.after = Some(after.map_err(|_| {
+                    "after wants the number of an event: write after=120".to_owned()
+                })?);
+            }
+            "limit" => {
+                let most = value
+                    .parse()
+                    .ok()
+                    .filter(|most| (1..=MOST_TOLD).contains(most));
+                asked.most = Some(
+                    most.ok_or_else(|| format!("limit wants a number from 1 to {MOST_TOLD}"))?,
+                );
+            }
+            "name" => asked.name = Some(value),
+            "kind" => asked.kind = Some(value.parse()?),
+            "since" => {
+                let lasting = duration::parse(&value);
+                asked.lasting = Some(lasting.map_err(|_| {
+                    "since wants a span: write since=2h; for an event's number write after=120"
+                        .to_owned()
+                })?);
+            }
+            _ => {
+                let key: String = key.chars().take(40).collect();
+                return Err(format!(
+                    "there is no {:?} here; there are after, name, kind, since and limit",
+                    key
+                ));
+            }
+        }
+    }
+    Ok(asked)
 }
 
 /// A path's part with `%XX` undone; what is not UTF-8 then names nothing anyway.
@@ -391,12 +437,25 @@ mod tests {
                 assert_eq!(code(&response), 200, "{path}: {response}");
                 assert!(body(&response).contains(content), "{path}: {response}");
             }
-            let later = served.get("/v1/events?since=1").await;
+            let later = served.get("/v1/events?after=1").await;
             assert!(
                 !later.contains("\"seq\":1,") && later.contains("\"seq\":2,"),
                 "{later}"
             );
-            assert_eq!(code(&served.get("/v1/events?since=x").await), 400);
+            for (query, wrong) in [
+                ("after=x", "after=120"),
+                ("since=120", "since=2h"),
+                ("kind=verdit", "verdict"),
+                ("limit=0", "1 to 1000"),
+                ("sinse=2h", "there are after, name"),
+            ] {
+                let answer = served.get(&format!("/v1/events?{query}")).await;
+                assert_eq!(code(&answer), 400, "{query}");
+                assert!(answer.contains(wrong), "{query}: {answer}");
+            }
+            let missing = served.get("/v1/events?name=fe-seuol").await;
+            assert_eq!(code(&missing), 404);
+            assert!(missing.contains("fe-seoul"), "{missing}");
             let metrics = served.get("/metrics").await;
             assert!(metrics.contains(metrics::CONTENT_TYPE), "{metrics}");
         });

@@ -10,12 +10,12 @@ use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
-use super::events::{Event, Events};
+use super::events::{Commanded, Event, Events, Query};
 use super::names::{self, NoSuch};
 use super::shortage::{Lately, Shortage};
 use super::stamp::{Clock, Stamp};
 use super::status::*;
-use super::view::{CheckTotals, LimitedBy, RunState};
+use super::view::{CheckTotals, EventLog, LimitedBy, RunState};
 use super::why::{ExchangeWhy, PoolWhy, TargetWhy, Why};
 use crate::health::readiness::{Mode, Takes};
 use crate::health::{Failure, Reason, Verdict};
@@ -181,6 +181,8 @@ pub(crate) fn well() -> Status {
         reports_dropped: 0,
         store_problem: None,
         store_problem_since: None,
+        event_log: EventLog::default(),
+        event_log_since: None,
         servers: vec![ServerStatus {
             name: "observe".to_owned(),
             open: 1,
@@ -588,6 +590,7 @@ pub(crate) struct FakeDesk {
     pub(crate) asked: Cell<u32>,
     pub(crate) commands: RefCell<Vec<Command>>,
     pub(crate) redirections: RefCell<Vec<Redirection>>,
+    pub(crate) log: RefCell<Events>,
 }
 
 impl FakeDesk {
@@ -597,6 +600,7 @@ impl FakeDesk {
             asked: Cell::new(0),
             commands: RefCell::new(vec![]),
             redirections: RefCell::new(vec![]),
+            log: RefCell::new(Events::after(happened())),
         }
     }
 }
@@ -627,10 +631,14 @@ impl Desk for FakeDesk {
         Ok(why_of(&self.status.borrow(), name))
     }
 
-    fn events(&self, since: u64) -> Vec<Event> {
-        let mut events = happened();
-        events.retain(|event| event.seq > since);
-        events
+    fn events(&self, query: &Query) -> Result<Vec<Event>, NoSuch> {
+        self.log.borrow().asked(query, &topology(), ago(0))
+    }
+
+    fn record(&self, command: Commanded) {
+        self.log
+            .borrow_mut()
+            .tell_command(&topology(), &command, ago(0));
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::events::Event;
 use super::shortage::Lately;
 use super::stamp::Stamp;
-use super::view::{CheckTotals, LimitedBy, RunState};
+use super::view::{CheckTotals, EventLog, LimitedBy, RunState};
 use crate::health::Verdict;
 use crate::health::readiness::{Mode, Takes};
 use crate::pairing::Condition;
@@ -66,6 +66,10 @@ pub struct Status {
     pub store_problem: Option<String>,
     /// Since when, unless it was so at the start.
     pub store_problem_since: Option<Stamp>,
+    /// How the log of events on disk does.
+    pub event_log: EventLog,
+    /// Since when that cannot be written, unless it was so at the start.
+    pub event_log_since: Option<Stamp>,
     /// Its HTTP servers.
     pub servers: Vec<ServerStatus>,
     /// In file order.
