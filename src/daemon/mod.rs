@@ -183,7 +183,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     stop.listen().map_err(StartError::Runtime)?;
     // First of all: who answers here already must not lose a client to a second instance.
-    let control = ControlSocket::bind(&config.control.socket)
+    let control = ControlSocket::bind(&config.control)
         .await
         .map_err(StartError::Control)?;
     let workers = config
