@@ -95,15 +95,6 @@ fn a_narrow_terminal_gets_narrow_lines() {
 }
 
 #[test]
-fn a_watched_page_is_cut_to_the_terminal_and_clears_what_was_there() {
-    assert_eq!(
-        redrawn("a\nb\nc\n", 24),
-        "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J"
-    );
-    assert_eq!(redrawn("a\nb\nc\n", 3), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
-}
-
-#[test]
 fn why_tells_the_rule_the_counts_and_what_comes_next() {
     let why = |status, name| explain::explanation(&sample::why_of(&status, name), PLAIN);
     shown!(
@@ -271,6 +262,31 @@ fn bare(page: &str) -> String {
         }
     }
     bare
+}
+
+/// The README shows pages as they are.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = include_str!("../../README.md");
+    let shows = |page: &str| {
+        let begin = page.lines().next().unwrap_or_default();
+        assert!(
+            readme.contains(&format!("```\n{page}")),
+            "the block of README.md that begins {begin:?} is to be:\n{page}"
+        );
+    };
+    let status = page::page(&sample::one_member_down(), PLAIN);
+    let of_one_pool: Vec<&str> = status.split("\n\nmed (").collect();
+    shows(&format!("$ twinpool status\n{}\n…\n```", of_one_pool[0]));
+    let why = explain::explanation(
+        &sample::why_of(&sample::one_member_down(), "fe-seoul/fe1"),
+        PLAIN,
+    );
+    let of_one_service: Vec<&str> = why.split("\n\nweb-internal").collect();
+    shows(&format!(
+        "$ twinpool why fe-seoul/fe1\n{}\n…\n```",
+        of_one_service[0]
+    ));
 }
 
 #[test]

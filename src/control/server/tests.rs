@@ -493,7 +493,7 @@ fn each_command_is_kept_with_who_gave_it_and_what_came_of_it() {
                 format!("{me}: pause (network work): done: done"),
                 format!(
                     "{me}: drain fe-seoul/nobody: refused: no member is named \
-                     \"fe-seoul/nobody\"; did you mean \"fe-seoul/fe1\"?"
+                     \"fe-seoul/nobody\"; did you mean \"fe-seoul/fe3\"?"
                 ),
             ]
         );

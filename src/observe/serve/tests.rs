@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -117,29 +117,41 @@ fn clients_that_send_a_byte_a_second_hold_nobody_up_and_are_dropped() {
 #[test]
 fn clients_that_never_read_hold_nobody_up() {
     local(async {
-        let served = served().await;
-        {
-            // An answer that no socket buffer takes whole.
-            let mut status = served.desk.status.borrow_mut();
-            let pool = status.pools[0].clone();
-            status.pools.extend(std::iter::repeat_n(pool, 4_000));
-        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = Rc::new(ServerCounters::default());
+        let accept = async move || {
+            let (stream, peer) = listener.accept().await?;
+            Ok((stream, peer.ip()))
+        };
+        // More than any socket buffers.
+        let long = Bytes::from(vec![b'x'; 32 << 20]);
+        let answer = async move |_, request: Request| match request.uri().path() {
+            "/long" => Response::new(Full::new(long.clone())),
+            _ => Response::new(Full::new(Bytes::from_static(b"short"))),
+        };
+        spawn_local(serve(counters.clone(), 0, accept, answer));
         let mut deaf = Vec::new();
         for _ in 0..MOST_CONNECTIONS {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.set_recv_buffer_size(4_096).unwrap();
-            let mut stream = socket.connect(served.address).await.unwrap();
-            stream
-                .write_all(b"GET /v1/status HTTP/1.1\r\nHost: t\r\n\r\n")
-                .await
-                .unwrap();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /long HTTP/1.1\r\nHost: t\r\n\r\n";
+            stream.write_all(request).await.unwrap();
             deaf.push(stream);
         }
-        served.holds(MOST_CONNECTIONS).await;
-        let request = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n";
-        let answer = timeout(PROMPT, served.asked(request)).await;
-        assert!(answer.unwrap().starts_with("HTTP/1.1 200 "));
-        assert!(served.counters.too_slow.get() >= 1);
+        let begun = Instant::now();
+        while counters.open.get() < MOST_CONNECTIONS as u64 {
+            assert!(begun.elapsed() < PROMPT, "they are not taken");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let mut asks = TcpStream::connect(address).await.unwrap();
+        asks.write_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        let read = timeout(PROMPT, asks.read_to_string(&mut answer)).await;
+        read.expect("an answer in time").unwrap();
+        assert!(answer.ends_with("short"), "{answer}");
+        assert_eq!(counters.too_slow.get(), 1);
     });
 }
 
