@@ -1,6 +1,8 @@
 use clap::error::ErrorKind;
 
 use super::*;
+use crate::health::Verdict;
+use crate::health::readiness::Takes;
 use crate::observe::sample::{self, Plight};
 use crate::pairing::pair::Destination;
 
@@ -262,6 +264,51 @@ fn bare(page: &str) -> String {
         }
     }
     bare
+}
+
+#[test]
+fn why_tells_what_a_member_in_doubt_waits_for() {
+    let told = |change: fn(&mut crate::observe::status::TargetStatus)| {
+        let mut status = sample::well();
+        change(&mut status.pools[0].members[0].services[0]);
+        let page = explain::explanation(&sample::why_of(&status, "fe-seoul/fe1"), PLAIN);
+        page.replace("\n             ", " ")
+    };
+    let busy = told(|target| {
+        target.verdict = Verdict::Busy;
+        target.own_verdict = Verdict::Busy;
+        target.reason = "answered 503 (L7)".to_owned();
+        target.takes = Takes::LastResort;
+        target.progress.failures = 15;
+        target.progress.successes = 1;
+    });
+    for words in [
+        "fe-seoul/fe1 is a last resort for sip",
+        "sip: busy since ",
+        "answered 503 (L7)",
+        "15 failures in a row, 3 turn it away, 1 of 2 good answers",
+        "up after 2 good answers in a row, 1 so far",
+    ] {
+        assert!(busy.contains(words), "{words}: {busy}");
+    }
+    let unknown = told(|target| {
+        target.verdict = Verdict::Unknown;
+        target.own_verdict = Verdict::Unknown;
+        target.reason = "not yet asked".to_owned();
+        target.next_probe = None;
+    });
+    for words in [
+        "sip: unknown since ",
+        "being asked now; judged by its first answers",
+    ] {
+        assert!(unknown.contains(words), "{words}: {unknown}");
+    }
+    let doubt = told(|target| target.progress.failures = 2);
+    let next = "away after 3 failures in a row, 2 so far";
+    assert!(
+        doubt.contains(next) && doubt.contains("2 of 3 failures in a row"),
+        "{doubt}"
+    );
 }
 
 /// The README shows pages as they are.
