@@ -50,7 +50,7 @@ use crate::proxy::{
     FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports, start,
 };
 use crate::time::Time;
-use crate::topology::{Protocol, Service, TargetId, Topology};
+use crate::topology::{PoolId, Protocol, Service, TargetId, Topology};
 
 /// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
 /// for them.
@@ -533,6 +533,13 @@ impl Hub {
         let at = clock_at(now).stamp(now);
         let mut events = self.events.borrow_mut();
         self.journal.keep(events.tell_instance(text, at));
+    }
+
+    pub(super) fn tell_moved(&self, home: PoolId, off: PoolId, now: Time) {
+        let at = clock_at(now).stamp(now);
+        let mut events = self.events.borrow_mut();
+        self.journal
+            .keep(events.tell_moved(&self.topology, home, off, at));
     }
 
     pub(super) fn tell_command(&self, command: &Commanded) {

@@ -42,6 +42,8 @@ pub(super) struct Pairs {
     limited: RefCell<Vec<bool>>,
     /// By pair: whether it was told that the disk does not answer.
     slow: RefCell<Vec<bool>>,
+    /// By pool: off whose members its users move, until the last of their sessions has.
+    leaving: RefCell<Vec<Option<PoolId>>>,
     waiting: RefCell<Vec<Waiting>>,
     looked: Cell<Time>,
     /// When it was last seen whether the disk takes anything.
@@ -64,6 +66,7 @@ impl Pairs {
             spilling: RefCell::new(vec![Spilling::default(); topology.pools.len()]),
             limited: RefCell::new(vec![false; topology.pools.len()]),
             slow: RefCell::new(vec![false; topology.pairs.len()]),
+            leaving: RefCell::new(vec![None; topology.pools.len()]),
             waiting: RefCell::default(),
             looked: Cell::new(now),
             checked: Cell::new(None),
@@ -140,6 +143,9 @@ impl Hub {
             (Some(off), Some((pair, _))) => moves.begin(home, off, from, pair.move_rate, now),
             _ => moves.cancel(home, now),
         }
+        drop(moves);
+        let leaves = off.filter(|_| self.to_move(home) > 0);
+        self.pairs.leaving.borrow_mut()[home.index()] = leaves;
     }
 
     /// Takes how the writing of a record went. Who waits for it is told in the same turn, and goes
@@ -228,6 +234,15 @@ impl Hub {
             let turned = self.pairs.spilling.borrow_mut()[pool.index()].handle_count(count, now);
             if let Some(on) = turned {
                 self.tell(&Event::Spill { pool, on }, now);
+            }
+        }
+        for home in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
+            let leaving = self.pairs.leaving.borrow()[home.index()];
+            if let Some(off) = leaving
+                && self.to_move(home) == 0
+            {
+                self.pairs.leaving.borrow_mut()[home.index()] = None;
+                self.tell_moved(home, off, now);
             }
         }
         self.note_onsets(now);

@@ -23,7 +23,7 @@ use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Reason, Verdict};
 use crate::pairing;
 use crate::time::Time;
-use crate::topology::{TargetId, Topology};
+use crate::topology::{PoolId, TargetId, Topology};
 
 /// How many events are kept in memory: weeks of a quiet instance, minutes of the worst storm, in
 /// some 3 MiB at most.
@@ -91,11 +91,13 @@ pub enum Kind {
     Instance,
     /// What a person ordered over the control socket, and what came of it.
     Command,
+    /// The last session of a pool's users that had to move has ended.
+    Moved,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Verdict,
         Kind::Condition,
         Kind::Service,
@@ -111,6 +113,7 @@ impl Kind {
         Kind::Spill,
         Kind::Instance,
         Kind::Command,
+        Kind::Moved,
     ];
 
     /// The word for it, as it is written and asked for.
@@ -131,6 +134,7 @@ impl Kind {
             Kind::Spill => "spill",
             Kind::Instance => "instance",
             Kind::Command => "command",
+            Kind::Moved => "moved",
         }
     }
 }
@@ -232,6 +236,23 @@ impl Events {
     /// Tells something of the instance itself.
     pub fn tell_instance(&mut self, text: String, at: Stamp) -> &Event {
         self.keep(Kind::Instance, Names::default(), text, at)
+    }
+
+    /// Tells that the last session of a pool's users that stood on `off`'s members has ended.
+    pub fn tell_moved(
+        &mut self,
+        topology: &Topology,
+        home: PoolId,
+        off: PoolId,
+        at: Stamp,
+    ) -> &Event {
+        let names = Names {
+            pool: Some(topology.pool(home).name.clone()),
+            pair: topology.pair_of(home).map(|(pair, _)| pair.name.clone()),
+            ..Names::default()
+        };
+        let text = redirects::moved(topology, home, off);
+        self.keep(Kind::Moved, names, text, at)
     }
 
     /// Tells what a person ordered, and what came of it.

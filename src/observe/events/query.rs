@@ -143,7 +143,7 @@ pub fn is_of_pair(topology: &Topology, pair: &Pair, event: &Event) -> bool {
         names.any(|name| Some(name) == event.site.as_ref())
     };
     match event.kind {
-        Kind::Redirect | Kind::Alarm | Kind::Store | Kind::Spill => {
+        Kind::Redirect | Kind::Moved | Kind::Alarm | Kind::Store | Kind::Spill => {
             event.pair.as_ref() == Some(&pair.name)
         }
         Kind::Condition => of_pool(),
