@@ -131,6 +131,24 @@ async fn what_was_ordered_is_known_after_a_restart_by_name_and_kind() {
     assert!(wrong.stderr.contains("did you mean"), "{wrong:?}");
 }
 
+#[tokio::test]
+async fn the_last_session_that_moves_is_told() {
+    let korea = Plan::manual().start().await;
+    let mut client = Client::connect(korea.address(SEOUL).await).await;
+    client.member().await;
+    korea.daemon.done(&["failover", SEOUL, "--now"]).await;
+    let told = eventually("the move to be over", async || {
+        let moved = korea
+            .daemon
+            .done(&["events", SEOUL, "--kind", "moved"])
+            .await;
+        (!moved.is_empty()).then_some(moved)
+    })
+    .await;
+    let moved = "fe-seoul: all moved: no session of its users is left on fe-seoul";
+    assert!(told.contains(moved), "{told}");
+}
+
 /// Who runs this, as the kernel and the host know them.
 fn nix_name() -> String {
     let id = Command::new("id").arg("-un").output().expect("id");
