@@ -53,6 +53,15 @@ fn what_is_probably_not_meant_is_warned_of_and_runs() {
 }
 
 #[test]
+fn the_readme_shows_what_a_wrong_file_is_told() {
+    let text = fs::read_to_string("tests/config/bad/readme.toml").unwrap();
+    let page = parse(&text, "twinpool.toml").unwrap_err().to_string();
+    let readme = fs::read_to_string("README.md").unwrap();
+    let block = format!("```\n$ twinpool validate twinpool.toml\n{page}```\n");
+    assert!(readme.contains(&block), "README.md is to have:\n{block}");
+}
+
+#[test]
 fn a_missing_file_says_how_to_name_one() {
     let errors = load(Path::new("tests/config/there-is-none.toml")).unwrap_err();
     let page = errors.to_string();

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::control::server::{CommandAnswer, CommandBody, ReloadBody};
 use crate::health::readiness::Mode;
-use crate::observe::events::{Event, mode_word};
+use crate::observe::events::{Event, Query, mode_word};
 use crate::observe::status::Status;
 use crate::observe::why::Why;
 
@@ -78,9 +78,17 @@ impl Client {
         parsed(&self.get(&format!("/v1/why/{}", escaped(name))).await?)
     }
 
-    /// Events after this sequence number.
-    pub async fn events(&self, since: u64) -> Result<Vec<Event>, AskError> {
-        parsed(&self.get(&format!("/v1/events?since={since}")).await?)
+    /// Events that are asked for.
+    pub async fn events(&self, query: &Query) -> Result<Vec<Event>, AskError> {
+        let mut parts = Vec::new();
+        parts.extend(query.after.map(|after| format!("after={after}")));
+        let name = query.name.as_ref();
+        parts.extend(name.map(|name| format!("name={}", escaped(name))));
+        parts.extend(query.kind.map(|kind| format!("kind={}", kind.word())));
+        let lasting = query.lasting;
+        parts.extend(lasting.map(|lasting| format!("since={}s", lasting.as_secs().max(1))));
+        parts.extend(query.most.map(|most| format!("limit={most}")));
+        parsed(&self.get(&format!("/v1/events?{}", parts.join("&"))).await?)
     }
 
     /// Gives a command; what was done.

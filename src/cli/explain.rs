@@ -318,15 +318,21 @@ fn counted(status: &TargetStatus) -> String {
         0 => String::new(),
         n => format!(" ({n} of them from traffic)"),
     };
+    let failures = match progress.failures > progress.fall {
+        // It has been away for so long.
+        true => format!(
+            "{} failures in a row{traffic}, {} turn it away",
+            number(progress.failures.into()),
+            progress.fall
+        ),
+        false => format!(
+            "{} of {} failures in a row{traffic}",
+            progress.failures, progress.fall
+        ),
+    };
     format!(
-        "{} of {} failures in a row{traffic}, {} of {} good answers in a row, {} of {} towards \
-         flapping",
-        progress.failures,
-        progress.fall,
-        progress.successes,
-        progress.rise,
-        progress.flaps,
-        progress.flap
+        "{failures}, {} of {} good answers in a row, {} of {} towards flapping",
+        progress.successes, progress.rise, progress.flaps, progress.flap
     )
 }
 

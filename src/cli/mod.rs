@@ -8,11 +8,13 @@ pub mod demo;
 pub mod difference;
 pub mod explain;
 pub mod generate;
+pub mod happened;
 pub mod moves;
 pub mod page;
 pub mod paint;
 pub mod redirects;
 pub mod validate;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use crate::control::order::parse_span;
 use crate::control::server::CommandBody;
 use crate::health::readiness::Mode;
 use client::{AskError, Client};
+use happened::EventsAsked;
 use moves::{Because, MovePool, MoveSite, give};
 use paint::{Look, harmless};
 
@@ -40,7 +43,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/twinpool/twinpool.toml";
 /// Where the control socket is, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/twinpool/control.sock";
 
-/// How often a watched status, and followed events, are asked for.
+/// How often followed events are asked for.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Carries every client connection to a healthy member of the pool that it asked for.
@@ -102,9 +105,13 @@ pub enum Ask {
         /// Everything, as JSON
         #[arg(long, conflicts_with = "watch")]
         json: bool,
-        /// Draw it again every second
+        /// Draw it again and again, in its place, until interrupted
         #[arg(long)]
         watch: bool,
+        /// How often, as 500ms or 5s
+        #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = watch::interval,
+              requires = "watch")]
+        interval: Duration,
     },
     /// Why a pool, a member or a pair is in the state it is in
     Why {
@@ -114,12 +121,8 @@ pub enum Ask {
         #[arg(long)]
         json: bool,
     },
-    /// What happened lately
-    Events {
-        /// Go on telling until interrupted
-        #[arg(long)]
-        follow: bool,
-    },
+    /// What happened: verdicts, conditions, where users were sent, and what people ordered
+    Events(EventsAsked),
     /// Give a member no new sessions; those it has end at the pool's deadline
     Drain(Order),
     /// Take a member out: as drain, and it counts as absent
@@ -234,7 +237,11 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
     let look = Look::of_stdout();
     match ask {
         Ask::Status { json: true, .. } => print_json(out, &client.status().await?)?,
-        Ask::Status { watch: true, .. } => watch(client, out).await?,
+        Ask::Status {
+            watch: true,
+            interval,
+            ..
+        } => watch::watch(client, interval, out).await?,
         Ask::Status { .. } => write!(out, "{}", page::page(&client.status().await?, look))?,
         Ask::Why { name, json: true } => print_json(out, &client.why(&name).await?)?,
         Ask::Why { name, .. } => {
@@ -244,7 +251,7 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
                 explain::explanation(&client.why(&name).await?, look)
             )?;
         }
-        Ask::Events { follow } => events(client, follow, out).await?,
+        Ask::Events(asked) => happened::events(client, asked, out, &mut io::stderr()).await?,
         Ask::Drain(order) => command(client, Mode::Drain, order, out).await?,
         Ask::Maintenance(order) => command(client, Mode::Maintenance, order, out).await?,
         Ask::Ready(back) => {
@@ -295,44 +302,6 @@ async fn command(
     let done = client.command(mode, &body).await?;
     writeln!(out, "{}", harmless(&done))?;
     Ok(())
-}
-
-/// Draws the status again and again, as much of it as the terminal has lines. A daemon that does
-/// not answer is waited for.
-async fn watch(client: &Client, out: &mut impl Write) -> Result<(), Failed> {
-    loop {
-        let page = match client.status().await {
-            Ok(status) => page::page(&status, Look::of_stdout()),
-            Err(error) => format!("twinpool: {}\n", harmless(&error.to_string())),
-        };
-        match paint::lines_of_stdout() {
-            Some(lines) => write!(out, "{}", redrawn(&page, lines))?,
-            None => writeln!(out, "{page}")?,
-        }
-        out.flush()?;
-        tokio::time::sleep(WATCH).await;
-    }
-}
-
-/// From the top left corner: each line cleared to its end, and everything below cleared.
-fn redrawn(page: &str, lines: usize) -> String {
-    let shown: Vec<&str> = page.lines().take(lines.saturating_sub(1)).collect();
-    format!("\x1b[H{}\x1b[K\n\x1b[J", shown.join("\x1b[K\n"))
-}
-
-async fn events(client: &Client, follow: bool, out: &mut impl Write) -> Result<(), Failed> {
-    let mut last = 0;
-    loop {
-        for event in client.events(last).await? {
-            writeln!(out, "{}  {}", event.at.in_full(), harmless(&event.text))?;
-            last = event.seq;
-        }
-        out.flush()?;
-        if !follow {
-            return Ok(());
-        }
-        tokio::time::sleep(WATCH).await;
-    }
 }
 
 fn print_json(out: &mut impl Write, body: &impl serde::Serialize) -> Result<(), Failed> {

@@ -1,6 +1,8 @@
 use clap::error::ErrorKind;
 
 use super::*;
+use crate::health::Verdict;
+use crate::health::readiness::Takes;
 use crate::observe::sample::{self, Plight};
 use crate::pairing::pair::Destination;
 
@@ -92,15 +94,6 @@ fn a_narrow_terminal_gets_narrow_lines() {
             assert!(line.chars().count() <= 60, "{line}");
         }
     }
-}
-
-#[test]
-fn a_watched_page_is_cut_to_the_terminal_and_clears_what_was_there() {
-    assert_eq!(
-        redrawn("a\nb\nc\n", 24),
-        "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J"
-    );
-    assert_eq!(redrawn("a\nb\nc\n", 3), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
 }
 
 #[test]
@@ -271,6 +264,76 @@ fn bare(page: &str) -> String {
         }
     }
     bare
+}
+
+#[test]
+fn why_tells_what_a_member_in_doubt_waits_for() {
+    let told = |change: fn(&mut crate::observe::status::TargetStatus)| {
+        let mut status = sample::well();
+        change(&mut status.pools[0].members[0].services[0]);
+        let page = explain::explanation(&sample::why_of(&status, "fe-seoul/fe1"), PLAIN);
+        page.replace("\n             ", " ")
+    };
+    let busy = told(|target| {
+        target.verdict = Verdict::Busy;
+        target.own_verdict = Verdict::Busy;
+        target.reason = "answered 503 (L7)".to_owned();
+        target.takes = Takes::LastResort;
+        target.progress.failures = 15;
+        target.progress.successes = 1;
+    });
+    for words in [
+        "fe-seoul/fe1 is a last resort for sip",
+        "sip: busy since ",
+        "answered 503 (L7)",
+        "15 failures in a row, 3 turn it away, 1 of 2 good answers",
+        "up after 2 good answers in a row, 1 so far",
+    ] {
+        assert!(busy.contains(words), "{words}: {busy}");
+    }
+    let unknown = told(|target| {
+        target.verdict = Verdict::Unknown;
+        target.own_verdict = Verdict::Unknown;
+        target.reason = "not yet asked".to_owned();
+        target.next_probe = None;
+    });
+    for words in [
+        "sip: unknown since ",
+        "being asked now; judged by its first answers",
+    ] {
+        assert!(unknown.contains(words), "{words}: {unknown}");
+    }
+    let doubt = told(|target| target.progress.failures = 2);
+    let next = "away after 3 failures in a row, 2 so far";
+    assert!(
+        doubt.contains(next) && doubt.contains("2 of 3 failures in a row"),
+        "{doubt}"
+    );
+}
+
+/// The README shows pages as they are.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = include_str!("../../README.md");
+    let shows = |page: &str| {
+        let begin = page.lines().next().unwrap_or_default();
+        assert!(
+            readme.contains(&format!("```\n{page}")),
+            "the block of README.md that begins {begin:?} is to be:\n{page}"
+        );
+    };
+    let status = page::page(&sample::one_member_down(), PLAIN);
+    let of_one_pool: Vec<&str> = status.split("\n\nmed (").collect();
+    shows(&format!("$ twinpool status\n{}\n…\n```", of_one_pool[0]));
+    let why = explain::explanation(
+        &sample::why_of(&sample::one_member_down(), "fe-seoul/fe1"),
+        PLAIN,
+    );
+    let of_one_service: Vec<&str> = why.split("\n\nweb-internal").collect();
+    shows(&format!(
+        "$ twinpool why fe-seoul/fe1\n{}\n…\n```",
+        of_one_service[0]
+    ));
 }
 
 #[test]

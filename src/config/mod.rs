@@ -11,6 +11,7 @@
 
 mod after_pool;
 mod check;
+mod control;
 mod diagnostic;
 pub mod difference;
 pub mod duration;
@@ -97,6 +98,24 @@ pub struct Observe {
 pub struct Control {
     /// Its path.
     pub socket: PathBuf,
+    /// Its permissions: whoever may write to it may command.
+    pub mode: u32,
+    /// Its group by name; that of the daemon when none.
+    pub group: Option<String>,
+}
+
+/// The permissions of a control socket, unless told otherwise: owner and group may command.
+pub const CONTROL_MODE: u32 = 0o660;
+
+impl Control {
+    /// A socket with the permissions that it has unless told otherwise.
+    pub fn at(socket: impl Into<PathBuf>) -> Control {
+        Control {
+            socket: socket.into(),
+            mode: CONTROL_MODE,
+            group: None,
+        }
+    }
 }
 
 /// A configuration that validated, and what is worth a warning in it.

@@ -15,17 +15,14 @@ use super::diagnostic::Diagnostic;
 use super::listeners::{Listener, UNWRITTEN, tell_shared_listeners};
 use super::presets::{self, RoleDef};
 use super::reader::{Notes, Table, unknown};
-use super::{Config, Control, Errors, Instance, Loaded, Observe, after_pool, pairs, pool, roles};
+use super::{Config, Errors, Instance, Loaded, Observe, after_pool, control, pairs, pool, roles};
 use crate::topology::{Pool, PoolId, Protocol, Site, SiteId, Topology};
 
 pub(super) const MOST_POOLS: usize = 1_000;
 const MOST_WORKERS: u32 = 256;
 const MOST_SITES: usize = 1_000;
-const LONGEST_NAME: usize = 64;
-/// The kernel allows 107 bytes; some are left for the name that it is bound under at first.
-const LONGEST_SOCKET: usize = 100;
+pub(super) const LONGEST_NAME: usize = 64;
 const OBSERVE: &str = "127.0.0.1:9600";
-const SOCKET: &str = "/run/twinpool/control.sock";
 
 pub(super) fn resolve(text: &str, file: &str) -> Result<Loaded, Errors> {
     let notes = Notes::default();
@@ -75,7 +72,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
     roles::own_roles(&root.table("roles", "roles"), &mut roles);
     let (instance, instance_places) = instance(&root.table("instance", "[instance]"), &names);
     let (observe, observe_place) = observe(&root.table("observe", "[observe]"));
-    let control = control(&root.table("control", "[control]"));
+    let control = control::control(&root.table("control", "[control]"));
     let mut pools = pools(
         &root.table("pools", "pools"),
         &roles,
@@ -292,20 +289,6 @@ fn observe(table: &Table<'_>) -> (Observe, Option<Range<usize>>) {
         }
     };
     (Observe { listen }, Some(value.span))
-}
-
-fn control(table: &Table<'_>) -> Control {
-    let socket = table.string("socket").map(|(path, place)| {
-        if path.is_empty() || path.len() > LONGEST_SOCKET {
-            let message = "`socket` is not a path that a socket can have";
-            let help = format!("write `socket = \"{SOCKET}\"`; at most {LONGEST_SOCKET} bytes");
-            table.note(Diagnostic::new(message, place).help(help));
-        }
-        PathBuf::from(path)
-    });
-    Control {
-        socket: socket.unwrap_or_else(|| PathBuf::from(SOCKET)),
-    }
 }
 
 /// A pool, and the places that others may have to point at.

@@ -6,10 +6,13 @@
 //! ```
 //!
 //! The permissions of the socket decide who may command; who it was is taken from the connection's
-//! credentials, never from what the caller says. The same bounds hold as on the read-only
+//! credentials, as the kernel gives them, never from what the caller says. Each command is kept among
+//! the events with who gave it and what came of it. The same bounds hold as on the read-only
 //! listener. Nothing here decides.
 
+mod caller;
 pub mod order;
+mod record;
 pub mod redirect;
 pub mod reload;
 pub mod server;

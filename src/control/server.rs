@@ -4,18 +4,19 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::caller::Names;
 use super::order::parse_span;
+use super::record::{Quota, Record};
 use super::redirect::{AutomationBody, PoolBody, SiteBody};
 use super::socket::ControlSocket;
 use crate::health::readiness::Mode;
 use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused};
 use crate::observe::http::{Pages, json, not_found, text, unescaped, wrong_method};
-use crate::observe::serve::{Request, Response, ServerCounters, serve};
+use crate::observe::serve::{BodyError, Request, Response, ServerCounters, serve};
 
 /// The largest body of a command, in bytes.
 pub const LARGEST_BODY: usize = 64 * 1024;
@@ -67,6 +68,8 @@ pub async fn run(socket: ControlSocket, desk: Rc<dyn Desk>, counters: Rc<ServerC
     let commands = Commands {
         desk: desk.clone(),
         under_way: Rc::new(Cell::new(0)),
+        names: Names::default(),
+        quota: Rc::new(Quota::default()),
     };
     let accept = async || {
         let (stream, _) = socket.listener.accept().await?;
@@ -78,7 +81,7 @@ pub async fn run(socket: ControlSocket, desk: Rc<dyn Desk>, counters: Rc<ServerC
         &Method::POST => commands.take(uid, request).await,
         _ => wrong_method("GET, HEAD, POST"),
     };
-    serve(counters, accept, answer).await;
+    serve(counters, LARGEST_BODY, accept, answer).await;
 }
 
 fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
@@ -109,6 +112,8 @@ fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
 struct Commands {
     desk: Rc<dyn Desk>,
     under_way: Rc<Cell<usize>>,
+    names: Names,
+    quota: Rc<Quota>,
 }
 
 impl Commands {
@@ -132,30 +137,35 @@ impl Commands {
         uid: u32,
         request: Request,
     ) -> Result<String, (StatusCode, String)> {
-        let body = Limited::new(request.into_body(), LARGEST_BODY)
-            .collect()
-            .await;
-        let body = body.map_err(|error| {
-            let told =
-                format!("the command could not be read ({LARGEST_BODY} bytes at most): {error}");
-            (StatusCode::PAYLOAD_TOO_LARGE, told)
+        let body = request.into_body().map_err(|error| match error {
+            BodyError::TooLong => {
+                let told = format!("a command has {LARGEST_BODY} bytes at most");
+                (StatusCode::PAYLOAD_TOO_LARGE, told)
+            }
+            BodyError::Broken(error) => {
+                let told = format!("the command could not be read: {error}");
+                (StatusCode::BAD_REQUEST, told)
+            }
         })?;
-        let order =
-            parse(kind, uid, &body.to_bytes()).map_err(|told| (StatusCode::BAD_REQUEST, told))?;
+        let by = self.names.of(uid).await;
+        let order = parse(kind, &by, &body).map_err(|told| (StatusCode::BAD_REQUEST, told))?;
         if self.under_way.get() >= MOST_COMMANDS {
             let told = "too many commands are under way; try again".to_owned();
             return Err((StatusCode::SERVICE_UNAVAILABLE, told));
         }
         // On a task of its own: a caller that hangs up does not leave a command half done.
         let under_way = UnderWay::count(self.under_way.clone());
-        let desk = self.desk.clone();
+        let (desk, quota) = (self.desk.clone(), self.quota.clone());
         let carried_out = tokio::task::spawn_local(async move {
             let _under_way = under_way;
-            match order {
+            let record = Record::of(&order, by);
+            let outcome = match order {
                 Ordered::Member(command) => desk.command(command).await,
                 Ordered::Pairs(redirection) => desk.redirect(redirection).await,
                 Ordered::Reload { by } => desk.reload(by).await,
-            }
+            };
+            record.keep(&*desk, &quota, &outcome);
+            outcome
         });
         match carried_out.await {
             Ok(Ok(text)) => Ok(text),
@@ -178,7 +188,7 @@ enum Kind {
 }
 
 /// What is ordered.
-enum Ordered {
+pub(super) enum Ordered {
     Member(Command),
     Pairs(Redirection),
     Reload { by: String },
@@ -209,8 +219,8 @@ fn code_of(refused: &Refused) -> StatusCode {
     }
 }
 
-fn parse(kind: Kind, uid: u32, body: &[u8]) -> Result<Ordered, String> {
-    let by = || user_name(uid);
+fn parse(kind: Kind, by: &str, body: &[u8]) -> Result<Ordered, String> {
+    let by = || by.to_owned();
     Ok(match kind {
         Kind::Member(mode) => {
             let example =
@@ -286,20 +296,6 @@ fn checked(reason: Option<String>) -> Result<Option<String>, String> {
         return Err("the reason is to be one line, without control characters".to_owned());
     }
     Ok(reason.filter(|reason| !reason.trim().is_empty()))
-}
-
-/// The user's name by `/etc/passwd`, or `uid N`.
-fn user_name(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    name_in(&passwd, uid).unwrap_or_else(|| format!("uid {uid}"))
-}
-
-fn name_in(passwd: &str, uid: u32) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
 }
 
 /// Counts a command as under way while it lives.

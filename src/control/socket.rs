@@ -8,11 +8,17 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-/// Owner and group may command.
-pub const MODE: u32 = 0o660;
+use crate::config::Control;
+
+/// How long the look-up of a group may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A bound control socket; its file goes when this is dropped, if it is still the same.
 #[derive(Debug)]
@@ -31,13 +37,18 @@ pub enum BindError {
     NoDirectory(PathBuf),
     /// Something else than a socket stands there.
     NotASocket(PathBuf),
+    /// The group that it is to have does not exist here, or cannot be found.
+    NoGroup(String, Option<String>),
+    /// It cannot be given to its group.
+    NotGiven(String, io::Error),
     /// Any other error.
     Io(PathBuf, io::Error),
 }
 
 impl ControlSocket {
-    /// Binds `path`, replacing the leftover of a daemon that is dead.
-    pub async fn bind(path: &Path) -> Result<ControlSocket, BindError> {
+    /// Binds the socket, replacing the leftover of a daemon that is dead.
+    pub async fn bind(control: &Control) -> Result<ControlSocket, BindError> {
+        let path = &*control.socket;
         let failed = |error| BindError::Io(path.to_owned(), error);
         if let Some(directory) = path.parent()
             && !directory.as_os_str().is_empty()
@@ -54,7 +65,12 @@ impl ControlSocket {
             _ => {}
         }
         let listener = UnixListener::bind(&making).map_err(failed)?;
-        fs::set_permissions(&making, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+        if let Err(error) = permit(&making, control).await {
+            if let Err(error) = fs::remove_file(&making) {
+                tracing::warn!(path = %making.display(), %error, "cannot remove what was begun");
+            }
+            return Err(error);
+        }
         fs::rename(&making, path).map_err(failed)?;
         let identity = identity(path).map_err(failed)?;
         Ok(ControlSocket {
@@ -67,6 +83,31 @@ impl ControlSocket {
     /// Where it stands.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Gives a socket its group and its permissions.
+async fn permit(path: &Path, control: &Control) -> Result<(), BindError> {
+    if let Some(name) = &control.group {
+        let group = group_id(name).await?;
+        let given = std::os::unix::fs::chown(path, None, Some(group));
+        given.map_err(|error| BindError::NotGiven(name.clone(), error))?;
+    }
+    let permissions = fs::Permissions::from_mode(control.mode);
+    fs::set_permissions(path, permissions).map_err(|error| BindError::Io(path.to_owned(), error))
+}
+
+/// The number of a group, wherever this host knows its groups from.
+async fn group_id(name: &str) -> Result<u32, BindError> {
+    let missing = |why| BindError::NoGroup(name.to_owned(), why);
+    let wanted = name.to_owned();
+    let found = spawn_blocking(move || Group::from_name(&wanted));
+    match timeout(PATIENCE, found).await {
+        Ok(Ok(Ok(Some(group)))) => Ok(group.gid.as_raw()),
+        Ok(Ok(Ok(None))) => Err(missing(None)),
+        Ok(Ok(Err(error))) => Err(missing(Some(error.to_string()))),
+        Ok(Err(error)) => Err(missing(Some(error.to_string()))),
+        Err(_) => Err(missing(Some(format!("no answer within {PATIENCE:?}")))),
     }
 }
 
@@ -126,6 +167,21 @@ impl std::fmt::Display for BindError {
                 "{} is not a socket: remove it, or name another place ([control] socket)",
                 path.display()
             ),
+            BindError::NoGroup(name, None) => write!(
+                f,
+                "there is no group {name} on this host: make it (`groupadd {name}`), or name \
+                 another ([control] group)"
+            ),
+            BindError::NoGroup(name, Some(why)) => write!(
+                f,
+                "the group {name} cannot be looked up: {why}; mend that, or leave [control] group \
+                 out"
+            ),
+            BindError::NotGiven(name, error) => write!(
+                f,
+                "cannot give the control socket to the group {name}: {error}; have the user that \
+                 runs twinpool be in it (systemd: SupplementaryGroups={name})"
+            ),
             BindError::Io(path, error) => {
                 write!(
                     f,
@@ -140,7 +196,7 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            BindError::Io(_, error) => Some(error),
+            BindError::NotGiven(_, error) | BindError::Io(_, error) => Some(error),
             _ => None,
         }
     }

@@ -11,9 +11,10 @@ use crate::control::order;
 use crate::health::Answer;
 use crate::health::runner::{self, Runner};
 use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
-use crate::observe::events::Event;
+use crate::observe::events::{Commanded, Event, Query};
 use crate::observe::measures::{self, Measures, Sources};
 use crate::observe::names::NoSuch;
+use crate::observe::stamp::Stamp;
 use crate::observe::status::{self, PoolHealth, Scope, Status};
 use crate::observe::view::{CheckTotals, Exchange, RunState, View};
 use crate::observe::why::{self, Why};
@@ -37,6 +38,7 @@ impl HubDesk {
         let onsets = hub.onsets.borrow();
         let refused = hub.reload_refused.borrow();
         let problem = hub.keeper.problem();
+        let event_log = hub.journal.state();
         let now = clock::now();
         look(&View {
             name: &era.config.instance.name,
@@ -46,6 +48,7 @@ impl HubDesk {
             room: era.room,
             store_problem: problem.as_deref(),
             reload_refused: refused.as_ref().map(|(why, since)| (&**why, *since)),
+            event_log: &event_log,
             decider: &decider,
             topology: &era.topology,
             workers: &era.counters,
@@ -105,8 +108,13 @@ impl Desk for HubDesk {
         self.view(|view| why::why(view, name))
     }
 
-    fn events(&self, since: u64) -> Vec<Event> {
-        self.0.events.borrow().since(since)
+    fn events(&self, query: &Query) -> Result<Vec<Event>, NoSuch> {
+        let now = Stamp::from(clock::wall());
+        self.0.events.borrow().asked(query, &self.0.topology(), now)
+    }
+
+    fn record(&self, command: Commanded) {
+        self.0.tell_command(&command);
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {

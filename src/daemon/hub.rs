@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::StartError;
 use super::desk::HubDesk;
 use super::era::Era;
+use super::journal::Journal;
 use super::keeper::Keeper;
 use super::memory::Remembered;
 use super::pairs::Pairs;
@@ -39,13 +40,13 @@ use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
 use crate::observe::counters::{OwnFaultCounters, ReloadCounters, WorkerCounters};
-use crate::observe::events::Events;
+use crate::observe::events::{Commanded, Events};
 use crate::observe::http;
 use crate::observe::measures::Transitions;
 use crate::observe::onset::Onsets;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
-use crate::observe::stamp::Clock;
+use crate::observe::stamp::{Clock, Stamp};
 use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
@@ -54,7 +55,7 @@ use crate::proxy::{
     start,
 };
 use crate::time::Time;
-use crate::topology::{Protocol, Service, TargetId, Topology};
+use crate::topology::{PoolId, Protocol, Service, TargetId, Topology};
 
 /// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
 /// for them.
@@ -78,6 +79,7 @@ pub(super) struct Hub {
     pub(super) runner: Runner,
     pub(super) events: RefCell<Events>,
     pub(super) keeper: Keeper,
+    pub(super) journal: Journal,
     pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
@@ -163,7 +165,9 @@ impl Hub {
         );
         let prober = Prober::new(&topology).map_err(StartError::Probes)?;
         let (runner, answers) = Runner::new(prober, clock::now);
-        let (keeper, kept) = Keeper::open(config.instance.state_dir.as_deref()).await;
+        let state_dir = config.instance.state_dir.as_deref();
+        let ((keeper, kept), (journal, past)) =
+            tokio::join!(Keeper::open(state_dir), Journal::open(state_dir));
         let (records, begin, stored) = match (&config.instance.state_dir, &*topology.pairs) {
             (_, []) => Records::none(),
             (None, [first, ..]) => return Err(StartError::NoStateDir(first.name.clone())),
@@ -236,8 +240,9 @@ impl Hub {
             decider: RefCell::new(decider),
             book: RefCell::new(book),
             runner,
-            events: RefCell::new(Events::new()),
+            events: RefCell::new(Events::after(past.events)),
             keeper,
+            journal,
             state: Cell::new(RunState::Starting),
             started: now,
             own_faults: OwnFaultCounters::default(),
@@ -268,6 +273,13 @@ impl Hub {
                 room,
             })),
         });
+        hub.tell_instance(
+            format!("started: {}", about_to_serve(&hub.era().config)),
+            now,
+        );
+        if let Some(told) = past.told {
+            hub.tell_instance(told, now);
+        }
         for (pair, problem) in hub.pairs.found() {
             hub.tell_instance(format!("{pair}: {problem}"), now);
         }
@@ -523,7 +535,11 @@ impl Hub {
     /// Closes the listeners; sessions go on.
     pub(super) fn close(&self) {
         self.state.set(RunState::Draining);
-        tracing::info!(sessions = self.open(), "stopping: no new sessions");
+        let open = self.open();
+        self.tell_instance(
+            format!("stopping: no new sessions, {open} left"),
+            clock::now(),
+        );
         self.manager.stopping();
         self.tell_workers(&ToWorker::Close);
     }
@@ -609,14 +625,29 @@ impl Hub {
     pub(super) fn tell(&self, event: &Event, now: Time) {
         self.transitions.borrow_mut().count(event);
         let at = clock_at(now).stamp(now);
-        self.events
-            .borrow_mut()
-            .tell(&self.topology(), event, now, at);
+        let mut events = self.events.borrow_mut();
+        self.journal
+            .keep(events.tell(&self.topology(), event, now, at));
     }
 
     pub(super) fn tell_instance(&self, text: String, now: Time) {
         let at = clock_at(now).stamp(now);
-        self.events.borrow_mut().tell_instance(text, at);
+        let mut events = self.events.borrow_mut();
+        self.journal.keep(events.tell_instance(text, at));
+    }
+
+    pub(super) fn tell_moved(&self, home: PoolId, off: PoolId, now: Time) {
+        let at = clock_at(now).stamp(now);
+        let mut events = self.events.borrow_mut();
+        self.journal
+            .keep(events.tell_moved(&self.topology(), home, off, at));
+    }
+
+    pub(super) fn tell_command(&self, command: &Commanded) {
+        let at = Stamp::from(clock::wall());
+        let mut events = self.events.borrow_mut();
+        self.journal
+            .keep(events.tell_command(&self.topology(), command, at));
     }
 
     fn tell_fault(&self, fault: OwnFault, now: Time) {
@@ -642,6 +673,21 @@ impl Worker {
             tracing::error!("a worker takes no messages; is it stuck?");
         }
     }
+}
+
+/// What an instance begins to serve, in a few words.
+fn about_to_serve(config: &Config) -> String {
+    let counted = |n: usize, one: &str| match n {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    };
+    let topology = &config.topology;
+    format!(
+        "version {}, {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        counted(topology.pools.len(), "pool"),
+        counted(topology.pairs.len(), "pair")
+    )
 }
 
 pub(super) fn clock_at(now: Time) -> Clock {

@@ -18,6 +18,7 @@ mod desk;
 mod disk;
 mod era;
 mod hub;
+mod journal;
 mod keeper;
 mod memory;
 mod pairs;
@@ -220,7 +221,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     signals.listen().map_err(StartError::Runtime)?;
     // First of all: who answers here already must not lose a client to a second instance.
-    let control = ControlSocket::bind(&config.control.socket)
+    let control = ControlSocket::bind(&config.control)
         .await
         .map_err(StartError::Control)?;
     let workers = config
@@ -280,7 +281,9 @@ async fn serve(
     }
     hub.end();
     // A failure has been told where it occurred; a write that hangs has not.
-    if timeout(LAST_WRITE, hub.kept()).await.is_err() {
+    hub.tell_instance("stopped".to_owned(), crate::clock::now());
+    let last = async { tokio::join!(hub.kept(), hub.journal.flushed()) };
+    if timeout(LAST_WRITE, last).await.is_err() {
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
     }
     Ok(())

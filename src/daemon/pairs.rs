@@ -42,6 +42,8 @@ pub(super) struct Pairs {
     limited: RefCell<Vec<bool>>,
     /// By pair: whether it was told that the disk does not answer.
     slow: RefCell<Vec<bool>>,
+    /// By pool: off whose members its users move, until the last of their sessions has.
+    leaving: RefCell<Vec<Option<PoolId>>>,
     waiting: RefCell<Vec<Waiting>>,
     looked: Cell<Time>,
     /// When it was last seen whether the disk takes anything.
@@ -64,6 +66,7 @@ impl Pairs {
             spilling: RefCell::new(vec![Spilling::default(); topology.pools.len()]),
             limited: RefCell::new(vec![false; topology.pools.len()]),
             slow: RefCell::new(vec![false; topology.pairs.len()]),
+            leaving: RefCell::new(vec![None; topology.pools.len()]),
             waiting: RefCell::default(),
             looked: Cell::new(now),
             checked: Cell::new(None),
@@ -78,6 +81,10 @@ impl Pairs {
             .replace_with(|before| moved(before, pools, pool));
         self.limited
             .replace_with(|before| moved(before, pools, pool));
+        self.leaving.replace_with(|before| {
+            let off = before.iter().map(|off| succession.pool((*off)?));
+            moved(&off.collect::<Vec<_>>(), pools, pool)
+        });
         let pair = |at: usize| succession.pair(PairId(at as u16)).map(PairId::index);
         self.slow
             .replace_with(|before| moved(before, new.pairs.len(), pair));
@@ -177,6 +184,9 @@ impl Hub {
             (Some(off), Some((pair, _))) => moves.begin(home, off, from, pair.move_rate, now),
             _ => moves.cancel(home, now),
         }
+        drop(moves);
+        let leaves = off.filter(|_| self.to_move(home) > 0);
+        self.pairs.leaving.borrow_mut()[home.index()] = leaves;
     }
 
     /// Takes how the writing of a record went. Who waits for it is told in the same turn, and goes
@@ -265,6 +275,15 @@ impl Hub {
                 self.tell(&Event::Spill { pool, on }, now);
             }
         }
+        for home in self.topology().pairs.iter().flat_map(|pair| pair.pools) {
+            let leaving = self.pairs.leaving.borrow()[home.index()];
+            if let Some(off) = leaving
+                && self.to_move(home) == 0
+            {
+                self.pairs.leaving.borrow_mut()[home.index()] = None;
+                self.tell_moved(home, off, now);
+            }
+        }
         self.note_onsets(now);
         for pair in &self.topology().pairs {
             let hangs = self.pairs.records.borrow().hangs(pair.id, now);
@@ -292,6 +311,7 @@ impl Hub {
     fn note_onsets(&self, now: Time) {
         let mut onsets = self.onsets.borrow_mut();
         onsets.handle_store(self.keeper.problem().is_some(), now);
+        onsets.handle_event_log(self.journal.state().problem.is_some(), now);
         let decider = self.decider.borrow();
         for pair in &self.topology().pairs {
             let halt = decider.pair(pair.id).halt();

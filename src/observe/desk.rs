@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::events::Event;
+use super::events::{Commanded, Event, Query};
 use super::measures::Measures;
 use super::names::NoSuch;
 use super::status::{PoolHealth, Scope, Status};
@@ -35,8 +35,12 @@ pub trait Desk {
     /// [`why::why`](super::why::why).
     fn why(&self, name: &str) -> Result<Why, NoSuch>;
 
-    /// Events after this sequence number, oldest first.
-    fn events(&self, since: u64) -> Vec<Event>;
+    /// Events that are asked for, oldest first. Implement it by
+    /// [`Events::asked`](super::events::Events::asked).
+    fn events(&self, query: &Query) -> Result<Vec<Event>, NoSuch>;
+
+    /// Keeps what a person ordered, and what came of it, among the events.
+    fn record(&self, command: Commanded);
 
     /// Carries a command out, and answers once it is in force (and stored, where it must outlive a
     /// restart) with a sentence for the person who gave it. Implement it by

@@ -1,32 +1,43 @@
 //! What happened lately: transitions, in words, in a bounded ring.
 //!
 //! One sentence is made of each transition, here and nowhere else; the log, `/v1/events` and the
-//! status page all tell that sentence. Storms are told whole.
+//! status page all tell that sentence. Storms are told whole. The daemon writes each to disk too,
+//! and begins with what is found there, so that numbers go on rising over a restart.
 
+mod query;
 mod redirects;
 
+pub use query::{MOST_TOLD, Query, is_of_pair, is_told};
 pub use redirects::redirect_cause_text;
 
 use std::collections::VecDeque;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use self::redirects::Decision;
+use super::names::{self, Named};
 use super::stamp::{Stamp, span};
 use super::status::cause_text;
 use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Reason, Verdict};
 use crate::pairing;
 use crate::time::Time;
-use crate::topology::{TargetId, Topology};
+use crate::topology::{PoolId, TargetId, Topology};
 
-/// How many events are kept: a page of them for each of a dozen pools, in a few hundred KiB.
-pub const KEPT: usize = 1_024;
+/// How many events are kept in memory: weeks of a quiet instance, minutes of the worst storm, in
+/// some 3 MiB at most.
+pub const KEPT: usize = 8_192;
+/// The longest sentence, in characters: errors and reasons that others wrote are in it.
+const LONGEST_TEXT: usize = 2_000;
+
+/// The largest number an event may have: every reader of JSON gets it right.
+const LARGEST_SEQ: u64 = 1 << 53;
 
 /// One transition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Rises by one with every event since the start, from 1.
+    /// Rises by one with every event, from 1; over restarts too where there is a state directory.
     pub seq: u64,
     /// When.
     pub at: Stamp,
@@ -78,6 +89,107 @@ pub enum Kind {
     Spill,
     /// The instance itself: started, draining, a fault of its own.
     Instance,
+    /// What a person ordered over the control socket, and what came of it.
+    Command,
+    /// The last session of a pool's users that had to move has ended.
+    Moved,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 16] = [
+        Kind::Verdict,
+        Kind::Condition,
+        Kind::Service,
+        Kind::Operator,
+        Kind::Deadline,
+        Kind::First,
+        Kind::Isolation,
+        Kind::Redirect,
+        Kind::Alarm,
+        Kind::Store,
+        Kind::Pause,
+        Kind::Site,
+        Kind::Spill,
+        Kind::Instance,
+        Kind::Command,
+        Kind::Moved,
+    ];
+
+    /// The word for it, as it is written and asked for.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Verdict => "verdict",
+            Kind::Condition => "condition",
+            Kind::Service => "service",
+            Kind::Operator => "operator",
+            Kind::Deadline => "deadline",
+            Kind::First => "first",
+            Kind::Isolation => "isolation",
+            Kind::Redirect => "redirect",
+            Kind::Alarm => "alarm",
+            Kind::Store => "store",
+            Kind::Pause => "pause",
+            Kind::Site => "site",
+            Kind::Spill => "spill",
+            Kind::Instance => "instance",
+            Kind::Command => "command",
+            Kind::Moved => "moved",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Kind, String> {
+        let found = Kind::ALL.into_iter().find(|kind| kind.word() == word);
+        found.ok_or_else(|| {
+            let words = Kind::ALL.map(Kind::word);
+            let shown: String = word.chars().take(40).collect();
+            format!(
+                "no kind of event is named {shown:?}; there are: {}",
+                words.join(", ")
+            )
+        })
+    }
+}
+
+/// What a person ordered over the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commanded {
+    /// Who, by the credentials of the connection.
+    pub by: String,
+    /// What, as it would be typed: `drain fe-seoul/fe1`.
+    pub what: String,
+    /// The member, pool or site that it names.
+    pub about: Option<String>,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// What was done, or why not.
+    pub outcome: Result<String, String>,
+}
+
+impl Commanded {
+    /// `alice: drain fe-seoul/fe1 (kernel update): done: …`.
+    fn text(&self) -> String {
+        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})"));
+        let (word, told) = match &self.outcome {
+            Ok(told) => ("done", told),
+            Err(told) => ("refused", told),
+        };
+        // An answer of several steps has a line for each.
+        let told = told.lines().collect::<Vec<_>>().join("; ");
+        let text = format!(
+            "{}: {}{}: {word}: {told}",
+            self.by,
+            self.what,
+            reason.unwrap_or_default()
+        );
+        // What was typed is in it.
+        let plain = |c: char| if c.is_control() { '·' } else { c };
+        text.chars().map(plain).collect()
+    }
 }
 
 /// The last [`KEPT`] events.
@@ -91,6 +203,21 @@ impl Events {
     /// An empty ring.
     pub fn new() -> Events {
         Events::default()
+    }
+
+    /// Goes on after what happened before, oldest first.
+    pub fn after(past: Vec<Event>) -> Events {
+        let mut events = Events::new();
+        for event in past {
+            // Two instances may have written at once, as while one takes over from the other.
+            let seq = event.seq.max(events.last_seq.saturating_add(1));
+            // No instance gets as far; a damaged number must not be the last one.
+            if seq <= LARGEST_SEQ {
+                events.last_seq = seq;
+                events.push(Event { seq, ..event });
+            }
+        }
+        events
     }
 
     /// Tells a transition: keeps it, and logs it. `now` is the moment by the deciding clock, `at`
@@ -111,12 +238,40 @@ impl Events {
         self.keep(Kind::Instance, Names::default(), text, at)
     }
 
-    /// Those after `seq`, oldest first. A `seq` that was never reached comes from before a restart:
-    /// then all.
-    pub fn since(&self, seq: u64) -> Vec<Event> {
+    /// Tells that the last session of a pool's users that stood on `off`'s members has ended.
+    pub fn tell_moved(
+        &mut self,
+        topology: &Topology,
+        home: PoolId,
+        off: PoolId,
+        at: Stamp,
+    ) -> &Event {
+        let names = Names {
+            pool: Some(topology.pool(home).name.clone()),
+            pair: topology.pair_of(home).map(|(pair, _)| pair.name.clone()),
+            ..Names::default()
+        };
+        let text = redirects::moved(topology, home, off);
+        self.keep(Kind::Moved, names, text, at)
+    }
+
+    /// Tells what a person ordered, and what came of it.
+    pub fn tell_command(&mut self, topology: &Topology, command: &Commanded, at: Stamp) -> &Event {
+        let names = Names::of_command(topology, command.about.as_deref());
+        self.keep(Kind::Command, names, command.text(), at)
+    }
+
+    /// Those after `seq`, oldest first. A `seq` that was never reached is of another log: then all.
+    fn after_seq(&self, seq: u64) -> impl DoubleEndedIterator<Item = &Event> {
         let seq = if seq > self.last_seq { 0 } else { seq };
         let skip = self.ring.partition_point(|event| event.seq <= seq);
-        self.ring.iter().skip(skip).cloned().collect()
+        self.ring.range(skip..)
+    }
+
+    /// Those after `seq`, oldest first.
+    #[cfg(test)]
+    pub(crate) fn since(&self, seq: u64) -> Vec<Event> {
+        self.after_seq(seq).cloned().collect()
     }
 
     /// The last `n`, oldest first.
@@ -134,12 +289,10 @@ impl Events {
     }
 
     fn keep(&mut self, kind: Kind, names: Names, text: String, at: Stamp) -> &Event {
+        let text: String = text.chars().take(LONGEST_TEXT).collect();
         tracing::info!(target: "twinpool::events", "{text}");
-        if self.ring.len() == KEPT {
-            self.ring.pop_front();
-        }
         self.last_seq += 1;
-        self.ring.push_back(Event {
+        self.push(Event {
             seq: self.last_seq,
             at,
             kind,
@@ -151,6 +304,13 @@ impl Events {
             text,
         });
         &self.ring[self.ring.len() - 1]
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.ring.len() == KEPT {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(event);
     }
 }
 
@@ -298,6 +458,30 @@ struct Names {
     service: Option<String>,
     pair: Option<String>,
     site: Option<String>,
+}
+
+impl Names {
+    /// Of what a command names, as far as there is such a thing.
+    fn of_command(topology: &Topology, about: Option<&str>) -> Names {
+        let mut names = Names::default();
+        let Some(about) = about else {
+            return names;
+        };
+        let pool = match names::find(topology, about) {
+            Ok(Named::Member(pool, member)) => {
+                names.member = Some(member.name.clone());
+                Some(pool)
+            }
+            Ok(Named::Pool(pool)) => Some(pool),
+            Ok(Named::Pair(_)) | Err(_) => None,
+        };
+        names.pool = pool.map(|pool| pool.name.clone());
+        let site = topology.sites.iter().find(|site| site.name == about);
+        names.site = site
+            .filter(|_| pool.is_none())
+            .map(|site| site.name.clone());
+        names
+    }
 }
 
 fn about(topology: &Topology, event: &pairing::Event) -> (Kind, Names) {

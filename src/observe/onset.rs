@@ -32,6 +32,7 @@ pub struct PairOnsets {
 #[derive(Debug)]
 pub struct Onsets {
     store: Onset,
+    event_log: Onset,
     /// By pair: halted, record, unwritten.
     pairs: Vec<[Onset; 3]>,
     /// By home pool: sessions go to the twin one by one.
@@ -43,6 +44,7 @@ impl Onsets {
     pub fn new(topology: &Topology) -> Onsets {
         Onsets {
             store: Onset::NotLooked,
+            event_log: Onset::NotLooked,
             pairs: vec![[Onset::NotLooked; 3]; topology.pairs.len()],
             // Nothing has spilled before the start.
             spilling: vec![Onset::Off; topology.pools.len()],
@@ -72,6 +74,11 @@ impl Onsets {
         self.store.handle(is_wrong, now);
     }
 
+    /// Whether events are not on disk.
+    pub fn handle_event_log(&mut self, is_wrong: bool, now: Time) {
+        self.event_log.handle(is_wrong, now);
+    }
+
     /// What is wrong with a pair.
     pub fn handle_pair(&mut self, pair: PairId, troubles: PairTroubles, now: Time) {
         let [halted, record, unwritten] = &mut self.pairs[pair.index()];
@@ -88,6 +95,11 @@ impl Onsets {
     /// Since when decisions might not outlive a restart.
     pub fn store(&self) -> Option<Time> {
         self.store.since()
+    }
+
+    /// Since when events are not on disk.
+    pub fn event_log(&self) -> Option<Time> {
+        self.event_log.since()
     }
 
     /// Since when what is wrong with a pair has been so.

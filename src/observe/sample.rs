@@ -12,13 +12,13 @@ use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
-use super::events::{Event, Events};
+use super::events::{Commanded, Event, Events, Query};
 use super::measures::Measures;
 use super::names::{self, NoSuch};
 use super::shortage::{Lately, Shortage};
 use super::stamp::{Clock, Stamp};
 use super::status::*;
-use super::view::{CheckTotals, LimitedBy, RunState};
+use super::view::{CheckTotals, EventLog, LimitedBy, RunState};
 use super::why::{ExchangeWhy, PoolWhy, TargetWhy, Why};
 use crate::health::readiness::{Mode, Takes};
 use crate::health::{Failure, Reason, Verdict};
@@ -186,6 +186,8 @@ pub(crate) fn well() -> Status {
         store_problem_since: None,
         reload_refused: None,
         reload_refused_since: None,
+        event_log: EventLog::default(),
+        event_log_since: None,
         servers: vec![ServerStatus {
             name: "observe".to_owned(),
             open: 1,
@@ -594,6 +596,7 @@ pub(crate) struct FakeDesk {
     pub(crate) asked: Cell<u32>,
     pub(crate) commands: RefCell<Vec<Command>>,
     pub(crate) redirections: RefCell<Vec<Redirection>>,
+    pub(crate) log: RefCell<Events>,
 }
 
 impl FakeDesk {
@@ -603,6 +606,7 @@ impl FakeDesk {
             asked: Cell::new(0),
             commands: RefCell::new(vec![]),
             redirections: RefCell::new(vec![]),
+            log: RefCell::new(Events::after(happened())),
         }
     }
 }
@@ -637,10 +641,14 @@ impl Desk for FakeDesk {
         Ok(why_of(&self.status.borrow(), name))
     }
 
-    fn events(&self, since: u64) -> Vec<Event> {
-        let mut events = happened();
-        events.retain(|event| event.seq > since);
-        events
+    fn events(&self, query: &Query) -> Result<Vec<Event>, NoSuch> {
+        self.log.borrow().asked(query, &topology(), ago(0))
+    }
+
+    fn record(&self, command: Commanded) {
+        self.log
+            .borrow_mut()
+            .tell_command(&topology(), &command, ago(0));
     }
 
     fn configuration(&self) -> Option<std::sync::Arc<str>> {

@@ -3,11 +3,14 @@
 //! Clients are taken to be slow and hostile. One connection carries one request: there is no idle
 //! connection to keep, and one deadline covers all of it, from accepting to the last byte of the
 //! answer. What is over a bound is closed and counted; nothing a client sends can stop the server,
-//! and an error of accepting makes it wait, never spin or stop. When the process or the system has
+//! and an error of accepting makes it wait, never spin or stop. Where all connections are taken, one
+//! that waits for its client gives way to the next: first of the client that holds most of them,
+//! so that whoever asks at once is answered at once beside any number of those who do not. When the process or the system has
 //! no descriptor left, who looks after it must still be answered: each server keeps a few back, and
 //! gives one up for each connection that finds none.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,15 +18,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 /// Connections served at once; a scraper, a few load balancers and people need a handful.
@@ -45,8 +48,17 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// An answer, whole.
 pub type Response = hyper::Response<Full<Bytes>>;
-/// A request whose body has not been read.
-pub type Request = hyper::Request<Incoming>;
+/// A request whose body has been read, or why not.
+pub type Request = hyper::Request<Result<Bytes, BodyError>>;
+
+/// Why the body of a request was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// It is longer than it may be.
+    TooLong,
+    /// The connection broke.
+    Broken(String),
+}
 
 /// What one server counted. Written and read by its own thread alone.
 #[derive(Debug, Default)]
@@ -55,9 +67,9 @@ pub struct ServerCounters {
     pub open: Cell<u64>,
     /// Connections accepted.
     pub accepted: Cell<u64>,
-    /// Connections closed at once because [`MOST_CONNECTIONS`] were open.
+    /// Connections closed at once because [`MOST_CONNECTIONS`] were open, all at work.
     pub refused: Cell<u64>,
-    /// Connections closed because they were not done in time.
+    /// Connections closed because they were not done in time, or before the next one had to wait.
     pub too_slow: Cell<u64>,
     /// Connections that broke, or carried something else than HTTP/1.
     pub broken: Cell<u64>,
@@ -69,17 +81,20 @@ pub struct ServerCounters {
 /// `LocalSet`.
 ///
 /// `accept` is called again and again; it hands over a connection and what is known of its caller.
-/// `answer` must bound what it reads of a body.
+/// A body is read up to `longest_body` bytes before `answer` is called.
 pub async fn serve<Stream, Caller>(
     counters: Rc<ServerCounters>,
+    longest_body: usize,
     accept: impl AsyncFn() -> io::Result<(Stream, Caller)>,
     answer: impl AsyncFn(Caller, Request) -> Response + 'static,
 ) where
     Stream: AsyncRead + AsyncWrite + Unpin + 'static,
-    Caller: Clone + 'static,
+    Caller: Clone + PartialEq + 'static,
 {
     let answer = Rc::new(answer);
     let mut connections = JoinSet::new();
+    // In the order in which they came.
+    let mut held: Vec<Held<Caller>> = Vec::new();
     let reserve = Reserve::default();
     reserve.fill();
     let mut backoff = FIRST_BACKOFF;
@@ -89,12 +104,28 @@ pub async fn serve<Stream, Caller>(
                 Ok((stream, caller)) => {
                     backoff = FIRST_BACKOFF;
                     raise(&counters.accepted);
-                    if counters.open.get() >= MOST_CONNECTIONS as u64 {
+                    held.retain(|held| !held.task.is_finished());
+                    if held.len() >= MOST_CONNECTIONS && !give_way(&mut held, &counters) {
                         raise(&counters.refused);
                         drop(stream);
-                    } else {
-                        let open = Open::count(counters.clone());
-                        connections.spawn_local(connection(stream, caller, open, answer.clone()));
+                        continue;
+                    }
+                    let phase = Rc::new(Cell::new(Phase::Asking));
+                    let exchange = Exchange {
+                        open: Open::count(counters.clone()),
+                        phase: phase.clone(),
+                        longest_body,
+                    };
+                    let task = connections.spawn_local(connection(
+                        stream,
+                        caller.clone(),
+                        exchange,
+                        answer.clone(),
+                    ));
+                    held.push(Held { caller, phase, task });
+                    if held.len() >= MOST_CONNECTIONS {
+                        // It has a chance to be answered before the next one takes its place.
+                        yield_now().await;
                     }
                 }
                 // Nothing is waited for between giving one up and accepting: hardly anybody can take
@@ -111,7 +142,9 @@ pub async fn serve<Stream, Caller>(
             },
             Some(ended) = connections.join_next() => {
                 reserve.fill();
-                if let Err(error) = ended {
+                if let Err(error) = ended
+                    && !error.is_cancelled()
+                {
                     tracing::error!(%error, "a connection to our own HTTP server panicked");
                 }
             }
@@ -119,20 +152,79 @@ pub async fn serve<Stream, Caller>(
     }
 }
 
+/// How far an exchange has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The client has yet to send all of its request.
+    Asking,
+    /// We have yet to answer.
+    Working,
+    /// The client has yet to take all of the answer.
+    Taking,
+}
+
+/// A connection, as who accepts sees it.
+struct Held<Caller> {
+    caller: Caller,
+    phase: Rc<Cell<Phase>>,
+    task: AbortHandle,
+}
+
+/// Closes a connection that waits for its client: of the client that has most of those, one that
+/// has not asked rather than one that has not taken its answer, the oldest. False when there is
+/// none.
+fn give_way<Caller: PartialEq>(held: &mut Vec<Held<Caller>>, counters: &ServerCounters) -> bool {
+    let waits = |held: &&Held<Caller>| held.phase.get() != Phase::Working;
+    let of = |caller: &Caller| {
+        let waiting = held.iter().filter(waits);
+        waiting.filter(|held| held.caller == *caller).count()
+    };
+    let place = held
+        .iter()
+        .enumerate()
+        .filter(|(_, held)| waits(held))
+        .max_by_key(|(place, held)| {
+            let has_not_asked = held.phase.get() == Phase::Asking;
+            (of(&held.caller), has_not_asked, Reverse(*place))
+        })
+        .map(|(place, _)| place);
+    let Some(place) = place else {
+        return false;
+    };
+    held.remove(place).task.abort();
+    raise(&counters.too_slow);
+    true
+}
+
+/// What a connection carries along.
+struct Exchange {
+    open: Open,
+    phase: Rc<Cell<Phase>>,
+    longest_body: usize,
+}
+
 /// One connection, one exchange, one deadline.
 async fn connection<Stream, Caller>(
     stream: Stream,
     caller: Caller,
-    open: Open,
+    exchange: Exchange,
     answer: Rc<impl AsyncFn(Caller, Request) -> Response>,
 ) where
     Stream: AsyncRead + AsyncWrite + Unpin + 'static,
     Caller: Clone + 'static,
 {
-    let counters = &open.0;
-    let service = service_fn(|request| {
-        let (answer, caller) = (answer.clone(), caller.clone());
-        async move { Ok::<_, Infallible>(answer(caller, request).await) }
+    let counters = &exchange.open.0;
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (answer, caller, phase) = (answer.clone(), caller.clone(), exchange.phase.clone());
+        let longest = exchange.longest_body;
+        async move {
+            let (head, body) = request.into_parts();
+            let request = hyper::Request::from_parts(head, read(body, longest).await);
+            phase.set(Phase::Working);
+            let response = answer(caller, request).await;
+            phase.set(Phase::Taking);
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -149,6 +241,19 @@ async fn connection<Stream, Caller>(
             tracing::debug!(%error, "a connection to our own HTTP server broke");
         }
         Err(_) => raise(&counters.too_slow),
+    }
+}
+
+/// A body of at most `longest` bytes.
+async fn read(body: Incoming, longest: usize) -> Result<Bytes, BodyError> {
+    let size = body.size_hint();
+    if size.lower() > longest as u64 || (longest == 0 && size.upper() != Some(0)) {
+        return Err(BodyError::TooLong);
+    }
+    match Limited::new(body, longest).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(BodyError::TooLong),
+        Err(error) => Err(BodyError::Broken(error.to_string())),
     }
 }
 
@@ -201,3 +306,6 @@ impl Drop for Open {
 fn raise(count: &Cell<u64>) {
     count.set(count.get().wrapping_add(1));
 }
+
+#[cfg(test)]
+mod tests;

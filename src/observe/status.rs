@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::events::Event;
 use super::shortage::Lately;
 use super::stamp::Stamp;
-use super::view::{CheckTotals, LimitedBy, RunState};
+use super::view::{CheckTotals, EventLog, LimitedBy, RunState};
 use crate::health::Verdict;
 use crate::health::readiness::{Mode, Takes};
 use crate::pairing::Condition;
@@ -72,6 +72,10 @@ pub struct Status {
     /// Since when that is known.
     #[serde(default)]
     pub reload_refused_since: Option<Stamp>,
+    /// How the log of events on disk does.
+    pub event_log: EventLog,
+    /// Since when that cannot be written, unless it was so at the start.
+    pub event_log_since: Option<Stamp>,
     /// Its HTTP servers.
     pub servers: Vec<ServerStatus>,
     /// In file order.

@@ -36,6 +36,8 @@ pub struct View<'a> {
     pub store_problem: Option<&'a str>,
     /// Why the configuration that was read last is not in force, and since when.
     pub reload_refused: Option<(&'a str, Time)>,
+    /// How the log of events on disk does.
+    pub event_log: &'a EventLog,
     /// What is decided.
     pub decider: &'a Decider,
     /// What there is.
@@ -131,6 +133,19 @@ pub struct CheckTotals {
     pub bad: u64,
     /// A fault of our own side.
     pub own_fault: u64,
+}
+
+/// How the log of events on disk does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLog {
+    /// Whether there is one: not without a state directory.
+    pub is_kept: bool,
+    /// Why it cannot be written or could not be read, while that is so.
+    pub problem: Option<String>,
+    /// Events that are not in it because the disk took nothing for too long.
+    pub lost: u64,
+    /// Lines of it that could not be read at the start.
+    pub unreadable: u64,
 }
 
 /// One probe and what came of it.

@@ -8,6 +8,7 @@
 
 mod automatic;
 mod clients;
+mod events;
 #[allow(dead_code, unused_imports, reason = "each program uses a part of it")]
 #[path = "../pools/harness/mod.rs"]
 mod harness;

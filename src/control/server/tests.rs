@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -9,7 +9,9 @@ use tokio::task::{LocalSet, spawn_local};
 use super::*;
 use crate::cli::client::{AskError, Client};
 use crate::cli::{CommandLine, Failed, Task, answered};
+use crate::config::Control;
 use crate::control::socket::BindError;
+use crate::observe::events as event;
 use crate::observe::sample::{self, FakeDesk};
 
 /// A directory of its own that goes with the test.
@@ -41,7 +43,9 @@ struct Served {
 
 async fn served() -> Served {
     let scratch = Scratch::new();
-    let socket = ControlSocket::bind(&scratch.socket()).await.unwrap();
+    let socket = ControlSocket::bind(&Control::at(scratch.socket()))
+        .await
+        .unwrap();
     let desk = Rc::new(FakeDesk::new(sample::one_member_down()));
     spawn_local(run(
         socket,
@@ -94,7 +98,8 @@ fn local(test: impl Future<Output = ()>) {
 }
 
 fn me() -> String {
-    user_name(rustix::process::getuid().as_raw())
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap();
+    user.unwrap().name
 }
 
 #[test]
@@ -370,10 +375,10 @@ fn a_live_socket_is_never_taken_and_a_dead_one_is_replaced() {
     local(async {
         let scratch = Scratch::new();
         let path = scratch.socket();
-        let first = ControlSocket::bind(&path).await.unwrap();
+        let first = ControlSocket::bind(&Control::at(&path)).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE_WANTED);
-        let error = ControlSocket::bind(&path).await.unwrap_err();
+        let error = ControlSocket::bind(&Control::at(&path)).await.unwrap_err();
         assert!(matches!(error, BindError::InUse(_)));
         assert!(
             error
@@ -386,7 +391,7 @@ fn a_live_socket_is_never_taken_and_a_dead_one_is_replaced() {
         std::fs::rename(&path, &leftover).unwrap();
         drop(first);
         std::fs::rename(&leftover, &path).unwrap();
-        let second = ControlSocket::bind(&path).await.unwrap();
+        let second = ControlSocket::bind(&Control::at(&path)).await.unwrap();
         assert_eq!(second.path(), path);
         drop(second);
         assert!(!path.exists(), "it is removed when it is over");
@@ -400,11 +405,17 @@ fn a_socket_that_cannot_be_made_says_what_to_do() {
     local(async {
         let scratch = Scratch::new();
         let missing = scratch.0.join("missing/control.sock");
-        let error = ControlSocket::bind(&missing).await.unwrap_err().to_string();
+        let error = ControlSocket::bind(&Control::at(&missing))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("does not exist: create it"), "{error}");
         let file = scratch.0.join("file");
         std::fs::write(&file, "precious").unwrap();
-        let error = ControlSocket::bind(&file).await.unwrap_err().to_string();
+        let error = ControlSocket::bind(&Control::at(&file))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is not a socket: remove it"), "{error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     });
@@ -431,9 +442,104 @@ fn without_a_daemon_the_message_says_how_to_start_one() {
 }
 
 #[test]
-fn users_are_named_by_the_password_file() {
-    let passwd = "root:x:0:0:root:/root:/bin/bash\nalice:x:1000:1000::/home/alice:/bin/sh\nbad\n";
-    assert_eq!(name_in(passwd, 1000).as_deref(), Some("alice"));
-    assert_eq!(name_in(passwd, 0).as_deref(), Some("root"));
-    assert_eq!(name_in(passwd, 7), None);
+fn each_command_is_kept_with_who_gave_it_and_what_came_of_it() {
+    local(async {
+        let served = served().await;
+        let told = |served: &Served| {
+            let events = served.desk.log.borrow().since(0);
+            let commands = events
+                .into_iter()
+                .filter(|event| event.kind == event::Kind::Command);
+            commands.collect::<Vec<_>>()
+        };
+        let me = me();
+        // Whoever the caller says that they are: there is no such field.
+        let forged = r#"{"member":"fe-seoul/fe2","by":"alice"}"#;
+        let answer = served.post("/v1/commands/drain", forged).await;
+        assert!(answer.contains("unknown field `by`"), "{answer}");
+        assert!(told(&served).is_empty());
+
+        for (path, body) in [
+            (
+                "drain",
+                r#"{"member":"fe-seoul/fe2","reason":"kernel update","for":"2h"}"#,
+            ),
+            ("maintenance", r#"{"member":"fe-seoul/fe1"}"#),
+            (
+                "failover",
+                r#"{"pool":"fe-seoul","now":true,"reason":"power work"}"#,
+            ),
+            ("evacuate", r#"{"site":"seoul","dry_run":true}"#),
+            ("pause", r#"{"reason":"network work"}"#),
+            ("drain", r#"{"member":"fe-seoul/nobody"}"#),
+        ] {
+            served.post(&format!("/v1/commands/{path}"), body).await;
+        }
+        let kept = told(&served);
+        let texts: Vec<&str> = kept.iter().map(|event| event.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                format!(
+                    "{me}: drain fe-seoul/fe2 for 2 h (kernel update): done: fe-seoul/fe2: drain; \
+                     no new sessions, those it has end in 10 min; lapses in 2 h"
+                ),
+                format!(
+                    "{me}: maintenance fe-seoul/fe1: refused: maintenance of fe-seoul/fe1 would \
+                     lose fe-seoul: 1 would remain present, 2 are needed. Bring another member \
+                     back first, drain fe-seoul/fe1 instead, or repeat with --force"
+                ),
+                format!("{me}: failover fe-seoul --now (power work): done: done"),
+                format!("{me}: pause (network work): done: done"),
+                format!(
+                    "{me}: drain fe-seoul/nobody: refused: no member is named \
+                     \"fe-seoul/nobody\"; did you mean \"fe-seoul/fe3\"?"
+                ),
+            ]
+        );
+        assert_eq!(kept[0].member.as_deref(), Some("fe2"));
+        assert_eq!(kept[2].pool.as_deref(), Some("fe-seoul"));
+    });
+}
+
+#[test]
+fn commands_that_are_refused_again_and_again_do_not_flood_the_log() {
+    local(async {
+        let served = served().await;
+        for _ in 0..100 {
+            served
+                .post("/v1/commands/drain", r#"{"member":"fe-seoul/nobody"}"#)
+                .await;
+        }
+        let events = served.desk.log.borrow().since(0).into_iter();
+        let commands = events.filter(|event| event.kind == event::Kind::Command);
+        assert_eq!(commands.count(), 20);
+    });
+}
+
+#[test]
+fn a_socket_has_the_group_and_the_permissions_that_are_wanted() {
+    local(async {
+        let scratch = Scratch::new();
+        let own = nix::unistd::Group::from_gid(nix::unistd::getgid());
+        let own = own.unwrap().unwrap();
+        let control = Control {
+            mode: 0o600,
+            group: Some(own.name),
+            ..Control::at(scratch.socket())
+        };
+        let socket = ControlSocket::bind(&control).await.unwrap();
+        let found = std::fs::metadata(scratch.socket()).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o600);
+        assert_eq!(found.gid(), own.gid.as_raw());
+        drop(socket);
+        let control = Control {
+            group: Some("nobody-has-this-group".to_owned()),
+            ..Control::at(scratch.socket())
+        };
+        let error = ControlSocket::bind(&control).await.unwrap_err().to_string();
+        assert!(error.contains("groupadd nobody-has-this-group"), "{error}");
+        let left: Vec<_> = std::fs::read_dir(&scratch.0).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
 }

@@ -46,7 +46,7 @@ fn local(test: impl AsyncFnOnce(&mut Rig)) {
 }
 
 async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
-    let control = ControlSocket::bind(&config.control.socket).await;
+    let control = ControlSocket::bind(&config.control).await;
     let listeners =
         listen::bind(&config.topology, 1, &mut listen::Given::default()).expect("listeners");
     let manager = ServiceManager::default();

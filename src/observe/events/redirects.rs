@@ -29,6 +29,12 @@ pub(super) fn redirected(
     format!("{pool}: {from} → {to}{way}: {why}; generation {generation}")
 }
 
+/// The last session of a pool's users that stood on the wrong side has ended.
+pub(super) fn moved(topology: &Topology, home: PoolId, off: PoolId) -> String {
+    let (pool, off) = (&topology.pool(home).name, &topology.pool(off).name);
+    format!("{pool}: all moved: no session of its users is left on {off}")
+}
+
 /// Automation ended for a pair, or goes on.
 pub(super) fn alarm(topology: &Topology, pair: PairId, on: bool) -> String {
     let pair = &topology.pair(pair).name;

@@ -12,6 +12,7 @@ pub(super) fn problems(status: &Status) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(store(status));
     found.extend(reload(status));
+    found.extend(event_log(status));
     found.extend(sessions(status));
     found.extend(flows(status));
     found.extend(evicted(status));
@@ -45,6 +46,28 @@ fn reload(status: &Status) -> Option<Problem> {
         since: status.reload_refused_since,
         whom: Some("nobody: what was in force before still is".to_owned()),
         next: Some("`twinpool validate` tells all of it; then `twinpool reload`".to_owned()),
+    })
+}
+
+/// Events are not on disk.
+fn event_log(status: &Status) -> Option<Problem> {
+    let log = &status.event_log;
+    let problem = log.problem.as_ref()?;
+    let lost = match log.lost {
+        0 => "those since then wait in memory, and would be forgotten at a restart".to_owned(),
+        n => format!(
+            "{} lost from the log, others wait in memory",
+            counted(n, "event is", "events are")
+        ),
+    };
+    Some(Problem {
+        severity: Severity::Own,
+        label: "EVENT LOG",
+        about: vec![],
+        what: format!("events are not stored: {problem}"),
+        since: status.event_log_since,
+        whom: Some(lost),
+        next: Some("tried again every few seconds; see state_dir in [instance]".to_owned()),
     })
 }
 

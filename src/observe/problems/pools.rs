@@ -424,7 +424,10 @@ pub fn what_next(now: Stamp, target: &TargetStatus) -> String {
             "away after {} failures in a row, {} so far",
             progress.fall, progress.failures
         ),
-        Verdict::Up => "up while it answers".to_owned(),
+        Verdict::Up => match &target.requires {
+            Some(service) => format!("its own checks are good: up as soon as {service} is"),
+            None => "up while it answers".to_owned(),
+        },
         Verdict::Unknown => "judged by its first answers".to_owned(),
         Verdict::Busy | Verdict::Down if target.flapping => format!(
             "up after a run of {} good answers, {} so far",

@@ -9,7 +9,7 @@ use crate::health::{Answer, ProbeOutcome};
 use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::onset::{Onsets, PairTroubles};
 use crate::observe::shortage::Shortages;
-use crate::observe::view::{Ceiling, LimitedBy, Room, View};
+use crate::observe::view::{Ceiling, EventLog, LimitedBy, Room, View};
 use crate::observe::{status, why};
 use crate::pairing::pair::{Destination, Halt, Move};
 use crate::pairing::{Decider, Output, Record, Standing};
@@ -209,6 +209,7 @@ impl Plight {
             },
             store_problem: None,
             reload_refused: None,
+            event_log: &EventLog::default(),
             decider: &self.decider,
             topology: &self.topology,
             workers: &self.workers,

@@ -13,7 +13,7 @@ use crate::health::readiness::{Mode, OperatorState};
 use crate::observe::counters::{
     MemberCounters, OwnFaultCounters, ServiceCounters, UdpCounters, WorkerCounters,
 };
-use crate::observe::events::reason_text;
+use crate::observe::events::{self, reason_text};
 use crate::observe::serve::ServerCounters;
 use crate::observe::stamp::Clock;
 use crate::observe::view::{Ceiling, View};
@@ -62,6 +62,8 @@ pub fn status(view: &View<'_>) -> Status {
         reload_refused: view.reload_refused.map(|(why, _)| why.to_owned()),
         reload_refused_since: view.reload_refused.map(|(_, at)| clock.stamp(at)),
         store_problem_since: view.onsets.store().map(|at| clock.stamp(at)),
+        event_log: view.event_log.clone(),
+        event_log_since: view.onsets.event_log().map(|at| clock.stamp(at)),
         servers: view
             .servers
             .iter()
@@ -71,7 +73,7 @@ pub fn status(view: &View<'_>) -> Status {
         pairs: pair::pairs(view),
         pause: pair::pause(view),
         sites: pair::sites(view),
-        recent: view.events.last(RECENT_EVENTS),
+        recent: view.events.last_of(RECENT_EVENTS, events::is_told),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::setting;
-use crate::observe::events::{Event, Kind};
+use crate::observe::events::{Event, is_of_pair};
 use crate::observe::outlook::{decided, fitness_text, halt_text, outlook, whereabouts};
 use crate::observe::problems::number;
 use crate::observe::stamp::{Stamp, span};
@@ -68,7 +68,9 @@ pub(super) fn why(view: &View<'_>, pair: &Pair) -> PairWhy {
         halted: halted(view, &status, now),
         record: record(&status),
         homes: [0, 1].map(|i| home(view, &status, &status.pools[i], now)),
-        events: view.events.last_of(TOLD, |event| is_of(view, pair, event)),
+        events: view
+            .events
+            .last_of(TOLD, |event| is_of_pair(view.topology, pair, event)),
         pair: status,
     }
 }
@@ -235,32 +237,6 @@ pub(in crate::observe) fn record(status: &PairStatus) -> Option<String> {
 }
 
 /// Whether an event tells something of this pair.
-fn is_of(view: &View<'_>, pair: &Pair, event: &Event) -> bool {
-    let pools = pair.pools.map(|pool| view.topology.pool(pool));
-    let of_pool = || pools.iter().any(|p| Some(&p.name) == event.pool.as_ref());
-    let of_site = || {
-        let sites = pools.iter().filter_map(|pool| pool.site);
-        let names = sites.map(|site| &view.topology.sites[site.index()].name);
-        names
-            .into_iter()
-            .any(|name| Some(name) == event.site.as_ref())
-    };
-    match event.kind {
-        Kind::Redirect | Kind::Alarm | Kind::Store | Kind::Spill => {
-            event.pair.as_ref() == Some(&pair.name)
-        }
-        Kind::Condition => of_pool(),
-        Kind::Site => of_site(),
-        Kind::Pause | Kind::Isolation => true,
-        Kind::Verdict
-        | Kind::Service
-        | Kind::Operator
-        | Kind::Deadline
-        | Kind::First
-        | Kind::Instance => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
