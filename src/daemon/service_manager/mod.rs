@@ -40,9 +40,9 @@ use tokio::time::timeout;
 use crate::proxy::listen::{Given, Listener};
 use crate::topology::Protocol;
 
-/// Messages that may wait for the thread that sends them: a beat and a status line a second leave
-/// room for half a minute of a systemd that is busy.
-const WAITING: usize = 64;
+/// Messages that may wait for the thread that sends them, beside those in systemd's own queue: a
+/// status line a second and some beats leave room for ten seconds of a systemd that is busy.
+const WAITING: usize = 32;
 /// Descriptors that one message may carry (`SCM_MAX_FD` in the kernel).
 const MOST_AT_ONCE: usize = 253;
 /// How long a stopping process waits for its last message to be sent.
