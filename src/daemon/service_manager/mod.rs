@@ -61,6 +61,8 @@ pub struct ServiceManager {
     line: Option<Line>,
     /// How often it has to hear a beat, where it wants any.
     watchdog: Option<Duration>,
+    /// How many descriptors it keeps, where it says so.
+    room: Option<usize>,
     /// What it is to keep as soon as it listens to us.
     to_keep: RefCell<Vec<Datagram>>,
     /// What it keeps, by name.
@@ -146,6 +148,8 @@ impl ServiceManager {
             Ok(line) => {
                 manager.line = Some(line);
                 manager.watchdog = sd_notify::watchdog_enabled();
+                let room = std::env::var("FDSTORE").ok();
+                manager.room = room.and_then(|room| room.parse().ok());
             }
             Err(error) => tracing::error!("cannot tell systemd anything: {error}"),
         }
@@ -220,7 +224,15 @@ impl ServiceManager {
     /// manager listens to this process.
     pub fn ready(&self) {
         self.is_heard.set(true);
-        self.send(self.to_keep.take());
+        let to_keep = self.to_keep.take();
+        let sockets: usize = to_keep.iter().map(|one| one.descriptors.len()).sum();
+        if self.room.is_some_and(|room| room < sockets) {
+            tracing::warn!(
+                "systemd keeps fewer than the {sockets} listeners over a crash; raise \
+                 FileDescriptorStoreMax= in the unit of twinpool"
+            );
+        }
+        self.send(to_keep);
         self.say(&[NotifyState::Ready]);
     }
 
