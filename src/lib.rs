@@ -27,7 +27,7 @@
 //! | [`proxy`] | workers, listeners, relay, session registry | dispatch |
 //! | [`observe`] | HTTP endpoints, metrics, status, events | pairing |
 //! | [`control`] | the control socket and its commands | observe |
-//! | [`daemon`] | wiring: workers, snapshot, signals | all of the above |
+//! | [`daemon`] | wiring: workers, snapshot, signals, systemd | all of the above |
 //! | [`cli`] | commands and what they print | all of the above |
 //!
 //! # Invariants

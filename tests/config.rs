@@ -11,6 +11,7 @@ use twinpool::topology::{Automation, CheckKind, PairId, PairRules, Policy, PoolI
 
 const REFERENCE: &str = include_str!("../config/twinpool.toml");
 const DEMO: &str = include_str!("../config/demo.toml");
+const EXAMPLE: &str = include_str!("../config/example.toml");
 
 fn wrong_files() -> Vec<PathBuf> {
     let entries = fs::read_dir("tests/config/bad").unwrap();
@@ -73,6 +74,16 @@ fn valid(text: &str) -> Config {
     let loaded = parse(text, "twinpool.toml").unwrap();
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     loaded.config
+}
+
+#[test]
+fn the_example_that_a_package_installs_is_valid_and_listens_on_this_machine_alone() {
+    let config = valid(EXAMPLE);
+    let services = config.topology.pools.iter().flat_map(|pool| &pool.services);
+    let listen: Vec<_> = services.flat_map(|service| &service.listen).collect();
+    assert!(!listen.is_empty());
+    assert!(listen.iter().all(|address| address.ip().is_loopback()));
+    assert!(config.topology.pairs.is_empty(), "it needs no state yet");
 }
 
 /// Lines without those that say a default.

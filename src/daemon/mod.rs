@@ -6,12 +6,12 @@
 //!
 //! # Phases of a run
 //!
-//! 1. bind: the control socket, then, with descriptors raised, every listener, and every problem
-//!    with one told at once
+//! 1. bind: the control socket, then, with descriptors raised, every listener that systemd did not
+//!    give, and every problem with one told at once
 //! 2. limits: sessions counted by what descriptors leave
 //! 3. memory: what operators decided before a restart, and where the users of pairs were sent;
 //!    whatever state the disk is in, it serves
-//! 4. serve: workers with a first snapshot, then the control loop
+//! 4. serve: workers with a first snapshot, systemd told, then the control loop
 //! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset, the last state written
 
 mod desk;

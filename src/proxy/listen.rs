@@ -345,13 +345,4 @@ mod tests {
         let mut bytes = [0; 8];
         assert_eq!(socket.recv(&mut bytes).unwrap(), 5);
     }
-
-    #[test]
-    fn a_given_socket_of_another_protocol_stays() {
-        let given = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = given.local_addr().unwrap();
-        let mut given = Given::new([given.into()]);
-        bind(&one_service("tcp", address), 1, &mut given).unwrap();
-        assert_eq!(given.len(), 1);
-    }
 }

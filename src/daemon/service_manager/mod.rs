@@ -40,9 +40,9 @@ use tokio::time::timeout;
 use crate::proxy::listen::{Given, Listener};
 use crate::topology::Protocol;
 
-/// Messages that may wait for the thread that sends them: a beat and a status line a second leave
-/// room for half a minute of a systemd that is busy.
-const WAITING: usize = 64;
+/// Messages that may wait for the thread that sends them, beside those in systemd's own queue: a
+/// status line a second and some beats leave room for ten seconds of a systemd that is busy.
+const WAITING: usize = 32;
 /// Descriptors that one message may carry (`SCM_MAX_FD` in the kernel).
 const MOST_AT_ONCE: usize = 253;
 /// How long a stopping process waits for its last message to be sent.
@@ -61,6 +61,8 @@ pub struct ServiceManager {
     line: Option<Line>,
     /// How often it has to hear a beat, where it wants any.
     watchdog: Option<Duration>,
+    /// How many descriptors it keeps, where it says so.
+    room: Option<usize>,
     /// What it is to keep as soon as it listens to us.
     to_keep: RefCell<Vec<Datagram>>,
     /// What it keeps, by name.
@@ -142,10 +144,12 @@ impl ServiceManager {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return manager;
         }
-        match Line::open() {
+        match Line::open(Datagram::send) {
             Ok(line) => {
                 manager.line = Some(line);
                 manager.watchdog = sd_notify::watchdog_enabled();
+                let room = std::env::var("FDSTORE").ok();
+                manager.room = room.and_then(|room| room.parse().ok());
             }
             Err(error) => tracing::error!("cannot tell systemd anything: {error}"),
         }
@@ -210,6 +214,9 @@ impl ServiceManager {
     pub fn forget(&self, protocol: Protocol, address: SocketAddr) {
         let name = store_name(protocol, address);
         self.kept.borrow_mut().retain(|kept| *kept != name);
+        let line = NotifyState::FdName(&name).to_string();
+        let mut to_keep = self.to_keep.borrow_mut();
+        to_keep.retain(|datagram| !datagram.text.lines().any(|told| told == line));
         self.send(vec![forgetting(&name)]);
     }
 
@@ -217,7 +224,15 @@ impl ServiceManager {
     /// manager listens to this process.
     pub fn ready(&self) {
         self.is_heard.set(true);
-        self.send(self.to_keep.take());
+        let to_keep = self.to_keep.take();
+        let sockets: usize = to_keep.iter().map(|one| one.descriptors.len()).sum();
+        if self.room.is_some_and(|room| room < sockets) {
+            tracing::warn!(
+                "systemd keeps fewer than the {sockets} listeners over a crash; raise \
+                 FileDescriptorStoreMax= in the unit of twinpool"
+            );
+        }
+        self.send(to_keep);
         self.say(&[NotifyState::Ready]);
     }
 
@@ -361,7 +376,8 @@ impl Datagram {
 }
 
 impl Line {
-    fn open() -> io::Result<Line> {
+    /// Has a thread send what comes, each by `send`.
+    fn open(send: impl Fn(&Datagram) -> io::Result<()> + Send + 'static) -> io::Result<Line> {
         let (outbox, inbox) = sync_channel::<Vec<Datagram>>(WAITING);
         let (ends_with_it, over) = sync_channel(0);
         Builder::new()
@@ -370,7 +386,7 @@ impl Line {
                 let _ends_with_it: SyncSender<()> = ends_with_it;
                 let mut failed = false;
                 for datagram in inbox.into_iter().flatten() {
-                    match datagram.send() {
+                    match send(&datagram) {
                         Ok(()) => failed = false,
                         Err(error) => {
                             if !failed {
@@ -432,6 +448,98 @@ mod tests {
         assert_eq!(name(Protocol::Tcp, "[::]:443"), "tcp----443");
         let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
         assert!(name(Protocol::Udp, longest).len() <= 255);
+    }
+
+    /// A service manager, and what it is told.
+    fn listening() -> (ServiceManager, Receiver<Datagram>) {
+        let (told, heard) = std::sync::mpsc::channel();
+        let send = move |datagram: &Datagram| {
+            let descriptors = datagram.descriptors.iter().map(OwnedFd::try_clone);
+            let copy = Datagram {
+                text: datagram.text.clone(),
+                descriptors: descriptors.collect::<io::Result<_>>()?,
+            };
+            told.send(copy).map_err(io::Error::other)
+        };
+        let manager = ServiceManager {
+            line: Some(Line::open(send).unwrap()),
+            ..ServiceManager::default()
+        };
+        (manager, heard)
+    }
+
+    fn next(heard: &Receiver<Datagram>) -> Datagram {
+        heard.recv_timeout(Duration::from_secs(30)).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_is_told_with_readiness_and_all_sockets_of_an_address_at_once() {
+        let (manager, heard) = listening();
+        let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at: SocketAddr = "10.1.0.10:443".parse().unwrap();
+        let other: SocketAddr = "10.1.0.10:80".parse().unwrap();
+        manager.keep([at, at, other].map(|at| (Protocol::Tcp, at, listener())));
+        // Not heard yet: who speaks before its predecessor has handed over is not listened to.
+        manager.reloaded("");
+        manager.forget(Protocol::Tcp, other);
+        assert!(heard.try_recv().is_err());
+        manager.keep([(Protocol::Tcp, other, listener())]);
+        manager.ready();
+        let kept: Vec<(String, usize)> = (0..2)
+            .map(|_| next(&heard))
+            .map(|told| (told.text, told.descriptors.len()))
+            .collect();
+        let store = |name: &str| format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+        assert_eq!(kept[0], (store("tcp-10.1.0.10-443"), 2));
+        assert_eq!(kept[1], (store("tcp-10.1.0.10-80"), 1));
+        assert_eq!(next(&heard).text, "READY=1");
+        manager.stopping();
+        assert_eq!(next(&heard).text, "STOPPING=1");
+        assert_eq!(
+            next(&heard).text,
+            "FDSTOREREMOVE=1\nFDNAME=tcp-10.1.0.10-443"
+        );
+    }
+
+    #[test]
+    fn a_reload_begins_at_a_time_and_ends_ready() {
+        let (manager, heard) = listening();
+        manager.ready();
+        manager.reloading();
+        manager.reloaded("refused");
+        assert_eq!(next(&heard).text, "READY=1");
+        let begun = next(&heard).text;
+        let usec = begun.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(usec.parse::<u64>().unwrap() > 0, "{begun}");
+        assert_eq!(next(&heard).text, "READY=1");
+    }
+
+    #[tokio::test]
+    async fn one_that_handed_over_is_silent_once_the_service_manager_knows() {
+        let (manager, heard) = listening();
+        manager.ready();
+        let systemd = std::thread::spawn(move || {
+            let told = [next(&heard), next(&heard), next(&heard)].map(|told| told.text);
+            // Whoever waits behind the barrier goes on: its descriptor is closed here.
+            (told, heard)
+        });
+        manager.hands_over_to(4711).await.unwrap();
+        manager.stopping();
+        manager.beat();
+        let (told, heard) = systemd.join().unwrap();
+        assert_eq!(told, ["READY=1", "MAINPID=4711", "BARRIER=1"]);
+        drop(manager);
+        assert!(heard.recv().is_err(), "it spoke after it had handed over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_answer_it_goes_on_as_the_main_process() {
+        let (manager, heard) = listening();
+        manager.ready();
+        let late = manager.hands_over_to(4711).await;
+        assert!(matches!(late, Err(HandOverError::Late)), "{late:?}");
+        assert!(manager.listens());
+        drop(heard);
     }
 
     #[test]
