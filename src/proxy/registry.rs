@@ -237,6 +237,12 @@ impl Registry {
         self.entries.borrow()[key].idle_ticks.set(idle_ticks);
     }
 
+    /// How many it has room for.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.entries.borrow().capacity()
+    }
+
     /// Ends one.
     pub(super) fn end_one(&self, key: Key) {
         self.entries.borrow()[key].doom(Fate::End, &self.doomed);

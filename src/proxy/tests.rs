@@ -2,6 +2,8 @@
 
 mod ending;
 mod fairness;
+mod reload;
+pub(super) mod stage;
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
