@@ -18,6 +18,7 @@ use crate::pairing::record::{Cause, Phase};
 use crate::topology::{MemberId, Policy, PoolId, Protocol, TargetId, Topology};
 
 mod ending;
+mod reload;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
