@@ -64,6 +64,8 @@ pub struct WorkerCounters {
     pub own_faults: Lasting<OwnFaultCounters>,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
     pub reports_dropped: Lasting<Counter>,
+    /// Rounds of its loop, four a second: one that stands still is stuck.
+    pub rounds: Lasting<Counter>,
 }
 
 /// A service's counters.
@@ -260,6 +262,7 @@ impl WorkerCounters {
             gone: self.gone.iter().filter(|s| s.is_open()).cloned().collect(),
             own_faults: self.own_faults.clone(),
             reports_dropped: self.reports_dropped.clone(),
+            rounds: self.rounds.clone(),
         };
         for (pool, id) in (0..).map(PoolId).take(self.homes.len()).enumerate() {
             if let Some(now) = succession.pool(id) {

@@ -4,6 +4,7 @@
 //! stored before it is answered, so it returns a future.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::events::Event;
@@ -45,6 +46,13 @@ pub trait Desk {
     /// The same for an order about pairs; of several steps each is told, and the first that failed
     /// ends them.
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>>;
+
+    /// The text of the configuration that is in force; none where it was not read from a file.
+    fn configuration(&self) -> Option<Arc<str>>;
+
+    /// Reads the configuration again and puts it in force, or says why not; what it changed, a line
+    /// each. `by` is who wants it.
+    fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>>;
 
     /// The status as OpenMetrics text.
     fn metrics(&self) -> String {

@@ -66,6 +66,12 @@ pub struct Status {
     pub store_problem: Option<String>,
     /// Since when, unless it was so at the start.
     pub store_problem_since: Option<Stamp>,
+    /// Why the configuration that was read last is not in force.
+    #[serde(default)]
+    pub reload_refused: Option<String>,
+    /// Since when that is known.
+    #[serde(default)]
+    pub reload_refused_since: Option<Stamp>,
     /// Its HTTP servers.
     pub servers: Vec<ServerStatus>,
     /// In file order.

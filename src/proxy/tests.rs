@@ -143,7 +143,8 @@ impl Bench {
         let addresses = |members: &[&Member]| members.iter().map(|m| m.address).collect();
         let members = [addresses(home), addresses(twin)];
         let counters = Arc::new(WorkerCounters::new(&topology));
-        let mut listeners = listen::bind(&topology, 1).expect("listeners");
+        let mut listeners =
+            listen::bind(&topology, 1, &mut listen::Given::default()).expect("listeners");
         let (report, reports) = mpsc::channel(1024);
         let listeners = listeners.remove(0);
         let mut bench = Bench {

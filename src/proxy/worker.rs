@@ -197,6 +197,7 @@ impl Worker {
                     None => break,
                 },
                 _ = sweeps.tick() => {
+                    worker.era.borrow().counters.rounds.add(1);
                     worker.tick.set(worker.tick.get().wrapping_add(1));
                     worker.registry.sweep(SWEEPS, worker.tick.get());
                     worker.registry.go_on(worker.tick.get(), |home, ended| {

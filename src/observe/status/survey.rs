@@ -59,6 +59,8 @@ pub fn status(view: &View<'_>) -> Status {
         own_faults: OwnFaults::sum(view.workers, view.own_faults),
         reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
         store_problem: view.store_problem.map(str::to_owned),
+        reload_refused: view.reload_refused.map(|(why, _)| why.to_owned()),
+        reload_refused_since: view.reload_refused.map(|(_, at)| clock.stamp(at)),
         store_problem_since: view.onsets.store().map(|at| clock.stamp(at)),
         servers: view
             .servers

@@ -80,7 +80,9 @@ impl Scene {
         let topology = Arc::new(topology);
         let handles = Handles::new(&topology);
         let counters = Arc::new(WorkerCounters::new(&topology));
-        let listeners = listen::bind(&topology, 1).expect("listeners").remove(0);
+        let listeners = listen::bind(&topology, 1, &mut listen::Given::default())
+            .expect("listeners")
+            .remove(0);
         let address = |nth| {
             let of = |l: &&listen::Listener| l.service == HOME.service(nth);
             listeners.iter().find(of).expect("a listener").address

@@ -39,7 +39,7 @@ mod search;
 mod sockets;
 mod table;
 
-pub(super) use sockets::listener;
+pub(super) use sockets::{listener, prepare};
 
 use std::cell::RefCell;
 use std::io;

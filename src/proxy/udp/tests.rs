@@ -192,7 +192,8 @@ impl Rig {
         let handles = Handles::new(&topology);
         let addresses = |members: &[&Party]| members.iter().map(|m| m.address()).collect();
         let counters = Arc::new(WorkerCounters::new(&topology));
-        let mut listeners = listen::bind(&topology, 1).expect("listeners");
+        let mut listeners =
+            listen::bind(&topology, 1, &mut listen::Given::default()).expect("listeners");
         let (report, reports) = mpsc::channel(1024);
         let listeners = listeners.remove(0);
         let mut rig = Rig {
@@ -831,13 +832,13 @@ fn a_port_that_somebody_else_has_is_not_shared() {
     let service = &mut topology.pools[HOME.index()].services[0];
     service.protocol = Protocol::Udp;
     service.listen = vec![holder.address()];
-    let errors = listen::bind(&topology, 2).expect_err("taken");
+    let errors = listen::bind(&topology, 2, &mut listen::Given::default()).expect_err("taken");
     let message = errors[0].to_string();
     assert!(message.contains("ss -lunp"), "{message}");
     drop(holder);
-    let bound = listen::bind(&topology, 2).expect("free");
+    let bound = listen::bind(&topology, 2, &mut listen::Given::default()).expect("free");
     // Another instance of the same user may not share it either.
-    assert!(listen::bind(&topology, 2).is_err());
+    assert!(listen::bind(&topology, 2, &mut listen::Given::default()).is_err());
     drop(bound);
 }
 
@@ -848,7 +849,7 @@ fn workers_share_a_port_and_what_comes_through_it() {
     let service = &mut topology.pools[HOME.index()].services[0];
     service.protocol = Protocol::Udp;
     service.listen = vec![ANY_PORT];
-    let bound = listen::bind(&topology, 3).expect("listeners");
+    let bound = listen::bind(&topology, 3, &mut listen::Given::default()).expect("listeners");
     let address = bound[0][0].address;
     assert!(bound.iter().all(|of| of[0].address == address));
     let clients: Vec<Party> = (0..64).map(|_| Party::of(address)).collect();
