@@ -116,7 +116,9 @@ impl Control {
                 service.listen.clear();
             }
         }
-        let listeners = listen::bind(&some, 1).expect("listeners").remove(0);
+        let listeners = listen::bind(&some, 1, &mut listen::Given::default())
+            .expect("listeners")
+            .remove(0);
         for listener in &listeners {
             let path = self.topology.service_path(listener.service);
             self.bound.entry(path).or_default().push(listener.address);
