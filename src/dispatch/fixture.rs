@@ -12,8 +12,9 @@ use crate::pairing::record::{Cause, Phase, Record};
 use crate::pairing::{Condition, Decider, Output, Standing};
 use crate::time::Time;
 use crate::topology::{
-    Automation, BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Member, Pair, PairId,
-    PairRules, Policy, Pool, PoolId, Quorum, QuorumNeed, Service, Side, Topology, Verify,
+    Automation, BelowQuorum, Check, CheckKind, ConnectRules, Endpoint, Host, Member, MemberId,
+    Pair, PairId, PairRules, Policy, Pool, PoolId, Quorum, QuorumNeed, Service, Side, Topology,
+    Verify,
 };
 
 /// The first pool of the pair, whose users the tests send about.
@@ -170,6 +171,29 @@ pub(crate) fn lose(decider: &mut Decider, pool: PoolId) {
                     false => Answer::Good,
                 };
                 decider.handle_probe(target, &outcome(answer), now);
+            }
+        }
+    }
+}
+
+/// Lets a member refuse every probe until it is down.
+pub(crate) fn bring_down(decider: &mut Decider, member: MemberId) {
+    let outcome = |answer| ProbeOutcome {
+        answer,
+        took: Duration::from_millis(1),
+        transcript: String::new(),
+    };
+    let target = member.target(member.pool.service(0));
+    while decider.readiness(target).keeps {
+        let (now, _) = decider.poll_timeout().expect("probes to come");
+        decider.handle_timeout(now);
+        while let Some(output) = decider.poll_output() {
+            if let Output::Probe(probed) = output {
+                let answer = match probed.member() == member {
+                    true => Answer::Bad(Failure::Refused),
+                    false => Answer::Good,
+                };
+                decider.handle_probe(probed, &outcome(answer), now);
             }
         }
     }

@@ -427,3 +427,41 @@ impl PoolHandle {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::fixture::{ALONE, HOME, count, topology};
+
+    #[test]
+    fn who_is_still_there_keeps_its_handle_and_has_the_limits_of_now() {
+        let mut old = topology([2, 1, 1]);
+        old.pools[HOME.index()].queue_limit = 1;
+        let mut new = old.clone();
+        new.pools[HOME.index()].queue_limit = 2;
+        new.pools[HOME.index()].members[0].max_connections = Some(count(2));
+        new.pools[HOME.index()].members.truncate(1);
+        let before = Handles::new(&old);
+        let (now, first) = (crate::clock::now(), HOME.member(0));
+        assert!(before.pools[HOME.index()].join());
+        assert!(!before.pools[HOME.index()].join(), "one may wait");
+        assert!(before.member(first).take(None, now));
+        assert!(!before.member(first).is_limited());
+        let after = before.succeed(&Succession::between(&old, &new), &new);
+        assert!(Arc::ptr_eq(before.member(first), after.member(first)));
+        assert!(Arc::ptr_eq(
+            before.member(ALONE.member(0)),
+            after.member(ALONE.member(0))
+        ));
+        assert_eq!(after.members[HOME.index()].len(), 1);
+        assert_eq!(after.member(first).load(), 1);
+        assert!(after.member(first).is_limited());
+        assert!(after.member(first).take(None, now));
+        assert!(!after.member(first).take(None, now), "two it may hold");
+        assert!(after.pools[HOME.index()].join(), "two may wait");
+        assert!(!after.pools[HOME.index()].join());
+        let last = after.succeed(&Succession::between(&new, &old), &old);
+        assert_eq!(last.member(HOME.member(1)).load(), 0, "one that is new");
+        assert!(last.member(first).take(None, now), "as many as come");
+    }
+}

@@ -353,6 +353,35 @@ mod tests {
     }
 
     #[test]
+    fn under_another_topology_it_stays_on_its_side_and_may_try_all_anew() {
+        let snapshot = look(Phase::Home, true);
+        let mut walk = walk(&snapshot);
+        try_all(&mut walk, &snapshot);
+        assert!(!walk.renew(&snapshot, service(), count(1)));
+        assert_eq!((walk.on(), walk.leg()), (service(), Leg::Sent));
+        assert_eq!(try_all(&mut walk, &snapshot).len(), 2);
+        assert!(walk.is_spent(), "by the attempts that it has now");
+        walk.turn(&snapshot);
+        try_all(&mut walk, &snapshot);
+        assert!(!walk.renew(&snapshot, HOME.service(1), count(3)));
+        assert_eq!((walk.on(), walk.leg()), (TWIN.service(0), Leg::Turned));
+        assert_eq!(try_all(&mut walk, &snapshot).len(), 2);
+        assert_eq!(walk.turn(&snapshot), None, "once is once");
+    }
+
+    #[test]
+    fn under_another_topology_it_begins_anew_where_it_must_not_stay() {
+        let mut turned = walk(&look(Phase::Home, true));
+        turned.turn(&look(Phase::Home, true));
+        assert!(turned.renew(&look(Phase::Home, false), service(), count(3)));
+        assert_eq!((turned.on(), turned.leg()), (service(), Leg::Sent));
+        let mut sent = walk(&look(Phase::Home, true));
+        assert!(sent.renew(&look(Phase::Away, true), service(), count(3)));
+        assert_eq!((sent.on(), sent.leg()), (twin_service(), Leg::Sent));
+        assert!(!sent.is_astray());
+    }
+
+    #[test]
     fn whoever_leaves_a_member_does_not_try_it_again() {
         let snapshot = look(Phase::Home, true);
         let first = HOME.member(0).target(service());

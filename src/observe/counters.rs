@@ -385,3 +385,76 @@ impl Service {
 fn zeroes<T: Default>(n: usize) -> Vec<Lasting<T>> {
     std::iter::repeat_with(Lasting::default).take(n).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::fixture::{ALONE, HOME, TWIN, topology};
+
+    /// The same pools without the first, whose ids are all others'.
+    fn without_home(topology: &Topology) -> Topology {
+        let mut pools = topology.pools.clone();
+        pools.remove(HOME.index());
+        for (id, pool) in (0..).map(PoolId).zip(&mut pools) {
+            pool.id = id;
+            for (nth, member) in (0..).zip(&mut pool.members) {
+                member.id = id.member(nth);
+            }
+            for (nth, service) in (0..).zip(&mut pool.services) {
+                service.id = id.service(nth);
+            }
+        }
+        Topology {
+            pools,
+            pairs: Vec::new(),
+            ..Topology::default()
+        }
+    }
+
+    #[test]
+    fn what_is_still_there_goes_on_with_its_counters_and_what_is_new_begins_at_zero() {
+        let old = topology([2, 2, 2]);
+        let new = without_home(&old);
+        let first = WorkerCounters::new(&old);
+        first.service(TWIN.service(1)).accepted.add(3);
+        first.member(ALONE.member(1)).sessions.add(5);
+        first.home(TWIN).moved.add(7);
+        first.own_faults.route.add(9);
+        first.reports_dropped.add(11);
+        let next = first.succeed(&Succession::between(&old, &new), &new);
+        let (twin, alone) = (PoolId(0), PoolId(1));
+        // Whoever counts goes on for both until it has heard.
+        first.service(TWIN.service(1)).ended.add(1);
+        next.member(alone.member(1)).sessions.add(1);
+        assert_eq!(next.service(twin.service(1)).open(), 2);
+        assert_eq!(first.member(ALONE.member(1)).sessions.get(), 6);
+        assert_eq!(next.home(twin).moved.get(), 7);
+        assert_eq!(
+            (next.own_faults.route.get(), next.reports_dropped.get()),
+            (9, 11)
+        );
+        let back = next.succeed(&Succession::between(&new, &old), &old);
+        assert_eq!(back.service(TWIN.service(1)).open(), 2);
+        assert_eq!(back.service(HOME.service(0)).accepted.get(), 0);
+    }
+
+    #[test]
+    fn sessions_of_a_service_that_is_gone_are_open_until_they_are_over() {
+        let old = topology([1, 1, 1]);
+        let new = without_home(&old);
+        let same = Succession::between(&new, &new);
+        let first = WorkerCounters::new(&old);
+        let gone = first.service(HOME.service(0)).clone();
+        let mut next = first.succeed(&Succession::between(&old, &new), &new);
+        // One more may come before the worker knows.
+        gone.accepted.add(1);
+        for _ in 0..3 {
+            next = next.succeed(&same, &new);
+            assert_eq!((next.open(), next.open_over(Protocol::Tcp)), (1, 1));
+        }
+        gone.ended.add(1);
+        assert_eq!(next.open(), 0);
+        next = next.succeed(&same, &new);
+        assert!(next.gone.is_empty());
+    }
+}

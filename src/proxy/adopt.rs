@@ -53,6 +53,12 @@ impl Entrances {
         entrances
     }
 
+    /// How many listeners there are over TCP.
+    #[cfg(test)]
+    pub(super) fn doors(&self) -> usize {
+        self.doors.len()
+    }
+
     /// Over UDP, what there is beside the listeners.
     pub(super) fn udp(&self) -> &Udp {
         &self.udp
@@ -184,6 +190,12 @@ impl Worker {
         *era = next;
         self.most.set(sessions);
         self.epoch.set(self.snapshot().epoch());
+    }
+
+    /// How many services there are.
+    #[cfg(test)]
+    pub(super) fn fronts(&self) -> usize {
+        self.era.borrow().fronts.iter().flatten().count()
     }
 
     /// The front in force of a service.

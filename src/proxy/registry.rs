@@ -237,6 +237,12 @@ impl Registry {
         self.entries.borrow()[key].idle_ticks.set(idle_ticks);
     }
 
+    /// How many it has room for.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.entries.borrow().capacity()
+    }
+
     /// Ends one.
     pub(super) fn end_one(&self, key: Key) {
         self.entries.borrow()[key].doom(Fate::End, &self.doomed);
@@ -645,6 +651,56 @@ mod tests {
         assert_eq!(doomed(&registry), [7]);
         assert_eq!(registry.fate(key), Fate::Idle);
         assert_eq!(registry.moved(key, 19), Fate::Idle, "it is too late");
+    }
+
+    /// A topology of a pool with this member, whose sessions are kept for so long.
+    fn topology(member: &str, drain: Duration) -> Topology {
+        let text = format!(
+            "[pools.a]\nrole = \"mediation\"\nquorum = \"any\"\nmembers.{member} = \"192.0.2.1\"\n\
+             [pools.a.services.sip]\nlisten = \"127.0.0.1:0\"\n"
+        );
+        let loaded = crate::config::parse(&text, "f").expect("valid");
+        let mut topology = loaded.config.topology;
+        topology.pools[0].drain_deadline = drain;
+        topology
+    }
+
+    #[test]
+    fn who_leaves_ends_at_the_deadline_of_its_old_pool_and_not_before() {
+        let registry = Registry::default();
+        let key = enter(&registry, HOME, HOME, 5);
+        let drain = |ticks| TICK * ticks;
+        let (old, new) = (topology("m", drain(40)), topology("n", drain(0)));
+        let adopt = |old, new, now| {
+            let succession = Succession::between(old, new);
+            registry.adopt(old, &succession, |_| Tick::MAX, now);
+        };
+        adopt(&old, &new, 10);
+        assert_eq!(registry.target(key), None);
+        // What comes later changes nothing about it, and brings nobody back.
+        adopt(&new, &old, 20);
+        adopt(&old, &old, 30);
+        for now in 11..=50 {
+            registry.sweep(1, now);
+            assert_ne!(registry.fate(key), Fate::End, "at {now}");
+        }
+        registry.sweep(1, 51);
+        assert_eq!(registry.fate(key), Fate::End);
+        assert_eq!(registry.leave(key).on, Some(HOME));
+    }
+
+    #[test]
+    fn the_idle_timeout_in_force_holds_for_sessions_that_are_there() {
+        let registry = Registry::default();
+        let key = enter(&registry, HOME, HOME, 0);
+        let same = topology("m", Duration::ZERO);
+        let succession = Succession::between(&same, &same);
+        registry.adopt(&same, &succession, |_| 8, 2);
+        assert!(registry.target(key).is_some());
+        registry.sweep(1, 7);
+        assert_ne!(registry.fate(key), Fate::Idle);
+        registry.sweep(1, 8);
+        assert_eq!(registry.fate(key), Fate::Idle);
     }
 
     #[test]

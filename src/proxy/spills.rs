@@ -160,6 +160,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_remembered_is_found_under_other_ids_or_forgotten() {
+        let spills = Spills::default();
+        spills.remember(HOME, client(1), TWIN, at(100));
+        spills.remember(TWIN, client(2), HOME, at(101));
+        spills.remember(HOME, client(3), TWIN, at(102));
+        spills.forget(HOME, client(3));
+        spills.remember(HOME, client(3), TWIN, at(103));
+        let later = |pool: PoolId| PoolId(pool.0 + 5);
+        spills.adopt(|home, at| (home == HOME).then(|| (later(home), later(at))));
+        let found = |n, seconds| spills.find(later(HOME), client(n), at(seconds));
+        assert_eq!(found(1, 129), Some(later(TWIN)));
+        assert_eq!(found(1, 130), None);
+        assert_eq!(found(3, 132), Some(later(TWIN)));
+        assert_eq!(found(3, 133), None);
+        assert_eq!(spills.find(HOME, client(1), at(104)), None);
+        assert_eq!(spills.find(later(TWIN), client(2), at(104)), None);
+        assert!(spills.is_empty() && spills.0.borrow().line.is_empty());
+    }
+
+    #[test]
     fn the_table_is_bounded_whatever_comes() {
         let spills = Spills::default();
         for n in 0..3 * MOST as u32 {

@@ -3,6 +3,8 @@
 mod ending;
 mod fairness;
 mod measuring;
+mod reload;
+pub(super) mod stage;
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -158,7 +158,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<Inbox>) {
+    /// A worker, and where clients come in.
+    pub(super) fn new(plan: Plan) -> (Rc<Worker>, Entrances) {
         let epoch = plan.snapshot.epoch();
         let worker = Rc::new(Worker {
             snapshot: RefCell::new(plan.snapshot),
@@ -175,7 +176,12 @@ impl Worker {
             open: Cell::new(0),
             most: Cell::new(plan.sessions),
         });
-        let mut entrances = Entrances::open(&worker, plan.listeners, plan.flows);
+        let entrances = Entrances::open(&worker, plan.listeners, plan.flows);
+        (worker, entrances)
+    }
+
+    pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<Inbox>) {
+        let (worker, mut entrances) = Worker::new(plan);
         let mut sweeps = interval(TICK);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {

@@ -10,15 +10,15 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt::U
 use tokio::sync::mpsc;
 
 use super::super::{FromWorker, Plan, ToWorker, Which, WorkerHandle, listen, start};
-use crate::dispatch::fixture::{HOME, TWIN, count, decider, topology};
+use crate::dispatch::fixture::{HOME, TWIN, bring_down, count, decider, topology};
 use crate::dispatch::{Handles, Snapshot};
-use crate::health::{Answer, Failure, ProbeOutcome};
+use crate::health::Failure;
 use crate::observe::counters::{Counter, ServiceCounters, UdpCounters, WorkerCounters};
 use crate::pairing::record::{Cause, Phase};
-use crate::pairing::{Decider, Output};
 use crate::topology::{MemberId, Policy, PoolId, Protocol, TargetId, Topology};
 
 mod ending;
+mod reload;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -277,28 +277,6 @@ impl Drop for Rig {
         let service = self.service();
         assert_eq!(service.accepted.get(), service.ended.get(), "all are over");
         assert_eq!(self.load(HOME) + self.load(TWIN), 0, "places given back");
-    }
-}
-
-fn bring_down(decider: &mut Decider, member: MemberId) {
-    let outcome = |answer| ProbeOutcome {
-        answer,
-        took: Duration::from_millis(1),
-        transcript: String::new(),
-    };
-    let target = member.target(member.pool.service(0));
-    while decider.readiness(target).keeps {
-        let (now, _) = decider.poll_timeout().expect("probes to come");
-        decider.handle_timeout(now);
-        while let Some(output) = decider.poll_output() {
-            if let Output::Probe(probed) = output {
-                let answer = match probed.member() == member {
-                    true => Answer::Bad(Failure::Refused),
-                    false => Answer::Good,
-                };
-                decider.handle_probe(probed, &outcome(answer), now);
-            }
-        }
     }
 }
 
