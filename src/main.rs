@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use twinpool::cli::{self, Task};
 use twinpool::config::{self, Errors};
-use twinpool::daemon::{self, Signals};
+use twinpool::daemon::{self, Starter, UnixSignals};
 
 fn main() -> ExitCode {
     let line = cli::command_line();
@@ -18,8 +18,12 @@ fn main() -> ExitCode {
     }
     match line.task {
         Task::Run { config } => run(&config, line.socket.as_deref()),
-        Task::Validate { config } => validate(&config),
+        Task::Validate { config, diff } => validate(&config, diff, line.socket.as_deref()),
         Task::Demo { once } => cli::demo::run(once),
+        Task::Generate { what, to } => match cli::generate::generate(what, to.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::failed(cli::EXIT_REFUSED, &format!("cannot write: {error}")),
+        },
         Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
     }
 }
@@ -35,6 +39,7 @@ fn log_to_stderr() {
 }
 
 fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
+    let starter = Starter::systemd();
     let mut config = match config::load(path) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
@@ -47,14 +52,15 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
     if let Some(socket) = socket {
         config.control.socket = socket.to_owned();
     }
-    match daemon::run(config, Signals::default(), |_| ()) {
+    match daemon::run(config, starter, UnixSignals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),
     }
 }
 
-fn validate(path: &Path) -> ExitCode {
+fn validate(path: &Path, diff: bool, socket: Option<&Path>) -> ExitCode {
     match config::load(path) {
+        Ok(loaded) if diff => cli::difference::tell(socket, &loaded),
         Ok(loaded) => {
             print!("{}", cli::validate::report(&loaded));
             ExitCode::SUCCESS

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::control::server::{CommandAnswer, CommandBody};
+use crate::control::server::{CommandAnswer, CommandBody, ReloadBody};
 use crate::health::readiness::Mode;
 use crate::observe::events::{Event, mode_word};
 use crate::observe::status::Status;
@@ -93,6 +93,20 @@ impl Client {
     pub async fn redirect(&self, name: &str, order: &impl Serialize) -> Result<String, AskError> {
         let path = format!("/v1/commands/{name}");
         self.post(&path, order, ORDER_PATIENCE, "twinpool redirects")
+            .await
+    }
+
+    /// The text of the configuration that is in force.
+    pub async fn configuration(&self) -> Result<String, AskError> {
+        let body = self.get("/v1/config").await?;
+        let text = String::from_utf8(body.into());
+        text.map_err(|error| AskError::Strange(error.to_string()))
+    }
+
+    /// Has the configuration read again; what it changed, a line each.
+    pub async fn reload(&self) -> Result<String, AskError> {
+        let (path, order) = ("/v1/commands/reload", ReloadBody {});
+        self.post(path, &order, ORDER_PATIENCE, "twinpool status")
             .await
     }
 

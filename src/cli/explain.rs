@@ -223,6 +223,7 @@ fn datagrams(service: &ServiceStatus) -> Option<String> {
             let reason = match reason {
                 "no_member" => "no member took them",
                 "table_full" => "no room for their flows",
+                "no_port" => "sent from port 0, where nobody can be answered",
                 _ => "not sent by our own kernel",
             };
             format!("{} ({reason})", number(n))

@@ -5,7 +5,9 @@
 
 pub mod client;
 pub mod demo;
+pub mod difference;
 pub mod explain;
+pub mod generate;
 pub mod moves;
 pub mod page;
 pub mod paint;
@@ -65,6 +67,9 @@ pub enum Task {
     },
     /// Check a configuration, and say what it means
     Validate {
+        /// Say what a reload would change in the daemon that runs, or why it would be refused
+        #[arg(long)]
+        diff: bool,
         /// The configuration
         #[arg(default_value = DEFAULT_CONFIG)]
         config: PathBuf,
@@ -74,6 +79,15 @@ pub enum Task {
         /// Play the story once, print what the clients saw, and exit
         #[arg(long)]
         once: bool,
+    },
+    /// Make the manual or shell completions, for a package
+    #[command(hide = true)]
+    Generate {
+        /// What to make
+        what: generate::What,
+        /// Write files to this directory, not to standard output
+        #[arg(long, value_name = "DIRECTORY")]
+        to: Option<PathBuf>,
     },
     /// Ask or command the daemon that runs.
     #[command(flatten)]
@@ -128,6 +142,8 @@ pub enum Ask {
     Restore(MoveSite),
     /// Stop all automation of pairs until `resume`; commands still work
     Pause(Because),
+    /// Read the configuration again and put it in force: all of it or, with the reason, nothing
+    Reload,
     /// Let automation go on; ends alarms, and the wait after a damaged record
     Resume(Because),
 }
@@ -247,6 +263,11 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
         }
         Ask::Redirects { .. } => {
             write!(out, "{}", redirects::page(&client.status().await?, look))?;
+        }
+        Ask::Reload => {
+            for line in client.reload().await?.lines() {
+                writeln!(out, "{}", harmless(line))?;
+            }
         }
         Ask::Failover(order) => give(client, moves::Order::Failover(order), out).await?,
         Ask::Failback(order) => give(client, moves::Order::Failback(order), out).await?,

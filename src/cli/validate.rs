@@ -154,7 +154,7 @@ fn quorum(pool: &Pool) -> String {
     };
     let below = match pool.below_quorum {
         BelowQuorum::Serve => "below it those that answer go on serving",
-        BelowQuorum::Refuse => "below it new connections are refused",
+        BelowQuorum::Refuse => "below it new sessions are refused",
     };
     let (start, stay) = (pool.quorum.to_start, pool.quorum.to_stay);
     let start = if start == stay {
@@ -230,7 +230,7 @@ fn describe_pair(page: &mut String, pair: &Pair, topology: &Topology) {
         page,
         &format!(
             "  while users move, at most {} of their sessions are ended each second, and a member \
-             takes at most {} new connections of theirs each second",
+             takes at most {} new sessions of theirs each second",
             pair.move_rate, pair.arrivals
         ),
     );

@@ -12,6 +12,7 @@
 mod after_pool;
 mod check;
 mod diagnostic;
+pub mod difference;
 pub mod duration;
 mod listeners;
 mod members;
@@ -33,6 +34,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::topology::{SiteId, Topology};
@@ -51,6 +53,17 @@ pub struct Config {
     pub control: Control,
     /// `[sites]`, `[roles]`, `[pools]` and `[pairs]`; the pairs that are in force on this instance.
     pub topology: Topology,
+    /// The file that all of it was read from; none for text that was given otherwise.
+    pub source: Option<Source>,
+}
+
+/// A configuration file, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What stood in it.
+    pub text: Arc<str>,
 }
 
 /// This running twinpool.
@@ -102,7 +115,14 @@ pub struct Loaded {
 pub fn load(path: &Path) -> Result<Loaded, Errors> {
     let name = path.display().to_string();
     match read_bounded(path) {
-        Ok(text) => parse(&text, &name),
+        Ok(text) => {
+            let mut loaded = parse(&text, &name)?;
+            loaded.config.source = Some(Source {
+                path: path.to_owned(),
+                text: text.into(),
+            });
+            Ok(loaded)
+        }
         Err(error) => Err(Errors::unreadable(&name, &error)),
     }
 }

@@ -110,6 +110,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
         None => (pools, pairs.pairs),
     };
     Some(Config {
+        source: None,
         instance,
         observe,
         control,

@@ -11,6 +11,7 @@
 
 pub mod order;
 pub mod redirect;
+pub mod reload;
 pub mod server;
 pub mod socket;
 

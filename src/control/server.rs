@@ -24,10 +24,11 @@ pub const LONGEST_REASON: usize = 500;
 /// Commands under way at once, each perhaps waiting to be stored; more are told to come again.
 pub const MOST_COMMANDS: usize = 16;
 
-const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, /v1/why/PAIR, and POST \
+const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, /v1/why/PAIR, /v1/config, and POST \
                          /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
                          /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
-                         /v1/commands/restore, /v1/commands/pause, /v1/commands/resume";
+                         /v1/commands/restore, /v1/commands/pause, /v1/commands/resume, \
+                         /v1/commands/reload";
 
 /// The body of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,11 @@ pub struct CommandBody {
     #[serde(default)]
     pub force: bool,
 }
+
+/// The body of `reload`: nothing goes with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadBody {}
 
 /// What a command is answered with, carried out or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +87,15 @@ fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
         return match desk.why(&unescaped(name)) {
             Ok(why) => json(StatusCode::OK, &why),
             Err(missing) => text(StatusCode::NOT_FOUND, format!("{missing}\n")),
+        };
+    }
+    if path == "/v1/config" {
+        return match desk.configuration() {
+            Some(configuration) => text(StatusCode::OK, configuration.to_string()),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "this instance was not started from a file\n".to_owned(),
+            ),
         };
     }
     if kind_of(path).is_some() {
@@ -139,6 +154,7 @@ impl Commands {
             match order {
                 Ordered::Member(command) => desk.command(command).await,
                 Ordered::Pairs(redirection) => desk.redirect(redirection).await,
+                Ordered::Reload { by } => desk.reload(by).await,
             }
         });
         match carried_out.await {
@@ -158,12 +174,14 @@ enum Kind {
     /// Of the users of a site's pools.
     Site(fn(String) -> Redirect),
     Automation(fn() -> Redirect),
+    Reload,
 }
 
 /// What is ordered.
 enum Ordered {
     Member(Command),
     Pairs(Redirection),
+    Reload { by: String },
 }
 
 fn kind_of(path: &str) -> Option<Kind> {
@@ -177,6 +195,7 @@ fn kind_of(path: &str) -> Option<Kind> {
         "restore" => Some(Kind::Site(Redirect::Restore)),
         "pause" => Some(Kind::Automation(|| Redirect::Pause)),
         "resume" => Some(Kind::Automation(|| Redirect::Resume)),
+        "reload" => Some(Kind::Reload),
         _ => None,
     }
 }
@@ -229,6 +248,10 @@ fn parse(kind: Kind, uid: u32, body: &[u8]) -> Result<Ordered, String> {
                 force: body.force,
                 dry_run: body.dry_run,
             })
+        }
+        Kind::Reload => {
+            let ReloadBody {} = body_of(body, "{}")?;
+            Ordered::Reload { by: by() }
         }
         Kind::Automation(what) => {
             let body: AutomationBody = body_of(body, r#"{"reason": "why"}"#)?;

@@ -1,9 +1,11 @@
 //! The hub as HTTP and the control socket see it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::hub::Hub;
 use super::redirecting;
+use super::reload;
 use crate::clock;
 use crate::control::order;
 use crate::health::Answer;
@@ -27,25 +29,28 @@ impl HubDesk {
 
     fn view<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
         let hub = &*self.0;
+        let era = hub.era();
         let decider = hub.decider.borrow();
         let book = hub.book.borrow();
         let events = hub.events.borrow();
         let shortages = hub.shortages.borrow();
         let onsets = hub.onsets.borrow();
+        let reloads = hub.reloads.borrow();
         let problem = hub.keeper.problem();
         let now = clock::now();
         look(&View {
-            name: &hub.config.instance.name,
-            site: hub.config.instance.site,
+            name: &era.config.instance.name,
+            site: era.config.instance.site,
             state: hub.state.get(),
             started: hub.started,
-            room: hub.room,
+            room: era.room,
             store_problem: problem.as_deref(),
+            reload_refused: reloads.refusal(),
             decider: &decider,
-            topology: &hub.topology,
-            workers: &hub.counters,
+            topology: &era.topology,
+            workers: &era.counters,
             own_faults: &hub.own_faults,
-            load: &|member| u64::from(hub.handles.member(member).load()),
+            load: &|member| u64::from(era.handles.member(member).load()),
             address: &|target| book.current(target),
             checks: &|target| check_totals(&hub.runner, target),
             exchanges: &|target| exchanges(&hub.runner, target),
@@ -82,11 +87,12 @@ impl Desk for HubDesk {
 
     fn measures(&self) -> Measures {
         let hub = &*self.0;
+        let era = hub.era();
         self.view(|view| {
             let sources = Sources {
-                reloads: &hub.reloads,
+                reloads: &hub.reloads.borrow(),
                 transitions: &hub.transitions.borrow(),
-                queue: &|pool| u64::from(hub.handles.queue(pool).waiting()),
+                queue: &|pool| u64::from(era.handles.queue(pool).waiting()),
                 checks: &|target| hub.runner.times(target),
                 probes_waiting: hub.runner.waiting() as u64,
             };
@@ -104,18 +110,35 @@ impl Desk for HubDesk {
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
-        Box::pin(redirecting::carry_out(self.0.clone(), redirection))
+        let hub = self.0.clone();
+        Box::pin(async move {
+            let _by_ids = hub.commands.read().await;
+            redirecting::carry_out(hub.clone(), redirection).await
+        })
+    }
+
+    fn configuration(&self) -> Option<Arc<str>> {
+        let era = self.0.era();
+        let source = era.config.source.as_ref()?;
+        Some(source.text.clone())
+    }
+
+    fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>> {
+        let hub = self.0.clone();
+        Box::pin(async move { reload::reload(hub, &by).await })
     }
 
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>> {
         let hub = self.0.clone();
         Box::pin(async move {
+            let _by_ids = hub.commands.read().await;
             let now = clock::now();
-            let order = order::order(command, &hub.topology, now)?;
-            let done = order::done(&order, &hub.topology, now);
+            let era = hub.era();
+            let order = order::order(command, &era.topology, now)?;
+            let done = order::done(&order, &era.topology, now);
             let member = order.member;
             hub.order(order, now)
-                .map_err(|refusal| order::refused(&refusal, member, &hub.topology))?;
+                .map_err(|refusal| order::refused(&refusal, member, &era.topology))?;
             Ok(redirecting::kept(&hub, done).await)
         })
     }

@@ -8,24 +8,27 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, RwLock, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::StartError;
 use super::desk::HubDesk;
+use super::era::Era;
 use super::keeper::Keeper;
 use super::memory::Remembered;
 use super::pairs::Pairs;
 use super::paths;
 use super::records::{Records, Stored};
+use super::reload::Prepared;
 use super::resolver::{Resolved, Resolver};
+use super::service_manager::ServiceManager;
 use crate::clock;
 use crate::config::Config;
 use crate::control::server;
@@ -35,11 +38,12 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
-use crate::observe::counters::{OwnFaultCounters, ReloadCounters, WorkerCounters};
+use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
 use crate::observe::measures::Transitions;
 use crate::observe::onset::Onsets;
+use crate::observe::reloads::Reloads;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
 use crate::observe::stamp::Clock;
@@ -47,7 +51,8 @@ use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
 use crate::proxy::{
-    FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports, start,
+    Adoption, FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports,
+    start,
 };
 use crate::time::Time;
 use crate::topology::{Protocol, Service, TargetId, Topology};
@@ -68,34 +73,40 @@ const TELL_FAULT: Duration = Duration::from_secs(10);
 
 /// The control thread's state.
 pub(super) struct Hub {
-    pub(super) config: Config,
-    pub(super) topology: Arc<Topology>,
+    era: RefCell<Rc<Era>>,
     pub(super) decider: RefCell<Decider>,
     pub(super) book: RefCell<AddressBook>,
-    pub(super) handles: Handles,
     pub(super) runner: Runner,
-    pub(super) counters: Vec<Arc<WorkerCounters>>,
     pub(super) events: RefCell<Events>,
     pub(super) keeper: Keeper,
     pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
-    pub(super) room: Room,
     /// Faults of our own that probes met; what workers met, they count.
     pub(super) own_faults: OwnFaultCounters,
     pub(super) shortages: RefCell<Shortages>,
     pub(super) transitions: RefCell<Transitions>,
-    pub(super) reloads: ReloadCounters,
     pub(super) onsets: RefCell<Onsets>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
+    pub(super) manager: ServiceManager,
     observe_address: Option<SocketAddr>,
+    /// Rounds of the control loop.
+    rounds: Cell<u64>,
     workers: RefCell<Vec<Worker>>,
     /// Something was decided outside the loop: its timer must be set anew.
     nudge: Notify,
     /// Addresses whose routes are watched.
     watched: watch::Sender<Vec<IpAddr>>,
     faults_told: RefCell<Vec<(OwnFault, Time)>>,
+    /// Held by whoever names things by ids across an `await`; a reload waits for all of them.
+    pub(super) commands: RwLock<()>,
+    pub(super) prepared: mpsc::Sender<Box<Prepared>>,
+    pub(super) reloads: RefCell<Reloads>,
+    /// When sessions on addresses that are no longer a target's are ended.
+    pub(super) strays: RefCell<Vec<(Time, TargetId)>>,
+    /// The control socket that the command line gave, where it did.
+    pub(super) socket_by_hand: Option<PathBuf>,
 }
 
 /// A worker, and whether it missed a message and must be brought up to date.
@@ -106,12 +117,16 @@ struct Worker {
 
 /// What the control loop waits for.
 pub(super) struct Inputs {
-    answers: mpsc::Receiver<(TargetId, ProbeOutcome)>,
+    pub(super) answers: mpsc::Receiver<(TargetId, ProbeOutcome)>,
     reports: mpsc::Receiver<FromWorker>,
-    names: mpsc::Receiver<Resolved>,
+    pub(super) names: mpsc::Receiver<Resolved>,
     paths: mpsc::Receiver<Vec<IpAddr>>,
-    stored: mpsc::Receiver<Stored>,
-    _resolver: Resolver,
+    pub(super) stored: mpsc::Receiver<Stored>,
+    /// Configurations that are to be put in force.
+    prepared: mpsc::Receiver<Box<Prepared>>,
+    pub(super) resolver: Resolver,
+    /// What it looks up.
+    pub(super) resolved: Vec<String>,
 }
 
 enum Input {
@@ -120,6 +135,7 @@ enum Input {
     Name(Resolved),
     Paths(Vec<IpAddr>),
     Stored(Stored),
+    Prepared(Box<Prepared>),
     Due,
 }
 
@@ -127,11 +143,14 @@ impl Hub {
     /// Starts everything; what it returns serves once [`Hub::run`] is polled.
     pub(super) async fn start(
         config: Config,
+        topology: Topology,
         descriptors: u64,
         listeners: Vec<Vec<Listener>>,
+        observe: Option<TcpListener>,
         control: ControlSocket,
+        manager: ServiceManager,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
-        let topology = Arc::new(config.topology.clone());
+        let topology = Arc::new(topology);
         let limits = Limits::new(
             descriptors,
             listeners.len(),
@@ -164,16 +183,8 @@ impl Hub {
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &handles, now, |_| false, address);
+        let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
         let snapshot = Arc::new(snapshot);
-
-        let observe = match config.observe.listen {
-            Some(address) => {
-                let listener = TcpListener::bind(address).await;
-                Some(listener.map_err(|error| StartError::Observe(address, error))?)
-            }
-            None => None,
-        };
 
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
@@ -203,8 +214,9 @@ impl Hub {
                 behind: false,
             });
         }
-        let names = book.names().map(|(name, _)| name.to_owned());
-        let (resolver, names) = Resolver::start(names.collect::<Vec<_>>());
+        let resolved: Vec<String> = book.names().map(|(name, _)| name.to_owned()).collect();
+        let (resolver, names) = Resolver::start(resolved.clone());
+        let (prepare, prepared) = mpsc::channel(1);
         let (watched, to_watch) = watch::channel(book.in_use());
         let (path_news, paths) = mpsc::channel(PATH_NEWS);
         spawn_local(paths::watch(to_watch, path_news));
@@ -214,34 +226,45 @@ impl Hub {
             names,
             paths,
             stored,
-            _resolver: resolver,
+            prepared,
+            resolver,
+            resolved,
         };
         let hub = Rc::new(Hub {
             pairs: Pairs::new(records, &topology, now),
-            topology,
             decider: RefCell::new(decider),
             book: RefCell::new(book),
-            handles,
             runner,
-            counters,
             events: RefCell::new(Events::new()),
             keeper,
             state: Cell::new(RunState::Starting),
             started: now,
-            room,
             own_faults: OwnFaultCounters::default(),
             shortages: RefCell::new(shortages),
             transitions: RefCell::default(),
-            reloads: ReloadCounters::new(now),
             onsets: RefCell::new(onsets),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
+            manager,
+            rounds: Cell::new(0),
             observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),
             workers: RefCell::new(workers),
             nudge: Notify::new(),
             watched,
             faults_told: RefCell::new(Vec::new()),
-            config,
+            commands: RwLock::new(()),
+            prepared: prepare,
+            reloads: RefCell::default(),
+            strays: RefCell::default(),
+            socket_by_hand: None,
+            era: RefCell::new(Rc::new(Era {
+                epoch: 0,
+                config,
+                topology,
+                handles,
+                counters,
+                room,
+            })),
         });
         for (pair, problem) in hub.pairs.found() {
             hub.tell_instance(format!("{pair}: {problem}"), now);
@@ -258,16 +281,21 @@ impl Hub {
         Ok((hub, inputs))
     }
 
-    pub(super) fn topology(&self) -> &Arc<Topology> {
-        &self.topology
+    /// What is in force until the next reload.
+    pub(super) fn era(&self) -> Rc<Era> {
+        self.era.borrow().clone()
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.era.borrow().topology.clone()
     }
 
     pub(super) fn observe_address(&self) -> Option<SocketAddr> {
         self.observe_address
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.config.control.socket
+    pub(super) fn socket(&self) -> PathBuf {
+        self.era().config.control.socket.clone()
     }
 
     /// The control loop: one input, one moment, one turn. Never ends; may be dropped and called
@@ -277,19 +305,36 @@ impl Hub {
         loop {
             let input = self.next_input(inputs).await;
             let now = clock::now();
-            self.handle(input, now);
+            match input {
+                Input::Prepared(prepared) => self.switch(*prepared, inputs, now),
+                input => self.handle(input, now),
+            }
             // Pairs move together when a site is lost: one snapshot for what is in force by now.
             while let Ok(stored) = inputs.stored.try_recv() {
                 self.stored(stored, now);
             }
             self.turn(now);
             self.check_disk(now);
+            self.rounds.set(self.rounds.get().wrapping_add(1));
         }
+    }
+
+    /// How often the control loop has gone round, then each worker.
+    pub(super) fn rounds(&self) -> Vec<u64> {
+        let era = self.era();
+        let workers = era.counters.iter().map(|worker| worker.rounds.get());
+        std::iter::once(self.rounds.get()).chain(workers).collect()
+    }
+
+    /// Has the control loop go round, whatever there is to do.
+    pub(super) fn go_round(&self) {
+        self.nudge.notify_one();
     }
 
     async fn next_input(&self, inputs: &mut Inputs) -> Input {
         let due = self.decider.borrow().poll_timeout().map(|(due, _)| due);
-        let due = due.into_iter().chain(self.next_slice()).min();
+        let strays = self.strays.borrow().iter().map(|(at, _)| *at).min();
+        let due = due.into_iter().chain(self.next_slice()).chain(strays).min();
         let wait = due.map_or(LOOK_AFTER, |due| clock::now().until(due).min(LOOK_AFTER));
         let timer = sleep_until(Instant::now() + wait);
         tokio::select! {
@@ -298,6 +343,7 @@ impl Hub {
             Some(resolved) = inputs.names.recv() => Input::Name(resolved),
             Some(unrouted) = inputs.paths.recv() => Input::Paths(unrouted),
             Some(stored) = inputs.stored.recv() => Input::Stored(stored),
+            Some(prepared) = inputs.prepared.recv() => Input::Prepared(prepared),
             () = self.nudge.notified() => Input::Due,
             () = timer => Input::Due,
         }
@@ -305,13 +351,19 @@ impl Hub {
     fn handle(self: &Rc<Self>, input: Input, now: Time) {
         match input {
             Input::Answer(target, outcome) => self.answered(target, &outcome, now),
-            Input::Report(FromWorker::ConnectFailed(target, failure)) => {
+            // What a worker saw under an earlier topology names others by now.
+            Input::Report(
+                FromWorker::ConnectFailed { epoch, .. } | FromWorker::ConnectSlow { epoch, .. },
+            ) if epoch != self.era().epoch => {}
+            Input::Report(FromWorker::ConnectFailed {
+                target, failure, ..
+            }) => {
                 let evidence = Evidence::Failed(failure);
                 self.decider
                     .borrow_mut()
                     .handle_evidence(target, evidence, now);
             }
-            Input::Report(FromWorker::ConnectSlow(target, since)) => {
+            Input::Report(FromWorker::ConnectSlow { target, since, .. }) => {
                 self.decider
                     .borrow_mut()
                     .handle_evidence(target, Evidence::Slow(since), now);
@@ -324,11 +376,13 @@ impl Hub {
             }
             Input::Stored(stored) => self.stored(stored, now),
             Input::Due => self.decider.borrow_mut().handle_timeout(now),
+            // Taken by the loop itself.
+            Input::Prepared(_) => {}
         }
     }
 
     /// A probe came back. One that found nobody may have asked the wrong one of several addresses.
-    fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
+    pub(super) fn answered(&self, target: TargetId, outcome: &ProbeOutcome, now: Time) {
         self.decider.borrow_mut().handle_probe(target, outcome, now);
         if let Answer::OwnFault(fault) = outcome.answer {
             // A name without an address is no lack of ours; it is told of the member.
@@ -357,18 +411,46 @@ impl Hub {
             let Change::Gone { target, .. } = change else {
                 continue;
             };
-            let hub = self.clone();
-            let deadline = self.topology.pool(target.pool).drain_deadline;
-            spawn_local(async move {
-                sleep(deadline).await;
-                let keep = hub
-                    .book
-                    .borrow()
-                    .addresses(target)
-                    .map(|a| a.ip())
-                    .collect();
-                hub.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
-            });
+            let deadline = self.topology().pool(target.pool).drain_deadline;
+            let mut strays = self.strays.borrow_mut();
+            if !strays.iter().any(|(_, stray)| *stray == target) {
+                strays.push((clock::now() + deadline, target));
+            }
+        }
+    }
+
+    /// Ends sessions on addresses that have not been their target's for long enough.
+    fn end_strays(&self, now: Time) {
+        let due = |(at, _): &mut (Time, TargetId)| *at <= now;
+        let due: Vec<_> = self.strays.borrow_mut().extract_if(.., due).collect();
+        for (_, target) in due {
+            let keep = self
+                .book
+                .borrow()
+                .addresses(target)
+                .map(|a| a.ip())
+                .collect();
+            self.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
+        }
+    }
+
+    /// What holds from now on.
+    pub(super) fn begin_era(&self, era: Rc<Era>) {
+        self.era.replace(era);
+    }
+
+    /// Whether every worker takes another configuration now.
+    pub(super) fn can_adopt(&self) -> bool {
+        let workers = self.workers.borrow();
+        workers.iter().all(|worker| worker.handle.has_room())
+    }
+
+    /// Has a worker go on under another configuration; it has room for that.
+    pub(super) fn have_adopted(&self, worker: usize, adoption: Adoption) {
+        if let Some(worker) = self.workers.borrow_mut().get_mut(worker)
+            && worker.handle.adopt(adoption).is_err()
+        {
+            tracing::error!("a worker takes no configuration; is it stuck?");
         }
     }
 
@@ -406,6 +488,7 @@ impl Hub {
             }
         }
         self.move_on(now);
+        self.end_strays(now);
         self.bring_up_to_date();
         self.look(now);
         if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
@@ -439,12 +522,13 @@ impl Hub {
     pub(super) fn close(&self) {
         self.state.set(RunState::Draining);
         tracing::info!(sessions = self.open(), "stopping: no new sessions");
+        self.manager.stopping();
         self.tell_workers(&ToWorker::Close);
     }
 
     /// Resolves once no session is left, or the stop deadline has passed.
     pub(super) async fn emptied(&self) {
-        let deadline = Instant::now() + self.config.instance.stop_deadline;
+        let deadline = Instant::now() + self.era().config.instance.stop_deadline;
         while self.open() > 0 && Instant::now() < deadline {
             sleep(LOOK_EMPTY).await;
         }
@@ -465,24 +549,30 @@ impl Hub {
 
     /// Sessions open on all workers.
     fn open(&self) -> u64 {
-        self.counters.iter().map(|worker| worker.open()).sum()
+        self.era().counters.iter().map(|worker| worker.open()).sum()
     }
 
     /// Some target is found elsewhere now.
-    fn readdress(&self) {
+    pub(super) fn readdress(&self) {
         self.watched.send_replace(self.book.borrow().in_use());
         self.publish();
     }
 
     pub(super) fn publish(&self) {
+        let snapshot = self.snapshot(clock::now());
+        self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
+    }
+
+    /// Who may be chosen, as things stand.
+    pub(super) fn snapshot(&self, now: Time) -> Snapshot {
+        let era = self.era();
         let decider = self.decider.borrow();
         let book = self.book.borrow();
-        let now = clock::now();
         let moving = |pool| self.is_moving(pool, now);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(&decider, &self.handles, now, moving, address);
+        let snapshot = Snapshot::new(era.epoch, &decider, &era.handles, now, moving, address);
         self.note_moving(now);
-        self.tell_workers(&ToWorker::Publish(Arc::new(snapshot)));
+        snapshot
     }
 
     fn tell_workers(&self, message: &ToWorker) {
@@ -519,7 +609,7 @@ impl Hub {
         let at = clock_at(now).stamp(now);
         self.events
             .borrow_mut()
-            .tell(&self.topology, event, now, at);
+            .tell(&self.topology(), event, now, at);
     }
 
     pub(super) fn tell_instance(&self, text: String, now: Time) {
@@ -539,7 +629,7 @@ impl Hub {
 
     pub(super) fn remembered(&self, now: Time) -> Remembered {
         let standing = self.decider.borrow().standing();
-        Remembered::new(&standing, &self.topology, clock_at(now))
+        Remembered::new(&standing, &self.topology(), clock_at(now))
     }
 }
 
@@ -560,7 +650,7 @@ pub(super) fn clock_at(now: Time) -> Clock {
 }
 
 /// What the instance may hold, and why not more.
-fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> Room {
+pub(super) fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> Room {
     let ceiling = |what: &str, most: u32, each: usize, wanted: Option<NonZeroU32>, ports: bool| {
         let wanted = wanted.map(NonZeroU32::get);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
@@ -611,7 +701,7 @@ fn room(config: &Config, limits: Limits, (sessions, flows): (usize, usize)) -> R
 }
 
 /// What is wanted of flows: where no service is over UDP, sessions have all the room.
-fn flows_wanted(config: &Config) -> FlowsWanted {
+pub(super) fn flows_wanted(config: &Config) -> FlowsWanted {
     let mut services = config.topology.pools.iter().flat_map(|pool| &pool.services);
     let is_udp = |service: &Service| service.protocol == Protocol::Udp;
     match config.instance.max_flows {

@@ -16,6 +16,7 @@
 
 mod desk;
 mod disk;
+mod era;
 mod hub;
 mod keeper;
 mod memory;
@@ -23,10 +24,12 @@ mod pairs;
 pub mod paths;
 mod records;
 mod redirecting;
+mod reload;
 
 pub mod resolver;
 #[cfg(test)]
 mod rig;
+pub mod service_manager;
 mod spill;
 
 use std::fmt;
@@ -35,21 +38,25 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
-use crate::proxy::listen::{self, BindError, Listener};
+use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
-use crate::topology::Topology;
+use crate::topology::{Protocol, Topology};
 
 use hub::Hub;
+use service_manager::ServiceManager;
 
 /// How long a stopping instance waits for look-ups that hang.
 const LET_GO: Duration = Duration::from_millis(500);
@@ -118,28 +125,57 @@ pub struct Started {
     pub socket: PathBuf,
 }
 
-/// Runs an instance on this thread until `stop` resolves and its sessions have ended, or until
+/// Who started this process, and what it gave along. By default nobody of importance, and nothing.
+#[derive(Debug, Default)]
+pub struct Starter {
+    /// Listeners that were bound before this process began.
+    pub sockets: Given,
+    /// Whom it tells how it does, and who keeps its listeners over a crash.
+    pub manager: ServiceManager,
+}
+
+impl Starter {
+    /// systemd, where it started this process. To be called once, before there is any other thread.
+    pub fn systemd() -> Starter {
+        Starter {
+            sockets: service_manager::sockets_given(),
+            manager: ServiceManager::from_environment(),
+        }
+    }
+}
+
+/// Runs an instance on this thread until it is told to stop and its sessions have ended, or until
 /// they met the stop deadline. `started` is called once it serves.
 ///
 /// # Errors
 /// When it cannot start; once it serves it does not fail.
 pub fn run(
     config: Config,
-    stop: impl Stop,
+    starter: Starter,
+    signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(StartError::Runtime)?;
-    let served = runtime.block_on(serve(config, stop, started));
+    let served = runtime.block_on(serve(config, starter, signals, started));
     // Dropping it would wait for a look-up that hangs in `getaddrinfo`, for as long as that likes.
     runtime.shutdown_timeout(LET_GO);
     served
 }
 
-/// When to stop.
-pub trait Stop {
+/// What an instance is told from outside, beside commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// To stop; said again, not to wait for its sessions.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
+
+/// Where an instance is told so.
+pub trait Signals {
     /// Begins to listen; called once, before anything is bound.
     ///
     /// # Errors
@@ -148,27 +184,28 @@ pub trait Stop {
         Ok(())
     }
 
-    /// Resolves when the instance is told to stop; asked again, when it is told not to wait for
-    /// its sessions.
-    fn told(&mut self) -> impl Future<Output = ()>;
+    /// Resolves when the instance is told something. May be dropped and called again.
+    fn told(&mut self) -> impl Future<Output = Told>;
 }
 
-/// Stops on SIGTERM or SIGINT; a second one does not wait.
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
 #[derive(Debug, Default)]
-pub struct Signals(Option<[Signal; 2]>);
+pub struct UnixSignals(Option<[Signal; 3]>);
 
-impl Stop for Signals {
+impl Signals for UnixSignals {
     fn listen(&mut self) -> io::Result<()> {
         let terminate = signal(SignalKind::terminate())?;
-        self.0 = Some([terminate, signal(SignalKind::interrupt())?]);
+        let interrupt = signal(SignalKind::interrupt())?;
+        self.0 = Some([terminate, interrupt, signal(SignalKind::hangup())?]);
         Ok(())
     }
 
-    async fn told(&mut self) {
+    async fn told(&mut self) -> Told {
         match &mut self.0 {
-            Some([terminate, interrupt]) => tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            Some([terminate, interrupt, hangup]) => tokio::select! {
+                _ = terminate.recv() => Told::Stop,
+                _ = interrupt.recv() => Told::Stop,
+                _ = hangup.recv() => Told::Reload,
             },
             None => std::future::pending().await,
         }
@@ -176,11 +213,12 @@ impl Stop for Signals {
 }
 
 async fn serve(
-    mut config: Config,
-    mut stop: impl Stop,
+    config: Config,
+    starter: Starter,
+    mut signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
-    stop.listen().map_err(StartError::Runtime)?;
+    signals.listen().map_err(StartError::Runtime)?;
     // First of all: who answers here already must not lose a client to a second instance.
     let control = ControlSocket::bind(&config.control.socket)
         .await
@@ -191,23 +229,54 @@ async fn serve(
         .map_or_else(usable_cores, NonZeroUsize::get);
     // Before the listeners: there may be more of them than the soft limit allows.
     let descriptors = raise_descriptor_limit();
-    let listeners = listen::bind(&config.topology, workers).map_err(StartError::Bind)?;
-    take_bound_addresses(&mut config.topology, &listeners);
-    let (hub, mut inputs) = Hub::start(config, descriptors, listeners, control).await?;
+    let mut given = starter.sockets;
+    let listeners =
+        listen::bind(&config.topology, workers, &mut given).map_err(StartError::Bind)?;
+    let observe = match config.observe.listen {
+        Some(address) => Some(
+            observe_listener(address, &mut given)
+                .map_err(|error| StartError::Observe(address, error))?,
+        ),
+        None => None,
+    };
+    given.close_rest();
+    let mut topology = config.topology.clone();
+    take_bound_addresses(&mut topology, &listeners);
+    let manager = starter.manager;
+    manager.keep_listeners(listeners.iter().flatten());
+    let observed = observe.as_ref().and_then(|listener| {
+        let address = listener.local_addr().ok()?;
+        Some((Protocol::Tcp, address, listener))
+    });
+    manager.keep(observed);
+    let (hub, mut inputs) = Hub::start(
+        config,
+        topology,
+        descriptors,
+        listeners,
+        observe,
+        control,
+        manager,
+    )
+    .await?;
+    hub.manager.ready();
+    spawn_local(service_manager::accompany(hub.clone()));
     started(Started {
-        topology: hub.topology().clone(),
+        topology: hub.topology(),
         observe: hub.observe_address(),
-        socket: hub.socket().to_owned(),
+        socket: hub.socket(),
     });
     tokio::select! {
         () = hub.run(&mut inputs) => {}
-        () = stop.told() => {}
+        () = stopped(&mut signals, &hub) => {}
     }
     hub.close();
     tokio::select! {
         () = hub.run(&mut inputs) => {}
         () = hub.emptied() => {}
-        () = stop.told() => tracing::info!("told again: not waiting for sessions"),
+        () = stopped(&mut signals, &hub) => {
+            tracing::info!("told again: not waiting for sessions");
+        }
     }
     hub.end();
     // A failure has been told where it occurred; a write that hangs has not.
@@ -215,6 +284,30 @@ async fn serve(
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
     }
     Ok(())
+}
+
+/// Resolves when the instance is told to stop; reloads whenever it is told to.
+async fn stopped(signals: &mut impl Signals, hub: &Rc<Hub>) {
+    while signals.told().await == Told::Reload {
+        let hub = hub.clone();
+        // What came of it is in the log, in the events and in the status.
+        spawn_local(async move { reload::reload(hub, "SIGHUP").await });
+    }
+}
+
+/// The HTTP listener: the one that was given, or a new one.
+fn observe_listener(address: SocketAddr, given: &mut Given) -> io::Result<TcpListener> {
+    match given.take(Protocol::Tcp, address).into_iter().next() {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket.into())
+        }
+        None => {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }
+    }
 }
 
 /// Cores that this process may run on, by affinity and cgroup.
@@ -229,15 +322,22 @@ fn take_bound_addresses(topology: &mut Topology, listeners: &[Vec<Listener>]) {
         .iter_mut()
         .flat_map(|pool| &mut pool.services)
     {
-        // As they were bound, worker by worker; the first has them all.
+        // As they were bound, worker by worker; the first has them all. Those with a port that the
+        // file gives may have been bound before.
         let bound = listeners
             .iter()
+            .take(1)
             .flatten()
             .filter(|l| l.service == service.id);
-        let mut bound = bound.map(|listener| listener.address);
-        for list in [&mut service.listen, &mut service.listen_at_twin] {
-            let count = list.len();
-            *list = bound.by_ref().take(count).collect();
+        let mut bound: Vec<SocketAddr> = bound.map(|listener| listener.address).collect();
+        for address in service.listen.iter_mut().chain(&mut service.listen_at_twin) {
+            let is_it = |found: &SocketAddr| match address.port() {
+                0 => found.ip() == address.ip(),
+                _ => found == address,
+            };
+            if let Some(at) = bound.iter().position(is_it) {
+                *address = bound.remove(at);
+            }
         }
     }
 }
@@ -262,7 +362,7 @@ mod tests {
             pool("two", &format!("listen = {free}"))
         );
         let mut topology = config::parse(&text, "f").unwrap().config.topology;
-        let listeners = listen::bind(&topology, 2).unwrap();
+        let listeners = listen::bind(&topology, 2, &mut Given::default()).unwrap();
         take_bound_addresses(&mut topology, &listeners);
         let service = |pool: usize| &topology.pools[pool].services[0];
         let at = |from: usize, to: usize| -> Vec<SocketAddr> {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::hub::{Hub, clock_at};
-use super::records::{Records, Stored};
+use super::records::{Newcomers, Records, Stored};
 use super::spill::{LOOK, Spilling};
 use crate::clock;
 use crate::observe::onset::PairTroubles;
@@ -26,7 +26,7 @@ use crate::pairing::pair::{Halt, Move, MoveRefusal};
 use crate::pairing::record::{Phase, Record};
 use crate::proxy::{ToWorker, Which};
 use crate::time::Time;
-use crate::topology::{PairId, PoolId, Topology};
+use crate::topology::{PairId, Pool, PoolId, Succession, Topology};
 
 /// How often it is seen whether the disk takes anything, while nothing is written: one small write a
 /// minute costs nothing.
@@ -34,7 +34,7 @@ const CHECK: Duration = Duration::from_secs(60);
 
 /// What the hub keeps of pairs, beside what is decided.
 pub(super) struct Pairs {
-    records: Records,
+    records: RefCell<Records>,
     moves: RefCell<Moves>,
     /// By pool.
     spilling: RefCell<Vec<Spilling>>,
@@ -59,7 +59,7 @@ struct Waiting {
 impl Pairs {
     pub(super) fn new(records: Records, topology: &Topology, now: Time) -> Pairs {
         Pairs {
-            records,
+            records: RefCell::new(records),
             moves: RefCell::default(),
             spilling: RefCell::new(vec![Spilling::default(); topology.pools.len()]),
             limited: RefCell::new(vec![false; topology.pools.len()]),
@@ -70,20 +70,53 @@ impl Pairs {
         }
     }
 
+    /// Goes on for the next topology. No record is being written, and nobody waits for one.
+    pub(super) fn succeed(&self, new: &Topology, succession: &Succession, records: Newcomers) {
+        let pools = new.pools.len();
+        let pool = |at: usize| succession.pool(PoolId(at as u16)).map(PoolId::index);
+        self.spilling
+            .replace_with(|before| moved(before, pools, pool));
+        self.limited
+            .replace_with(|before| moved(before, pools, pool));
+        let pair = |at: usize| succession.pair(PairId(at as u16)).map(PairId::index);
+        self.slow
+            .replace_with(|before| moved(before, new.pairs.len(), pair));
+        self.moves
+            .replace_with(|before| std::mem::take(before).renumber(succession));
+        self.records
+            .borrow_mut()
+            .succeed(new.pairs.len(), succession, records);
+    }
+
     /// What is wrong with a pair's record on disk, if anything.
     pub(super) fn problem(&self, pair: PairId, now: Time) -> Option<String> {
-        self.records.problem(pair, now)
+        self.records.borrow().problem(pair, now)
     }
 
     /// A person has seen what was wrong with records: what was made good is no longer told.
     pub(super) fn acknowledge(&self) -> Vec<String> {
-        self.records.acknowledge()
+        self.records.borrow().acknowledge()
     }
 
     /// What was wrong with records as they were read, by the names of their pairs.
     pub(super) fn found(&self) -> Vec<(String, String)> {
-        self.records.found()
+        self.records.borrow().found()
     }
+}
+
+/// A list by ids in the order of the next ids; what is new begins with the default.
+fn moved<T: Copy + Default>(
+    before: &[T],
+    count: usize,
+    place: impl Fn(usize) -> Option<usize>,
+) -> Vec<T> {
+    let mut after = vec![T::default(); count];
+    for (at, value) in before.iter().enumerate() {
+        if let Some(now) = place(at) {
+            after[now] = *value;
+        }
+    }
+    after
 }
 
 impl Hub {
@@ -114,7 +147,8 @@ impl Hub {
 
     /// Sessions of a pool's users on its own members, and on the twin's.
     pub(super) fn stand(&self, pool: PoolId) -> (u64, u64) {
-        let each = self.counters.iter().map(|worker| worker.home(pool).open());
+        let era = self.era();
+        let each = era.counters.iter().map(|worker| worker.home(pool).open());
         each.fold((0, 0), |(a, b), (home, twin)| (a + home, b + twin))
     }
 
@@ -131,12 +165,15 @@ impl Hub {
     // What the decider says.
 
     pub(super) fn store(&self, pair: PairId, record: &Record, now: Time) {
-        self.pairs.records.write(pair, record, clock_at(now));
+        self.pairs
+            .records
+            .borrow()
+            .write(pair, record, clock_at(now));
     }
 
     pub(super) fn clear(&self, home: PoolId, off: Option<PoolId>, from: Time, now: Time) {
         let mut moves = self.pairs.moves.borrow_mut();
-        match (off, self.topology.pair_of(home)) {
+        match (off, self.topology().pair_of(home)) {
             (Some(off), Some((pair, _))) => moves.begin(home, off, from, pair.move_rate, now),
             _ => moves.cancel(home, now),
         }
@@ -191,19 +228,17 @@ impl Hub {
 
     /// Notes which pools a snapshot takes for moving.
     pub(super) fn note_moving(&self, now: Time) {
-        let moving = self
-            .topology
-            .pools
-            .iter()
-            .map(|pool| self.is_moving(pool.id, now));
-        let moving = moving.collect();
+        let topology = self.topology();
+        let moving = |pool: &Pool| self.is_moving(pool.id, now);
+        let moving = topology.pools.iter().map(moving).collect();
         self.pairs.limited.replace(moving);
     }
 
     /// Whether some pool has begun or ceased to move since the last snapshot.
     fn moving_changed(&self, now: Time) -> bool {
         let limited = self.pairs.limited.borrow();
-        let mut pools = self.topology.pairs.iter().flat_map(|pair| pair.pools);
+        let topology = self.topology();
+        let mut pools = topology.pairs.iter().flat_map(|pair| pair.pools);
         pools.any(|pool| self.is_moving(pool, now) != limited[pool.index()])
     }
 
@@ -223,7 +258,7 @@ impl Hub {
         if self.moving_changed(now) {
             self.publish();
         }
-        for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
+        for pool in self.topology().pairs.iter().flat_map(|pair| pair.pools) {
             let count = self.spilled(pool);
             let turned = self.pairs.spilling.borrow_mut()[pool.index()].handle_count(count, now);
             if let Some(on) = turned {
@@ -231,8 +266,8 @@ impl Hub {
             }
         }
         self.note_onsets(now);
-        for pair in &self.topology.pairs {
-            let hangs = self.pairs.records.hangs(pair.id, now);
+        for pair in &self.topology().pairs {
+            let hangs = self.pairs.records.borrow().hangs(pair.id, now);
             let told = &mut self.pairs.slow.borrow_mut()[pair.id.index()];
             if std::mem::replace(told, hangs.is_some()) {
                 continue;
@@ -246,8 +281,8 @@ impl Hub {
     /// Sees which of what is counted rises because something is short.
     pub(super) fn look_at_counts(&self, now: Time) {
         self.shortages.borrow_mut().handle_counts(
-            &self.topology,
-            &self.counters,
+            &self.topology(),
+            &self.era().counters,
             &self.own_faults,
             now,
         );
@@ -258,7 +293,7 @@ impl Hub {
         let mut onsets = self.onsets.borrow_mut();
         onsets.handle_store(self.keeper.problem().is_some(), now);
         let decider = self.decider.borrow();
-        for pair in &self.topology.pairs {
+        for pair in &self.topology().pairs {
             let halt = decider.pair(pair.id).halt();
             let troubles = PairTroubles {
                 halted: matches!(halt, Some(Halt::Alarm | Halt::Damaged)),
@@ -268,7 +303,7 @@ impl Hub {
             onsets.handle_pair(pair.id, troubles, now);
         }
         let spilling = self.pairs.spilling.borrow();
-        for pool in self.topology.pairs.iter().flat_map(|pair| pair.pools) {
+        for pool in self.topology().pairs.iter().flat_map(|pair| pair.pools) {
             onsets.handle_spilling(pool, spilling[pool.index()].is_on(), now);
         }
     }
@@ -278,7 +313,8 @@ impl Hub {
     pub(super) fn check_disk(self: &Rc<Self>, now: Time) {
         let unwritten = {
             let decider = self.decider.borrow();
-            let mut pairs = self.topology.pairs.iter();
+            let topology = self.topology();
+            let mut pairs = topology.pairs.iter();
             pairs.any(|pair| decider.unwritten(pair.id).is_some())
         };
         let pause = if unwritten { LOOK } else { CHECK };
@@ -287,7 +323,7 @@ impl Hub {
             .checked
             .get()
             .is_none_or(|last| now.since(last) >= pause);
-        if self.topology.pairs.is_empty() || !due {
+        if self.topology().pairs.is_empty() || !due {
             return;
         }
         self.pairs.checked.set(Some(now));
@@ -356,14 +392,16 @@ impl Hub {
 
     /// Sessions of a pool's users that went to the twin one by one, since the start.
     fn spilled(&self, pool: PoolId) -> u64 {
-        let counts = self.counters.iter();
+        let era = self.era();
+        let counts = era.counters.iter();
         counts.map(|worker| worker.home(pool).spilled.get()).sum()
     }
 
     /// By worker, the sessions of a pool's users on its own members or on the twin's.
     fn left(&self, home: PoolId, off: PoolId) -> Vec<u64> {
         let stand = |(at_home, at_twin)| if off == home { at_home } else { at_twin };
-        let workers = self.counters.iter();
+        let era = self.era();
+        let workers = era.counters.iter();
         workers
             .map(|worker| stand(worker.home(home).open()))
             .collect()

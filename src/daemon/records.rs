@@ -33,7 +33,7 @@ use super::memory::time;
 use crate::observe::stamp::{Clock, Stamp, span};
 use crate::pairing::record::{By, Cause, Entry, Phase, Record, Share};
 use crate::time::Time;
-use crate::topology::{Pair, PairId, Side, Topology};
+use crate::topology::{Pair, PairId, Side, Succession, Topology};
 
 /// No count of changes reaches this: a generation beyond it is damage that no checksum noticed.
 const LAST_GENERATION: u64 = u64::MAX / 2;
@@ -71,6 +71,30 @@ struct State {
     found: RefCell<Option<String>>,
     /// Since when a write has been under way.
     writing: Cell<Option<Time>>,
+}
+
+/// Records of pairs that come to a running instance.
+pub(super) struct Newcomers(Vec<(PairId, File, (Record, bool))>);
+
+impl Newcomers {
+    /// None.
+    pub(super) fn none() -> Newcomers {
+        Newcomers(Vec::new())
+    }
+
+    /// What a pair begins with.
+    pub(super) fn begin(&self, pair: PairId) -> Option<(Record, bool)> {
+        let newcomer = self.0.iter().find(|(id, ..)| *id == pair)?;
+        Some(newcomer.2.clone())
+    }
+
+    /// What was wrong with what was found, by the pair's name.
+    pub(super) fn found(&self) -> Vec<(String, String)> {
+        let found = |(_, file, _): &(PairId, File, (Record, bool))| {
+            Some((file.pair.clone(), file.state.found.borrow().clone()?))
+        };
+        self.0.iter().filter_map(found).collect()
+    }
 }
 
 /// What the decider begins with, by pair: its record, and whether it was damaged.
@@ -113,6 +137,45 @@ impl Records {
     pub(super) fn none() -> (Records, Begin, mpsc::Receiver<Stored>) {
         let (stored, results) = mpsc::channel(1);
         (Records::new(Vec::new(), stored), Vec::new(), results)
+    }
+
+    /// Reads the records of those pairs of the next topology that this one does not have, for no
+    /// longer than [`LOAD_PATIENCE`].
+    pub(super) async fn open_new(
+        dir: &Path,
+        new: &Topology,
+        is_new: impl Fn(PairId) -> bool,
+        clock: Clock,
+    ) -> Newcomers {
+        let pairs = new.pairs.iter().filter(|pair| is_new(pair.id));
+        let opened = pairs.map(|pair| {
+            let (dir, pools) = (dir.to_owned(), names(new, pair));
+            let (id, name) = (pair.id, pair.name.clone());
+            spawn_local(async move {
+                let (file, begin) = File::open(name, pools, &dir, clock, LOAD_PATIENCE).await;
+                (id, file, begin)
+            })
+        });
+        let mut newcomers = Vec::new();
+        for opened in opened.collect::<Vec<_>>() {
+            newcomers.push(opened.await.expect("reading a record never panics"));
+        }
+        Newcomers(newcomers)
+    }
+
+    /// The records of the next topology's pairs: those that are still there, and the newcomers.
+    pub(super) fn succeed(&mut self, count: usize, succession: &Succession, new: Newcomers) {
+        let mut files: Vec<Option<File>> = std::iter::repeat_with(|| None).take(count).collect();
+        for (pair, file) in (0..).map(PairId).zip(self.files.drain(..)) {
+            if let Some(now) = succession.pair(pair) {
+                files[now.index()] = Some(file);
+            }
+        }
+        for (pair, file, _) in new.0 {
+            files[pair.index()] = Some(file);
+        }
+        self.files = files.into_iter().flatten().collect();
+        debug_assert_eq!(self.files.len(), count);
     }
 
     fn new(files: Vec<File>, stored: mpsc::Sender<Stored>) -> Records {

@@ -59,7 +59,7 @@ async fn one(
     order: &Redirection,
     until: Instant,
 ) -> Result<String, Refused> {
-    let topology = hub.topology().clone();
+    let topology = hub.topology();
     let users = Users::named(&topology, pool)?;
     match step(hub, users, to, order, until).await {
         Ok(done) => Ok(done),
@@ -77,7 +77,7 @@ async fn all(
     order: &Redirection,
     until: Instant,
 ) -> Result<String, Refused> {
-    let topology = hub.topology().clone();
+    let topology = hub.topology();
     let site: SiteId = redirect::site(&topology, name)?;
     let pools = plan::evacuation(&topology, site);
     let moves: Vec<Users<'_>> = pools
@@ -304,7 +304,7 @@ async fn resume(hub: &Hub, order: &Redirection, until: Instant) -> Result<String
             Err(busy) => {
                 let topology = hub.topology();
                 let home = topology.pair(busy).pools[0];
-                if let Some(users) = Users::of(topology, home) {
+                if let Some(users) = Users::of(&topology, home) {
                     match others_written(hub, users, until).await {
                         Ok(()) => {}
                         Err(
@@ -319,7 +319,8 @@ async fn resume(hub: &Hub, order: &Redirection, until: Instant) -> Result<String
     };
     let mut failed = Vec::new();
     for (pair, result) in results {
-        let name = &hub.topology().pair(pair).name;
+        let topology = hub.topology();
+        let name = &topology.pair(pair).name;
         match result.await {
             Some(Ok(())) => {}
             Some(Err(error)) => failed.push((

@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::topology::{Host, MemberId, TargetId, Topology};
+use crate::topology::{Host, MemberId, Succession, TargetId, Topology};
 
 /// Addresses used of one name. A member is one server: a name with more is a mistake or an attack,
 /// and each address costs memory, and time when all are tried in turn. What is left out is shown
@@ -95,6 +95,36 @@ impl AddressBook {
             targets.insert(target, entry);
         }
         AddressBook { names, targets }
+    }
+
+    /// The same for the next topology: names that are still in it keep what is known of them, and
+    /// targets under the same name their address.
+    #[must_use]
+    pub fn succeed(&self, new: &Topology, succession: &Succession) -> AddressBook {
+        let mut next = AddressBook::new(new);
+        for (name, known) in &mut next.names {
+            if let Some(before) = self.names.get(name) {
+                known.addresses.clone_from(&before.addresses);
+                known.error.clone_from(&before.error);
+                known.left_out = before.left_out;
+            }
+        }
+        for entry in next.targets.values_mut() {
+            if let Host::Name(name) = &entry.host {
+                let first = next.names.get(name).and_then(|name| name.addresses.first());
+                entry.current = first.copied();
+            }
+        }
+        for (target, before) in &self.targets {
+            let now = succession.target(*target);
+            let Some(entry) = now.and_then(|now| next.targets.get_mut(&now)) else {
+                continue;
+            };
+            if entry.host == before.host && before.current.is_some() {
+                entry.current = before.current;
+            }
+        }
+        next
     }
 
     /// Takes what a look-up of `name` brought. Addresses that no server can have (unspecified,

@@ -5,29 +5,25 @@ use std::sync::Arc;
 
 use super::MemberHandle;
 use crate::time::Time;
-use crate::topology::TargetId;
 
 /// A place at a member, held from the choice on: through the connect phase, and through the
 /// session when that succeeds. Dropping it gives the place back.
+///
+/// It outlives the topology in which it was made, so it names its member by no id: whoever holds
+/// one keeps the id that came with it for as long as that topology is in force, and then asks for
+/// the one of the next ([`Snapshot::find`](super::Snapshot::find)).
 #[derive(Debug)]
 pub struct Attempt {
-    member: Arc<MemberHandle>,
-    target: TargetId,
+    pub(super) member: Arc<MemberHandle>,
     address: SocketAddr,
     began: Time,
 }
 
 impl Attempt {
     /// The caller has taken a place in `member`'s load.
-    pub(super) fn new(
-        member: Arc<MemberHandle>,
-        target: TargetId,
-        address: SocketAddr,
-        began: Time,
-    ) -> Attempt {
+    pub(super) fn new(member: Arc<MemberHandle>, address: SocketAddr, began: Time) -> Attempt {
         Attempt {
             member,
-            target,
             address,
             began,
         }
@@ -41,11 +37,6 @@ impl Attempt {
     /// When it was chosen.
     pub fn began(&self) -> Time {
         self.began
-    }
-
-    /// The member, and the service that is asked of it.
-    pub fn target(&self) -> TargetId {
-        self.target
     }
 
     /// Whether others may be waiting for the place that this one holds.

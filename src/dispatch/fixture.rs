@@ -179,5 +179,5 @@ pub(crate) fn lose(decider: &mut Decider, pool: PoolId) {
 pub(crate) fn snapshot(decider: &Decider, moving: bool) -> Snapshot {
     let handles = Handles::new(decider.topology());
     let address = |_| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    Snapshot::new(decider, &handles, start(), |_| moving, address)
+    Snapshot::new(0, decider, &handles, start(), |_| moving, address)
 }

@@ -12,6 +12,8 @@
 //! connection may go that was accepted nowhere ([`Snapshot::serving`], [`Snapshot::spill`]). While
 //! users move, each member takes so many of them a second; the others wait as if it were full.
 //!
+//! From one member that refuses to the next, and to the other pool, a session goes by its [`Walk`].
+//!
 //! Hedging stays within a share of a service's attempts ([`HedgeBudget`]), so that a slow member
 //! cannot double the load of the others.
 
@@ -22,7 +24,9 @@ pub(crate) mod fixture;
 mod hedge;
 mod redirect;
 mod snapshot;
+mod walk;
 
 pub use attempt::Attempt;
 pub use hedge::HedgeBudget;
 pub use snapshot::{Handles, MemberHandle, NoMember, PoolHandle, Request, Route, Snapshot};
+pub use walk::{Leg, Walk};

@@ -11,15 +11,18 @@ use super::Attempt;
 use super::redirect::Redirect;
 use crate::balance::{Arrivals, Lane, Load, NoSeat, Pace, Roster, Seat, Tried, client_key};
 use crate::health::readiness::Takes;
+use crate::pairing::record::Phase;
 use crate::pairing::{Condition, Decider};
 use crate::time::Time;
 use crate::topology::{
-    BelowQuorum, MemberId, Policy, PoolId, Service, ServiceId, TargetId, Topology,
+    BelowQuorum, Member, MemberId, Policy, Pool, PoolId, Service, ServiceId, Succession, TargetId,
+    Topology,
 };
 
 /// Who may be chosen for every service, at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
+    epoch: u32,
     /// By pool, then by service.
     routes: Vec<Vec<Route>>,
     /// By pool: where its users are sent, where it has a twin.
@@ -62,19 +65,21 @@ struct Place {
     address: SocketAddr,
 }
 
-/// What outlives snapshots of one member: its load, and how many of a moving pool's users came.
+/// What outlives snapshots, and topologies, of one member: its load, and how many of a moving
+/// pool's users came.
 #[derive(Debug)]
 pub struct MemberHandle {
     pub(super) load: Load,
     arrivals: Arrivals,
-    limit: Option<NonZeroU32>,
+    /// None when 0.
+    limit: AtomicU32,
 }
 
-/// What outlives snapshots of one pool: how many wait in its queue.
+/// What outlives snapshots, and topologies, of one pool: how many wait in its queue.
 #[derive(Debug)]
 pub struct PoolHandle {
     waiting: AtomicU32,
-    limit: u32,
+    limit: AtomicU32,
 }
 
 /// Every handle of a topology.
@@ -106,11 +111,13 @@ impl fmt::Display for NoMember {
 }
 
 impl Snapshot {
-    /// What the decider's verdicts and records mean for every service. `address` gives where a
+    /// What the decider's verdicts and records mean for every service. `epoch` counts the topologies
+    /// of this process: ids mean something in one of them alone. `address` gives where a
     /// target is found, if that is known; `now` tells which operators' deadlines have passed;
     /// `moving` says whether a pool's users are on the move beyond what its phase tells: from a
     /// transition on, until it has settled.
     pub fn new(
+        epoch: u32,
         decider: &Decider,
         handles: &Handles,
         now: Time,
@@ -127,10 +134,16 @@ impl Snapshot {
             .iter()
             .map(|pool| Redirect::new(decider, pool, moving(pool.id)));
         Snapshot {
+            epoch,
             routes: routes.collect(),
             redirects: redirects.collect(),
             pools: handles.pools.clone(),
         }
+    }
+
+    /// Which topology its ids are of.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Who may be chosen for a service.
@@ -156,13 +169,15 @@ impl Snapshot {
         }
     }
 
-    /// Home pools whose users are sent elsewhere than `before` sent them.
+    /// Home pools whose users are sent elsewhere than `before`, of the same topology, sent them.
     pub fn redirected_since(&self, before: &Snapshot) -> impl Iterator<Item = PoolId> {
-        let phase = |redirect: &Option<Redirect>| redirect.as_ref().map(Redirect::phase);
-        let both = self.redirects.iter().zip(&before.redirects);
-        let both = (0..).map(PoolId).zip(both);
-        both.filter(move |(_, (now, then))| phase(now) != phase(then))
-            .map(|(pool, _)| pool)
+        let both = (0..).map(PoolId).take(self.redirects.len());
+        both.filter(|pool| self.phase(*pool) != before.phase(*pool))
+    }
+
+    /// Where a pool's users are in moving between it and its twin, where it has one.
+    pub fn phase(&self, home: PoolId) -> Option<Phase> {
+        self.redirects[home.index()].as_ref().map(Redirect::phase)
     }
 
     /// The other pool's service, where a client may go that `serving` accepted nowhere; none where
@@ -172,8 +187,18 @@ impl Snapshot {
         redirect.spill(service, serving)
     }
 
-    /// Chooses a member and takes a place at it.
-    pub fn pick(&self, request: &Request<'_>, now: Time) -> Result<Attempt, NoMember> {
+    /// Who of those that may be chosen for a service is tried by this attempt, whatever topology it
+    /// was made in; none when its member is found elsewhere now, or must not be chosen any more.
+    pub fn find(&self, service: ServiceId, attempt: &Attempt) -> Option<TargetId> {
+        let places = &self.route(service).places;
+        let is = |place: &&Place| {
+            Arc::ptr_eq(&place.member, &attempt.member) && place.address == attempt.address()
+        };
+        Some(places.iter().find(is)?.target)
+    }
+
+    /// Chooses a member and takes a place at it; says which it is.
+    pub fn pick(&self, request: &Request<'_>, now: Time) -> Result<(TargetId, Attempt), NoMember> {
         let redirect = self.redirects[request.service.pool.index()].as_ref();
         let pace = redirect.and_then(|r| r.pace(request.service, request.serving));
         self.route(request.serving).pick(request, pace, now)
@@ -260,7 +285,7 @@ impl Route {
         request: &Request<'_>,
         pace: Option<Pace>,
         now: Time,
-    ) -> Result<Attempt, NoMember> {
+    ) -> Result<(TargetId, Attempt), NoMember> {
         let Request { tried, lane, .. } = *request;
         let key = client_key(request.client);
         let load = |seat: usize| self.places[seat].member.load.get();
@@ -284,8 +309,8 @@ impl Route {
             // Another worker may take the last place between the choice and here; then the member
             // is full and the next choice leaves it out.
             if place.member.take(pace, now) {
-                let member = place.member.clone();
-                return Ok(Attempt::new(member, place.target, place.address, now));
+                let attempt = Attempt::new(place.member.clone(), place.address, now);
+                return Ok((place.target, attempt));
             }
         }
     }
@@ -294,17 +319,17 @@ impl Route {
 impl Handles {
     /// Fresh handles for every pool and member.
     pub fn new(topology: &Topology) -> Handles {
-        let member = |member: &crate::topology::Member| {
+        let member = |member: &Member| {
             Arc::new(MemberHandle {
                 load: Load::default(),
                 arrivals: Arrivals::default(),
-                limit: member.max_connections,
+                limit: AtomicU32::new(limit_of(member)),
             })
         };
-        let pool = |pool: &crate::topology::Pool| {
+        let pool = |pool: &Pool| {
             Arc::new(PoolHandle {
                 waiting: AtomicU32::new(0),
-                limit: pool.queue_limit,
+                limit: AtomicU32::new(pool.queue_limit),
             })
         };
         Handles {
@@ -322,10 +347,37 @@ impl Handles {
         &self.pools[id.index()]
     }
 
+    /// Those of the topology that comes after the one of these: who is still there keeps its handle
+    /// and all that it holds. Limits are those of the new topology, at once and for all who share
+    /// the handle.
+    pub fn succeed(&self, succession: &Succession, topology: &Topology) -> Handles {
+        let mut next = Handles::new(topology);
+        for (id, (pool, members)) in (0..).map(PoolId).zip(self.pools.iter().zip(&self.members)) {
+            if let Some(now) = succession.pool(id) {
+                let limit = topology.pool(now).queue_limit;
+                pool.limit.store(limit, Ordering::Relaxed);
+                next.pools[now.index()] = pool.clone();
+            }
+            for (nth, member) in (0..).zip(members) {
+                if let Some(now) = succession.member(id.member(nth)) {
+                    let limit = limit_of(topology.member(now));
+                    member.limit.store(limit, Ordering::Relaxed);
+                    next.members[now.pool.index()][now.index()] = member.clone();
+                }
+            }
+        }
+        next
+    }
+
     /// A member's handle.
     pub fn member(&self, id: MemberId) -> &Arc<MemberHandle> {
         &self.members[id.pool.index()][id.index()]
     }
+}
+
+/// How many sessions a member may hold; 0 when as many as come.
+fn limit_of(member: &Member) -> u32 {
+    member.max_connections.map_or(0, NonZeroU32::get)
 }
 
 impl MemberHandle {
@@ -336,7 +388,7 @@ impl MemberHandle {
 
     /// Takes a place, and the arrival of one more where those are limited; both or none.
     fn take(&self, pace: Option<Pace>, now: Time) -> bool {
-        let place = self.load.take(self.limit);
+        let place = self.load.take(self.limit());
         if place && !pace.is_none_or(|pace| self.arrivals.take(pace, now)) {
             self.load.release();
             return false;
@@ -345,7 +397,11 @@ impl MemberHandle {
     }
 
     pub(super) fn is_limited(&self) -> bool {
-        self.limit.is_some()
+        self.limit().is_some()
+    }
+
+    fn limit(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.limit.load(Ordering::Relaxed))
     }
 }
 
@@ -358,7 +414,8 @@ impl PoolHandle {
     /// Joins the pool's queue, unless it is full; leave it with [`PoolHandle::leave`].
     #[must_use]
     pub fn join(&self) -> bool {
-        let room = self.waiting.fetch_add(1, Ordering::Relaxed) < self.limit;
+        let limit = self.limit.load(Ordering::Relaxed);
+        let room = self.waiting.fetch_add(1, Ordering::Relaxed) < limit;
         if !room {
             self.leave();
         }

@@ -164,6 +164,25 @@ impl Machine {
         }
     }
 
+    /// The same under other rules: its verdict, its counts and the probe that is out go on.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Machine {
+        Machine { rules, ..self }
+    }
+
+    /// The probe that is out, if one is, never comes back: wants to be asked again.
+    pub fn handle_lost(&mut self, now: Time) {
+        if let Asking::Out { since, .. } = self.asking {
+            self.asking = Asking::Waits {
+                started: Some(since),
+                ended: now,
+                swing: 1.0,
+                pulled: Some(now),
+                not_before: Time::ZERO,
+            };
+        }
+    }
+
     /// Notes that a probe goes out. At most one is out at a time.
     pub fn handle_ask(&mut self, now: Time) {
         self.asking = Asking::Out {

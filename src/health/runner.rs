@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use slab::Slab;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_local;
 
@@ -68,7 +69,10 @@ pub struct Counts {
 
 #[derive(Debug)]
 struct Inner {
-    asker: Asker,
+    asker: RefCell<Rc<Asker>>,
+    /// Asks that have not been answered, by whom they are about; none for those whose answer
+    /// nobody wants any more.
+    out: RefCell<Slab<Option<TargetId>>>,
     clock: fn() -> Time,
     places: Semaphore,
     waiting: Cell<usize>,
@@ -107,7 +111,8 @@ impl Runner {
     ) -> (Runner, mpsc::Receiver<(TargetId, ProbeOutcome)>) {
         let (answers, receiver) = mpsc::channel(MAX_ANSWERS);
         let inner = Inner {
-            asker,
+            asker: RefCell::new(Rc::new(asker)),
+            out: RefCell::default(),
             clock,
             places: Semaphore::new(MAX_AT_ONCE),
             waiting: Cell::new(0),
@@ -128,7 +133,24 @@ impl Runner {
         let inner = Rc::clone(&self.0);
         let address = address.into();
         inner.waiting.set(inner.waiting.get() + 1);
-        spawn_local(async move { inner.answer(target, address).await });
+        let ticket = inner.out.borrow_mut().insert(Some(target));
+        spawn_local(async move { inner.answer(ticket, address).await });
+    }
+
+    /// Goes on for another topology: has `prober` ask from now on. `now` says where a target is
+    /// found in it, if what is asked of it is still the same: then what is known of it is kept, and
+    /// the probe that is out is answered for it. All others are forgotten, and never answered.
+    pub fn succeed(&self, prober: Prober, now: impl Fn(TargetId) -> Option<TargetId>) {
+        self.0.asker.replace(Rc::new(Asker::Prober(prober)));
+        for (_, out) in self.0.out.borrow_mut().iter_mut() {
+            *out = out.and_then(&now);
+        }
+        self.0.records.replace_with(|records| {
+            let records = records.drain();
+            records
+                .filter_map(|(target, record)| Some((now(target)?, record)))
+                .collect()
+        });
     }
 
     /// The last exchanges with `target`, oldest first; at most [`MAX_EXCHANGES`].
@@ -184,27 +206,38 @@ impl Record {
 }
 
 impl Inner {
-    async fn answer(self: Rc<Self>, target: TargetId, address: Option<SocketAddr>) {
+    async fn answer(self: Rc<Self>, ticket: usize, address: Option<SocketAddr>) {
         let place = self.places.acquire().await;
         self.waiting.set(self.waiting.get() - 1);
-        let outcome = match address {
-            None => own_fault(
+        let target = self.out.borrow().get(ticket).copied().flatten();
+        let outcome = match (target, address) {
+            (None, _) => None,
+            (Some(_), None) => Some(own_fault(
                 OwnFault::Name,
                 "not asked: the name has never been resolved",
-            ),
-            Some(address) => Rc::clone(&self).ask(target, address).await,
+            )),
+            (Some(target), Some(address)) => Some(Rc::clone(&self).ask(target, address).await),
         };
-        self.note(target, address, &outcome);
-        if self.answers.send((target, outcome)).await.is_err() {
-            tracing::debug!("a probe came back after its runner's receiver was gone");
+        // Before it is looked up whom the answer is about: that may change while this waits.
+        let room = self.answers.reserve().await;
+        let target = self.out.borrow_mut().remove(ticket);
+        if let (Some(target), Some(outcome)) = (target, outcome) {
+            self.note(target, address, &outcome);
+            match room {
+                Ok(room) => room.send((target, outcome)),
+                Err(_) => {
+                    tracing::debug!("a probe came back after its runner's receiver was gone");
+                }
+            }
         }
         drop(place);
     }
 
     /// In a task of its own, so that a bug in a probe costs this answer and no more.
     async fn ask(self: Rc<Self>, target: TargetId, address: SocketAddr) -> ProbeOutcome {
+        let asker = self.asker.borrow().clone();
         let probe = spawn_local(async move {
-            match &self.asker {
+            match &*asker {
                 Asker::Prober(prober) => prober.ask(target, address).await,
                 #[cfg(test)]
                 Asker::Fake(fake) => fake.ask(target, address).await,

@@ -2,14 +2,17 @@
 //!
 //! An increment is a load and a store of the worker's own cache line: no lock, no shared line, no
 //! label. Names and labels exist only where the sums are read.
+//!
+//! Counters outlive topologies: what of one is still there in the next goes on with its own
+//! ([`WorkerCounters::succeed`]), and whoever counts holds on to what it counts with.
 
-use std::cell::Cell;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::histogram::{ConnectTimes, LagTimes, SessionTimes};
 use crate::health::OwnFault;
-use crate::time::Time;
-use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Topology};
+use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Succession, Topology};
 
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
@@ -30,24 +33,51 @@ impl Counter {
     }
 }
 
-/// Everything that one worker counts.
+/// Counters that outlive topologies, on cache lines of their own: those of two workers never share
+/// one.
+pub type Lasting<T> = Arc<Apart<T>>;
+
+/// Something on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
+pub struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Everything that one worker counts under one topology.
+#[derive(Debug, Default)]
 pub struct WorkerCounters {
     /// By pool, then by service.
-    services: Vec<Vec<ServiceCounters>>,
+    services: Vec<Vec<Service>>,
     /// By pool, then by member.
-    members: Vec<Vec<MemberCounters>>,
+    members: Vec<Vec<Lasting<MemberCounters>>>,
     /// By home pool.
-    homes: Vec<HomeCounters>,
+    homes: Vec<Lasting<HomeCounters>>,
+    /// Those of services that are gone and whose last sessions may not be over.
+    gone: Vec<Service>,
     /// Faults of our own side, by kind.
-    pub own_faults: OwnFaultCounters,
+    pub own_faults: Lasting<OwnFaultCounters>,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
-    pub reports_dropped: Counter,
+    pub reports_dropped: Lasting<Counter>,
+    /// Rounds of its loop, four a second: one that stands still is stuck.
+    pub rounds: Lasting<Counter>,
     /// Lines of the access log that found its queue full.
-    pub access_dropped: Counter,
-    /// How late the worker's ticks came: how long news waited for it.
-    pub lag: LagTimes,
+    pub access_dropped: Lasting<Counter>,
+    /// How late its rounds came: how long news waited for it.
+    pub lag: Lasting<LagTimes>,
+}
+
+/// A service's counters.
+#[derive(Clone, Debug)]
+struct Service {
+    protocol: Protocol,
+    counters: Lasting<ServiceCounters>,
 }
 
 /// What one worker counts for one service.
@@ -120,6 +150,9 @@ pub struct UdpCounters {
     pub dropped_unsent: Counter,
     /// New flows' datagrams that were dropped because no flow could be given up for them.
     pub dropped_table_full: Counter,
+    /// Datagrams that were dropped because nobody can be answered at the port that they name as
+    /// theirs: port 0.
+    pub dropped_no_port: Counter,
     /// Flows given up because the table was full and a new one came.
     pub evicted: Counter,
     /// Flows whose member died and whose client's next datagram went to another one.
@@ -181,19 +214,6 @@ impl HomeCounters {
     }
 }
 
-/// What became of reloads of the configuration, counted by the control thread.
-#[derive(Debug)]
-pub struct ReloadCounters {
-    /// Those that are in force.
-    pub applied: Counter,
-    /// Those that were refused: what was in force before still is.
-    pub refused: Counter,
-    /// Whether the last one was applied, and when that was known; the start counts as one.
-    pub last: Cell<(bool, Time)>,
-    /// Configurations that were in force since the start, the first one included.
-    pub generation: Counter,
-}
-
 /// Faults of our own side, each counted once an occurrence.
 #[derive(Debug, Default)]
 pub struct OwnFaultCounters {
@@ -207,31 +227,6 @@ pub struct OwnFaultCounters {
     pub route: Counter,
     /// Anything else.
     pub other: Counter,
-}
-
-impl ReloadCounters {
-    /// Of an instance that started with its first configuration then.
-    pub fn new(started: Time) -> ReloadCounters {
-        let counters = ReloadCounters {
-            applied: Counter::default(),
-            refused: Counter::default(),
-            last: Cell::new((true, started)),
-            generation: Counter::default(),
-        };
-        counters.generation.add(1);
-        counters
-    }
-
-    /// Counts a reload.
-    pub fn count(&self, applied: bool, now: Time) {
-        self.last.set((applied, now));
-        if applied {
-            self.applied.add(1);
-            self.generation.add(1);
-        } else {
-            self.refused.add(1);
-        }
-    }
 }
 
 impl ServiceCounters {
@@ -259,53 +254,94 @@ impl OwnFaultCounters {
 impl WorkerCounters {
     /// Zeroes for every service and member.
     pub fn new(topology: &Topology) -> WorkerCounters {
-        fn zeroes<T: Default>(n: usize) -> Vec<T> {
-            std::iter::repeat_with(T::default).take(n).collect()
-        }
-        WorkerCounters {
-            services: topology
-                .pools
-                .iter()
-                .map(|p| zeroes(p.services.len()))
-                .collect(),
-            members: topology
-                .pools
-                .iter()
-                .map(|p| zeroes(p.members.len()))
-                .collect(),
-            homes: zeroes(topology.pools.len()),
-            ..WorkerCounters::default()
-        }
+        WorkerCounters::default().succeed(&Succession::default(), topology)
     }
 
-    /// Sessions and flows open on this worker.
+    /// Those of the topology that comes after the one of these. What is still there goes on with
+    /// the very same counters, under its new id; what is new begins at zero.
+    pub fn succeed(&self, succession: &Succession, topology: &Topology) -> WorkerCounters {
+        let service = |service: &crate::topology::Service| Service {
+            protocol: service.protocol,
+            counters: Lasting::default(),
+        };
+        let pools = topology.pools.iter();
+        let mut next = WorkerCounters {
+            services: pools
+                .clone()
+                .map(|pool| pool.services.iter().map(service).collect())
+                .collect(),
+            members: pools
+                .clone()
+                .map(|pool| zeroes(pool.members.len()))
+                .collect(),
+            homes: zeroes(topology.pools.len()),
+            // Sessions may come to a service until the worker knows that it is gone, so only those
+            // that were gone before this are certain to see no more.
+            gone: self.gone.iter().filter(|s| s.is_open()).cloned().collect(),
+            own_faults: self.own_faults.clone(),
+            reports_dropped: self.reports_dropped.clone(),
+            rounds: self.rounds.clone(),
+            access_dropped: self.access_dropped.clone(),
+            lag: self.lag.clone(),
+        };
+        for (pool, id) in (0..).map(PoolId).take(self.homes.len()).enumerate() {
+            if let Some(now) = succession.pool(id) {
+                next.homes[now.index()] = self.homes[pool].clone();
+            }
+            for (nth, counters) in (0..).zip(&self.members[pool]) {
+                if let Some(now) = succession.member(id.member(nth)) {
+                    next.members[now.pool.index()][now.index()] = counters.clone();
+                }
+            }
+            for (nth, service) in (0..).zip(&self.services[pool]) {
+                match succession.service(id.service(nth)) {
+                    Some(now) => {
+                        next.services[now.pool.index()][now.index()] = service.clone();
+                    }
+                    None => next.gone.push(service.clone()),
+                }
+            }
+        }
+        next
+    }
+
+    /// Sessions and flows open on this worker, those of services that are gone too.
     pub fn open(&self) -> u64 {
-        self.services
-            .iter()
-            .flatten()
-            .map(ServiceCounters::open)
-            .sum()
+        self.all().map(|service| service.counters.open()).sum()
     }
 
     /// Those of services over this protocol.
-    pub fn open_over(&self, topology: &Topology, protocol: Protocol) -> u64 {
-        let services = topology.pools.iter().flat_map(|pool| &pool.services);
-        let of = services.filter(|service| service.protocol == protocol);
-        of.map(|service| self.service(service.id).open()).sum()
+    pub fn open_over(&self, protocol: Protocol) -> u64 {
+        let of = self.all().filter(|service| service.protocol == protocol);
+        of.map(|service| service.counters.open()).sum()
     }
 
     /// A service's counters.
-    pub fn service(&self, id: ServiceId) -> &ServiceCounters {
-        &self.services[id.pool.index()][id.index()]
+    pub fn service(&self, id: ServiceId) -> &Lasting<ServiceCounters> {
+        &self.services[id.pool.index()][id.index()].counters
     }
 
     /// The counters of a home pool's users.
-    pub fn home(&self, id: PoolId) -> &HomeCounters {
+    pub fn home(&self, id: PoolId) -> &Lasting<HomeCounters> {
         &self.homes[id.index()]
     }
 
     /// A member's counters.
-    pub fn member(&self, id: MemberId) -> &MemberCounters {
+    pub fn member(&self, id: MemberId) -> &Lasting<MemberCounters> {
         &self.members[id.pool.index()][id.index()]
     }
+
+    fn all(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().flatten().chain(&self.gone)
+    }
+}
+
+impl Service {
+    fn is_open(&self) -> bool {
+        self.counters.open() > 0
+    }
+}
+
+fn zeroes<T: Default>(n: usize) -> Vec<Lasting<T>> {
+    std::iter::repeat_with(Lasting::default).take(n).collect()
 }

@@ -4,6 +4,7 @@
 //! stored before it is answered, so it returns a future.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::events::Event;
@@ -48,6 +49,13 @@ pub trait Desk {
 
     /// What only metrics show. Implement it by [`measures::measures`](super::measures::measures).
     fn measures(&self) -> Measures;
+
+    /// The text of the configuration that is in force; none where it was not read from a file.
+    fn configuration(&self) -> Option<Arc<str>>;
+
+    /// Reads the configuration again and puts it in force, or says why not; what it changed, a line
+    /// each. `by` is who wants it.
+    fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>>;
 }
 
 /// What a person orders of a member over the control socket.

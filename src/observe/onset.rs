@@ -4,7 +4,7 @@
 //! before it, at a moment that nobody knows: then none is told.
 
 use crate::time::Time;
-use crate::topology::{PairId, PoolId, Topology};
+use crate::topology::{PairId, PoolId, Succession, Topology};
 
 /// What is wrong with a pair, each by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,24 @@ impl Onsets {
             // Nothing has spilled before the start.
             spilling: vec![Onset::Off; topology.pools.len()],
         }
+    }
+
+    /// The same for the next topology; nothing has been seen of what is new in it.
+    #[must_use]
+    pub fn succeed(&self, new: &Topology, succession: &Succession) -> Onsets {
+        let mut next = Onsets::new(new);
+        next.store = self.store;
+        for (pair, onsets) in (0..).map(PairId).zip(&self.pairs) {
+            if let Some(now) = succession.pair(pair) {
+                next.pairs[now.index()] = *onsets;
+            }
+        }
+        for (pool, onset) in (0..).map(PoolId).zip(&self.spilling) {
+            if let Some(now) = succession.pool(pool) {
+                next.spilling[now.index()] = *onset;
+            }
+        }
+        next
     }
 
     /// Whether decisions might not outlive a restart.

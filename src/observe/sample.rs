@@ -184,6 +184,8 @@ pub(crate) fn well() -> Status {
         reports_dropped: 0,
         store_problem: None,
         store_problem_since: None,
+        reload_refused: None,
+        reload_refused_since: None,
         servers: vec![ServerStatus {
             name: "observe".to_owned(),
             open: 1,
@@ -472,6 +474,7 @@ pub(crate) fn exhausted() -> Status {
     udp.evicted = 50_001;
     udp.dropped_table_full = 9;
     udp.dropped_unsent = 40;
+    udp.dropped_no_port = 2;
     status.flows = Some(held(8_000, 8_000));
     status
 }
@@ -638,6 +641,14 @@ impl Desk for FakeDesk {
         let mut events = happened();
         events.retain(|event| event.seq > since);
         events
+    }
+
+    fn configuration(&self) -> Option<std::sync::Arc<str>> {
+        Some("[pools]".into())
+    }
+
+    fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>> {
+        Box::pin(async move { Ok(format!("reloaded by {by}")) })
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {

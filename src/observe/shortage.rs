@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::counters::{OwnFaultCounters, ServiceCounters, WorkerCounters};
 use super::stamp::{Clock, Stamp};
 use crate::time::Time;
-use crate::topology::{ServiceId, Topology};
+use crate::topology::{ServiceId, Succession, Topology};
 
 /// So long without another one, and it is over: long enough that who was called to look finds it,
 /// and that a trickle is one shortage.
@@ -109,6 +109,20 @@ impl Shortages {
                 .collect(),
             instance: Default::default(),
         }
+    }
+
+    /// The same for the next topology; what is new in it lacks nothing yet.
+    #[must_use]
+    pub fn succeed(&self, old: &Topology, new: &Topology, succession: &Succession) -> Shortages {
+        let mut next = Shortages::new(new);
+        next.instance = self.instance;
+        for service in old.pools.iter().flat_map(|pool| &pool.services) {
+            if let Some(now) = succession.service(service.id) {
+                let rises = self.services[service.id.pool.index()][service.id.index()];
+                next.services[now.pool.index()][now.index()] = rises;
+            }
+        }
+        next
     }
 
     /// Looks at what was counted since the start: by workers, and of our own faults by `others`.

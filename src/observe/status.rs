@@ -66,6 +66,12 @@ pub struct Status {
     pub store_problem: Option<String>,
     /// Since when, unless it was so at the start.
     pub store_problem_since: Option<Stamp>,
+    /// Why the configuration that was read last is not in force.
+    #[serde(default)]
+    pub reload_refused: Option<String>,
+    /// Since when that is known.
+    #[serde(default)]
+    pub reload_refused_since: Option<Stamp>,
     /// Its HTTP servers.
     pub servers: Vec<ServerStatus>,
     /// In file order.
@@ -248,6 +254,7 @@ pub struct UdpTotals {
     pub dropped_no_member: u64,
     pub dropped_unsent: u64,
     pub dropped_table_full: u64,
+    pub dropped_no_port: u64,
     pub evicted: u64,
     pub moved: u64,
     pub icmp_errors: u64,
@@ -420,11 +427,12 @@ impl ServiceTotals {
 
 impl UdpTotals {
     /// Datagrams that went nowhere, by reason.
-    pub fn drops(&self) -> [(&'static str, u64); 3] {
+    pub fn drops(&self) -> [(&'static str, u64); 4] {
         [
             ("no_member", self.dropped_no_member),
             ("table_full", self.dropped_table_full),
             ("unsent", self.dropped_unsent),
+            ("no_port", self.dropped_no_port),
         ]
     }
 

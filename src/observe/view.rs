@@ -34,6 +34,8 @@ pub struct View<'a> {
     pub room: Room,
     /// Why decisions might not outlive a restart, while that is so.
     pub store_problem: Option<&'a str>,
+    /// Why the configuration that was read last is not in force, and since when.
+    pub reload_refused: Option<(&'a str, Time)>,
     /// What is decided.
     pub decider: &'a Decider,
     /// What there is.

@@ -17,6 +17,7 @@ mod deriving;
 mod holding;
 mod orders;
 mod pairs;
+mod taking_over;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

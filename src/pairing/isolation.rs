@@ -128,7 +128,7 @@ pub(super) struct Isolation {
 
 /// A target that does not answer.
 #[derive(Clone, Copy, Debug)]
-struct Silence {
+pub(super) struct Silence {
     /// Whoever was asked after this moment and answered is a witness.
     since: Time,
     /// When the last probe of the run met it: when it started, or came back from a hang. None
@@ -149,13 +149,13 @@ struct Hearing {
 }
 
 #[derive(Clone, Debug)]
-struct Isolated {
+pub(super) struct Isolated {
     cause: IsolationCause,
     since: Time,
     /// An answer to a probe that started later ends it.
     after: Time,
     /// Only an answer of one of these ends it; of anybody when empty.
-    behind: BTreeSet<MemberId>,
+    pub(super) behind: BTreeSet<MemberId>,
 }
 
 impl Isolation {
@@ -209,6 +209,56 @@ impl Isolation {
     /// How long an inquiry may take.
     pub(super) fn patience(&self) -> Duration {
         self.patience
+    }
+
+    // What another one knew.
+
+    /// When a member was last heard to answer, by the start of the probe, and whether no local route
+    /// leads to it.
+    pub(super) fn remember(&mut self, member: MemberId, answered: Time, unrouted: bool) {
+        self.hearings[self.places.member(member)].answered = answered;
+        if unrouted {
+            self.unrouted.insert(member);
+        }
+    }
+
+    /// A target has been silent already.
+    pub(super) fn go_on(&mut self, place: usize, silence: Option<Silence>) {
+        self.silences[place] = silence;
+    }
+
+    /// When anybody was last heard, and whether that was, or ended, an isolation.
+    pub(super) fn resume(
+        &mut self,
+        answered: Time,
+        isolated: Option<Isolated>,
+        ended: Option<Time>,
+    ) {
+        (self.answered, self.isolated, self.ended) = (answered, isolated, ended);
+    }
+
+    pub(super) fn silence(&self, place: usize) -> Option<Silence> {
+        self.silences[place]
+    }
+
+    pub(super) fn answered(&self, member: MemberId) -> Time {
+        self.hearings[self.places.member(member)].answered
+    }
+
+    pub(super) fn last_answer(&self) -> Time {
+        self.answered
+    }
+
+    pub(super) fn is_unrouted(&self, member: MemberId) -> bool {
+        self.unrouted.contains(&member)
+    }
+
+    pub(super) fn isolated(&self) -> Option<&Isolated> {
+        self.isolated.as_ref()
+    }
+
+    pub(super) fn ended(&self) -> Option<Time> {
+        self.ended
     }
 
     // What comes in.

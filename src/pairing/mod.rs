@@ -19,6 +19,7 @@ pub mod condition;
 pub mod decider;
 mod dice;
 pub mod isolation;
+pub mod legacy;
 pub mod moving;
 mod operators;
 pub mod pair;
@@ -31,6 +32,7 @@ mod words;
 
 pub use condition::Condition;
 pub use decider::Decider;
+pub use legacy::Legacy;
 pub use pair::PairMachine;
 pub use record::Record;
 pub use words::{

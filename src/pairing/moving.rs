@@ -20,7 +20,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::time::Time;
-use crate::topology::PoolId;
+use crate::topology::{PoolId, Succession};
 
 /// From one slice to the next: short enough that a second's share does not come as one blow, long
 /// enough to cost nothing.
@@ -109,6 +109,22 @@ impl Moves {
     pub fn handle_missed(&mut self) {
         for moved in self.moves.values_mut() {
             moved.found = None;
+        }
+    }
+
+    /// The same in the ids of the next topology, without the pools that are no longer in it.
+    #[must_use]
+    pub fn renumber(self, succession: &Succession) -> Moves {
+        let moves = self.moves.into_iter().filter_map(|(home, moved)| {
+            let off = succession.pool(moved.off)?;
+            Some((succession.pool(home)?, Move { off, ..moved }))
+        });
+        let settling = self.settling.into_iter();
+        let settling = settling.filter_map(|(home, until)| Some((succession.pool(home)?, until)));
+        Moves {
+            moves: moves.collect(),
+            settling: settling.collect(),
+            jobs: self.jobs,
         }
     }
 

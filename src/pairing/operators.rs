@@ -15,8 +15,8 @@ pub(super) const ITSELF: &str = "twinpool";
 #[derive(Debug, Default)]
 pub(super) struct Operators(BTreeMap<MemberId, Decision>);
 
-#[derive(Debug)]
-struct Decision {
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
     state: OperatorState,
     /// Whether the sessions have met the deadline.
     met: bool,
@@ -31,6 +31,16 @@ impl Operators {
             let met = state.deadline.is_none_or(|deadline| deadline <= now);
             self.0.insert(member, Decision { state, met });
         }
+    }
+
+    /// Takes a decision over from whoever decided before, as it is.
+    pub(super) fn take_over(&mut self, member: MemberId, decision: Decision) {
+        self.0.insert(member, decision);
+    }
+
+    /// What is decided about a member, if anything.
+    pub(super) fn decision(&self, member: MemberId) -> Option<&Decision> {
+        self.0.get(&member)
     }
 
     /// Carries out an order; gives back the state that is new, if anything is. An order that is

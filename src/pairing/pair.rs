@@ -107,6 +107,12 @@ impl PairMachine {
         }
     }
 
+    /// The same under other rules: its record, its clocks and what it was told go on.
+    #[must_use]
+    pub fn with_rules(self, rules: PairRules) -> PairMachine {
+        PairMachine { rules, ..self }
+    }
+
     // What comes in.
 
     /// Takes news of a pool.

@@ -10,48 +10,60 @@
 //! connection by connection (*spill*), the first of them has a share of the budget; when it has
 //! accepted nowhere by then, or cannot, the other one has the rest. Members that are merely full,
 //! and faults of our own, send nobody there.
+//!
+//! Another topology may come into force while anything is waited for. Its rules and ids hold from
+//! then on ([`Phase::renew`]): members that are still there, and may still be chosen, go on being
+//! tried, and others are tried in the stead of those that may not.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::queue;
+use super::front::Front;
+use super::queue::{self, Line};
 use super::session::Refused;
-use super::worker::{Front, Worker};
-use super::{FromWorker, sockets};
-use crate::balance::Tried;
+use super::worker::Worker;
+use super::{FromWorker, sockets, walk};
 use crate::clock;
-use crate::dispatch::{Attempt, NoMember, Request};
+use crate::dispatch::{Attempt, NoMember, Walk};
 use crate::health::{Answer, OwnFault, connect_failure};
 use crate::time::Time;
-use crate::topology::ServiceId;
+use crate::topology::{ServiceId, TargetId};
+
+/// A member that accepted.
+pub(super) struct Connected {
+    pub(super) stream: TcpStream,
+    pub(super) target: TargetId,
+    pub(super) attempt: Attempt,
+}
 
 /// Connects a client of `front` to a member; `source` is where it comes from, which a PROXY header
-/// may have told, `now` when it came to be looked for a member.
+/// may have told, and `now` when it came to be looked for a member. At the end `front` is the one in force, whose ids name the member.
 pub(super) async fn connect(
     worker: &Worker,
-    front: &Front,
+    front: &mut Rc<Front>,
     client: &TcpStream,
     source: IpAddr,
     now: Time,
-) -> Result<(TcpStream, Attempt), Refused> {
+) -> Result<Connected, Refused> {
+    let hedge = front.connect.hedge;
     let mut phase = Phase::new(worker, front, source, now);
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
     }
-    let mut timer = pin!(sleep_until(phase.instant(now + front.connect.hedge)));
+    let mut timer = pin!(sleep_until(phase.instant(now + hedge)));
     loop {
         while phase.first.is_none() {
             match phase.next_attempt() {
-                Ok(attempt) => phase.dial(attempt),
+                Ok((target, attempt)) => phase.dial(target, attempt),
                 Err(NoMember::AllFull) => phase.queue(client).await?,
                 Err(_) if phase.turn() => {}
                 Err(_) => return Err(phase.refusal()),
@@ -62,30 +74,25 @@ pub(super) async fn connect(
             if let Poll::Ready(event) = phase.poll(cx) {
                 return Poll::Ready(event);
             }
-            timer.as_mut().poll(cx).map(|()| Step::Alarm)
+            timer.as_mut().poll(cx).map(|()| Ok(Step::Alarm))
         });
-        match event.await {
-            Step::Connected(stream, attempt) => {
-                phase.accepted();
-                return Ok((stream, attempt));
+        match event.await? {
+            Step::Connected(connected) => {
+                walk::arrived(worker, phase.front, &phase.walk);
+                return Ok(connected);
             }
-            Step::Failed => {}
+            Step::Failed | Step::Renewed => {}
             Step::Alarm if phase.alarm(clock::now()) => {}
             Step::Alarm => return Err(phase.refusal()),
         }
     }
 }
 
-/// The connect phase of one session.
-struct Phase<'a> {
-    worker: &'a Worker,
-    front: &'a Front,
-    client: IpAddr,
-    /// The service that serves this client, by the snapshot.
-    serving: ServiceId,
-    /// The one whose members are tried: `serving`, or the other pool's.
-    on: ServiceId,
-    leg: Leg,
+/// The connect phase of one session. Its ids are those of its front.
+pub(super) struct Phase<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) front: &'a mut Rc<Front>,
+    walk: Walk,
     started: Time,
     /// When it began, by the clock that decides and by the timer's.
     origin: (Time, Instant),
@@ -93,35 +100,18 @@ struct Phase<'a> {
     fresh: Option<Time>,
     /// When the other pool is tried, where there is one to try.
     turns: Time,
-    /// Members of `on`.
-    tried: Tried,
-    /// Attempts left at `on`.
-    left: u32,
-    /// Whether there was any attempt, anywhere.
-    made: bool,
     /// The attempt that has been under way for longest.
     first: Option<Dialing>,
     /// The hedge beside it.
     second: Option<Dialing>,
+    /// Whether it was tried, where the walk is.
     hedged: bool,
-    /// Whether a member was passed over because many of a moving pool's users came to it.
-    held: bool,
     own_fault: Option<OwnFault>,
-}
-
-/// How it came to be tried where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    /// The redirect table sends it there.
-    Sent,
-    /// It was accepted there a moment ago, and not where it is sent.
-    Remembered,
-    /// The other pool accepted it nowhere.
-    Turned,
 }
 
 struct Dialing {
     stream: TcpStream,
+    target: TargetId,
     attempt: Attempt,
     started: Time,
     /// Whether its slowness has been told already.
@@ -129,63 +119,81 @@ struct Dialing {
 }
 
 enum Step {
-    Connected(TcpStream, Attempt),
+    Connected(Connected),
     Failed,
+    /// Another topology is in force.
+    Renewed,
     Alarm,
 }
 
 impl<'a> Phase<'a> {
-    fn new(worker: &'a Worker, front: &'a Front, client: IpAddr, now: Time) -> Phase<'a> {
-        let service = front.service;
-        let snapshot = worker.snapshot();
-        let serving = snapshot.serving(service, client);
-        let spills = worker.spills();
-        let remembered = match spills.is_empty() {
-            true => None,
-            false => snapshot
-                .spill(service, serving)
-                .filter(|other| spills.find(service.pool, client, now) == Some(other.pool)),
-        };
+    fn new(worker: &'a Worker, front: &'a mut Rc<Front>, client: IpAddr, now: Time) -> Phase<'a> {
         Phase {
             worker,
-            front,
-            client,
-            serving,
-            on: remembered.unwrap_or(serving),
-            leg: remembered.map_or(Leg::Sent, |_| Leg::Remembered),
+            walk: walk::begin(worker, front, client, now),
             started: now,
             origin: (now, Instant::now()),
             fresh: Some(now),
             turns: now + front.connect.first_share(),
-            tried: Tried::default(),
-            left: front.connect.attempts.get(),
-            made: false,
+            front,
             first: None,
             second: None,
             hedged: false,
-            held: false,
             own_fault: None,
         }
     }
 
     fn is_queueing(&self) -> bool {
-        !self
-            .worker
-            .line(self.front.service.pool, self.on.pool)
-            .is_empty()
+        !self.line().is_empty()
+    }
+
+    /// Where it waits for members of the pool whose members are tried.
+    pub(super) fn line(&self) -> &Rc<Line> {
+        self.front.line(self.walk.on().pool)
+    }
+
+    /// Goes on under the topology in force; says whether it is another one than before. Members are
+    /// tried anew, but for those that are being tried.
+    ///
+    /// # Errors
+    /// When its service is gone.
+    pub(super) fn renew(&mut self) -> Result<bool, Refused> {
+        if !self.worker.renew(self.front)? {
+            return Ok(false);
+        }
+        let snapshot = self.worker.snapshot();
+        let rules = &self.front.connect;
+        if self
+            .walk
+            .renew(&snapshot, self.front.service, rules.attempts)
+        {
+            self.turns = clock::now() + rules.first_share();
+        }
+        for slot in [&mut self.first, &mut self.second] {
+            let Some(dialing) = slot else { continue };
+            match snapshot.find(self.walk.on(), &dialing.attempt) {
+                Some(target) => {
+                    dialing.target = target;
+                    self.walk.attempt(target);
+                }
+                None => *slot = None,
+            }
+        }
+        drop(snapshot);
+        self.close_ranks();
+        self.hedged &= self.first.is_some();
+        Ok(true)
     }
 
     /// Waits for a place and takes it, or turns to the other pool where there is none to wait for.
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
-        let (worker, front) = (self.worker, self.front);
-        let line = worker.line(front.service.pool, self.on.pool);
         self.fresh = None;
-        let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
+        let waited = queue::wait(self, client).await?;
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
-        self.turns = self.started + front.connect.first_share();
+        self.turns = self.started + self.front.connect.first_share();
         match waited {
-            Ok(attempt) => self.dial(attempt),
+            Ok((target, attempt)) => self.dial(target, attempt),
             Err(_) if self.turn() => {}
             Err(NoMember::NoneUsable) => return Err(Refused::NoMember),
             Err(_) => return Err(Refused::Attempts),
@@ -195,121 +203,68 @@ impl<'a> Phase<'a> {
 
     /// The next member to try; once all have been tried, those who failed are tried again, unless
     /// there is another pool.
-    fn next_attempt(&mut self) -> Result<Attempt, NoMember> {
+    fn next_attempt(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
-        if self.left == 0 {
+        if self.walk.is_spent() {
             return Err(NoMember::AllTried);
         }
         match self.pick() {
-            Err(NoMember::AllTried) if !self.tried.is_empty() && self.other().is_none() => {
-                self.tried.clear();
+            Err(NoMember::AllTried) if self.other().is_none() && self.walk.try_again() => {
                 self.pick()
             }
             other => other,
         }
     }
 
-    fn pick(&mut self) -> Result<Attempt, NoMember> {
+    pub(super) fn pick(&mut self) -> Result<(TargetId, Attempt), NoMember> {
         self.follow();
-        let held = Cell::new(false);
-        let request = Request {
-            service: self.front.service,
-            serving: self.on,
-            client: self.client,
-            tried: &self.tried,
-            lane: &self.front.lane,
-            held: &held,
-        };
         let now = self.fresh.take().unwrap_or_else(clock::now);
-        let picked = self.worker.snapshot().pick(&request, now);
-        if held.get() && !std::mem::replace(&mut self.held, true) {
-            let home = self.front.service.pool;
-            self.worker.counters().home(home).arrivals_held.add(1);
-        }
-        picked
+        walk::pick(self.worker, self.front, &mut self.walk, now)
     }
 
     /// Begins anew where the snapshot sends this client now, if that is elsewhere.
     fn follow(&mut self) {
-        let serving = self
-            .worker
-            .snapshot()
-            .serving(self.front.service, self.client);
-        if serving != self.serving {
-            self.serving = serving;
-            self.begin(serving, Leg::Sent);
+        if self.walk.follow(&self.worker.snapshot()) {
+            self.hedged = false;
             self.turns = clock::now() + self.front.connect.first_share();
         }
     }
 
-    fn begin(&mut self, on: ServiceId, leg: Leg) {
-        self.on = on;
-        self.leg = leg;
-        self.tried.clear();
-        self.left = self.front.connect.attempts.get();
-        self.hedged = false;
-    }
-
     /// The other pool's service, while a connection that is accepted nowhere here may turn to it.
     fn other(&self) -> Option<ServiceId> {
-        if self.own_fault.is_some() {
-            return None;
-        }
-        match self.leg {
-            Leg::Sent => self
-                .worker
-                .snapshot()
-                .spill(self.front.service, self.serving),
-            Leg::Remembered => Some(self.serving),
-            Leg::Turned => None,
+        match self.own_fault {
+            None => self.walk.other(&self.worker.snapshot()),
+            Some(_) => None,
         }
     }
 
     /// Turns to the other pool, once; false where there is none to turn to.
     fn turn(&mut self) -> bool {
-        let Some(other) = self.other() else {
-            return false;
-        };
-        if self.leg == Leg::Remembered {
-            let home = self.front.service.pool;
-            self.worker.spills().forget(home, self.client);
+        let turns = self.own_fault.is_none() && walk::turn(self.worker, self.front, &mut self.walk);
+        if turns {
+            self.hedged = false;
         }
-        self.begin(other, Leg::Turned);
-        true
-    }
-
-    /// A member accepted; one of the other pool's is worth counting, and remembering.
-    fn accepted(&self) {
-        if self.on == self.serving {
-            return;
-        }
-        let home = self.front.service.pool;
-        self.worker.counters().home(home).spilled.add(1);
-        if self.leg == Leg::Turned {
-            let (spills, now) = (self.worker.spills(), clock::now());
-            spills.remember(home, self.client, self.on.pool, now);
-        }
+        turns
     }
 
     /// Begins an attempt; it becomes the first, or the hedge beside one.
-    fn dial(&mut self, attempt: Attempt) {
-        let counters = self.front.counters(self.worker);
+    fn dial(&mut self, target: TargetId, attempt: Attempt) {
+        let counters = self.front.counters();
         let now = attempt.began();
-        self.left = self.left.saturating_sub(1);
-        let again = std::mem::replace(&mut self.made, true);
+        let again = self.walk.attempt(target);
         if self.first.is_some() {
             counters.hedged.add(1);
         } else {
-            self.front.hedges.attempt(now);
+            self.front.account.hedges.attempt(now);
             if again {
                 counters.retried.add(1);
             }
         }
-        self.tried.add(attempt.target().member().index() as u16);
         match sockets::dial(attempt.address()) {
             Ok(stream) => {
                 let dialing = Dialing {
                     stream,
+                    target,
                     attempt,
                     started: now,
                     told: false,
@@ -321,11 +276,14 @@ impl<'a> Phase<'a> {
                 };
                 *slot = Some(dialing);
             }
-            Err(error) => self.failed(&attempt, &error),
+            Err(error) => self.failed(target, &attempt, &error),
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refused>> {
+        if self.renew()? {
+            return Poll::Ready(Ok(Step::Renewed));
+        }
         for hedge in [false, true] {
             let slot = if hedge {
                 &mut self.second
@@ -338,12 +296,12 @@ impl<'a> Phase<'a> {
             };
             let Some(done) = slot.take() else { continue };
             match result {
-                Ok(()) if !self.fits(&done.attempt) => {}
-                Ok(()) => return Poll::Ready(Step::Connected(done.stream, done.attempt)),
-                Err(error) => self.failed(&done.attempt, &error),
+                Ok(()) if !self.fits(done.target) => {}
+                Ok(()) => return Poll::Ready(Ok(Step::Connected(done.into()))),
+                Err(error) => self.failed(done.target, &done.attempt, &error),
             }
             self.close_ranks();
-            return Poll::Ready(Step::Failed);
+            return Poll::Ready(Ok(Step::Failed));
         }
         Poll::Pending
     }
@@ -351,10 +309,9 @@ impl<'a> Phase<'a> {
     /// The verdict may have fallen since the choice, or this client may be sent elsewhere: sessions
     /// that stood then have been ended, and this one would be forgotten. No byte has passed: it
     /// tries another.
-    fn fits(&mut self, attempt: &Attempt) -> bool {
+    fn fits(&mut self, target: TargetId) -> bool {
         self.follow();
-        let target = attempt.target();
-        target.pool == self.on.pool && !self.worker.snapshot().is_down(target)
+        target.pool == self.walk.on().pool && !self.worker.snapshot().is_down(target)
     }
 
     /// When something is due without news from a socket.
@@ -390,7 +347,11 @@ impl<'a> Phase<'a> {
         let waited = now.since(first.started);
         if waited >= hedge && !first.told {
             first.told = true;
-            let slow = FromWorker::ConnectSlow(first.attempt.target(), first.overdue(hedge));
+            let slow = FromWorker::ConnectSlow {
+                epoch: self.front.epoch,
+                target: first.target,
+                since: first.overdue(hedge),
+            };
             self.worker.tell(slow);
         }
         if spent || other && now >= self.turns {
@@ -424,21 +385,22 @@ impl<'a> Phase<'a> {
     /// there is another; instead of it, where a client would be sent to another pool for want of
     /// time.
     fn hedge(&mut self, now: Time) {
-        let front = self.front;
-        if self.left == 0 || self.is_queueing() {
+        if self.walk.is_spent() || self.is_queueing() {
             return;
         }
-        let Ok(attempt) = self.pick() else { return };
-        if front.hedges.hedge(now) {
-            self.dial(attempt);
+        let Ok((target, attempt)) = self.pick() else {
+            return;
+        };
+        if self.front.account.hedges.hedge(now) {
+            self.dial(target, attempt);
             return;
         }
-        front.counters(self.worker).hedges_withheld.add(1);
+        self.front.counters().hedges_withheld.add(1);
         if self.other().is_some() {
             if let Some(slow) = self.first.take() {
                 self.timed_out(&slow);
             }
-            self.dial(attempt);
+            self.dial(target, attempt);
         }
     }
 
@@ -458,16 +420,15 @@ impl<'a> Phase<'a> {
         }
     }
 
-    fn failed(&mut self, attempt: &Attempt, error: &io::Error) {
-        let target = attempt.target();
+    fn failed(&mut self, target: TargetId, attempt: &Attempt, error: &io::Error) {
         match connect_failure(error) {
             Answer::Bad(failure) => {
-                self.worker
-                    .counters()
-                    .member(target.member())
-                    .connect_failed
-                    .add(1);
-                self.worker.tell(FromWorker::ConnectFailed(target, failure));
+                self.front.member(target.member()).connect_failed.add(1);
+                self.worker.tell(FromWorker::ConnectFailed {
+                    epoch: self.front.epoch,
+                    target,
+                    failure,
+                });
             }
             Answer::OwnFault(fault) => {
                 self.own_fault = Some(fault);
@@ -479,24 +440,33 @@ impl<'a> Phase<'a> {
     }
 
     fn timed_out(&self, slow: &Dialing) {
-        let target = slow.attempt.target();
-        self.worker
-            .counters()
-            .member(target.member())
-            .connect_timeout
-            .add(1);
+        let member = self.front.member(slow.target.member());
+        member.connect_timeout.add(1);
         if !slow.told {
-            let overdue = slow.overdue(self.front.connect.hedge);
-            self.worker.tell(FromWorker::ConnectSlow(target, overdue));
+            self.worker.tell(FromWorker::ConnectSlow {
+                epoch: self.front.epoch,
+                target: slow.target,
+                since: slow.overdue(self.front.connect.hedge),
+            });
         }
         tracing::debug!(address = %slow.attempt.address(), "attempt timed out");
     }
 
     fn refusal(&self) -> Refused {
-        match (self.made, self.own_fault) {
+        match (self.walk.has_tried(), self.own_fault) {
             (false, _) => Refused::NoMember,
             (_, Some(fault)) => Refused::OwnFault(fault),
             (_, None) => Refused::Attempts,
+        }
+    }
+}
+
+impl From<Dialing> for Connected {
+    fn from(done: Dialing) -> Connected {
+        Connected {
+            stream: done.stream,
+            target: done.target,
+            attempt: done.attempt,
         }
     }
 }

@@ -1,8 +1,15 @@
 //! Listeners: bound before anything serves, all at once, so that every problem is told at once.
+//!
+//! What was bound before this process began is taken as it is ([`Given`]); the rest is bound anew.
+
+mod given;
+
+pub use given::Given;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
 
@@ -68,17 +75,45 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// Binds every listener of `topology` once for each worker: in front of each service those of
-/// `listen`, then those of `listen_at_twin`.
-pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
+/// Listeners for every worker of `workers`: in front of each service those of `listen`, then those
+/// of `listen_at_twin`. What `given` has of them is taken from it, and the rest bound.
+///
+/// A worker may get more than one socket of an address, after all others of its own: where more
+/// were given than there are workers, closing one would drop the connections that wait in it. The
+/// first worker has one of each.
+pub fn bind(
+    topology: &Topology,
+    workers: usize,
+    given: &mut Given,
+) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
+    bind_new(topology, workers, given, &[])
+}
+
+/// The same without those that are among `stays`.
+pub fn bind_new(
+    topology: &Topology,
+    workers: usize,
+    given: &mut Given,
+    stays: &[(Protocol, SocketAddr)],
+) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
     let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut more = Vec::new();
     let mut errors = Vec::new();
     for service in topology.pools.iter().flat_map(|pool| &pool.services) {
         let own = service.listen.iter().map(|address| ("listen", *address));
         let at_twin = service.listen_at_twin.iter();
         let at_twin = at_twin.map(|address| ("listen_at_twin", *address));
         for (key, address) in own.chain(at_twin) {
-            if let Err(source) = bind_one(service, address, &mut bound) {
+            if stays.contains(&(service.protocol, address)) {
+                continue;
+            }
+            let sockets = given.take(service.protocol, address);
+            let listening = if sockets.is_empty() {
+                bind_one(service, address, &mut bound)
+            } else {
+                take_one(service, address, sockets, &mut bound, &mut more)
+            };
+            if let Err(source) = listening {
                 errors.push(BindError {
                     service: topology.service_path(service.id),
                     key,
@@ -88,6 +123,9 @@ pub fn bind(topology: &Topology, workers: usize) -> Result<Vec<Vec<Listener>>, V
                 });
             }
         }
+    }
+    for (listener, listeners) in more.into_iter().zip((0..workers).cycle()) {
+        bound[listeners].push(listener);
     }
     if errors.is_empty() {
         Ok(bound)
@@ -113,14 +151,84 @@ fn bind_one(
         if let Some(local) = local_address(&socket) {
             address = local;
         }
-        listeners.push(Listener {
+        listeners.push(Listener::new(service, address, socket));
+    }
+    Ok(())
+}
+
+/// Has every worker listen at an address of which at least one socket was given.
+fn take_one(
+    service: &Service,
+    address: SocketAddr,
+    sockets: Vec<Socket>,
+    bound: &mut [Vec<Listener>],
+    more: &mut Vec<Listener>,
+) -> io::Result<()> {
+    for socket in &sockets {
+        match service.protocol {
+            Protocol::Tcp => sockets::begin_to_listen(socket, service.peer_timeout)?,
+            Protocol::Udp => udp::prepare(socket, address)?,
+        }
+        // So that those of the other workers may join it.
+        socket.set_reuse_port(true)?;
+    }
+    let mut sockets = sockets.into_iter();
+    let mut first: Option<Socket> = None;
+    for listeners in bound {
+        let socket = match (sockets.next(), &first) {
+            (Some(socket), None) => {
+                first = Some(socket.try_clone()?);
+                socket
+            }
+            (Some(socket), Some(_)) => socket,
+            (None, Some(first)) => match beside(service, address, first)? {
+                Some(socket) => socket,
+                None => continue,
+            },
+            (None, None) => return Ok(()),
+        };
+        listeners.push(Listener::new(service, address, socket));
+    }
+    more.extend(sockets.map(|socket| Listener::new(service, address, socket)));
+    Ok(())
+}
+
+/// A socket for one more worker at an address that was given: its own where the kernel lets it join
+/// (`SO_REUSEPORT`, which it does for sockets of the same user only), else a share of the given one.
+/// Datagrams cannot be shared: those of one flow would come to workers that do not know it.
+fn beside(service: &Service, address: SocketAddr, given: &Socket) -> io::Result<Option<Socket>> {
+    let own = match service.protocol {
+        Protocol::Tcp => sockets::listener(address, service.peer_timeout),
+        Protocol::Udp => udp::listener(address, false),
+    };
+    match (own, service.protocol) {
+        (Ok(socket), _) => Ok(Some(socket)),
+        (Err(error), Protocol::Tcp) if error.kind() == io::ErrorKind::AddrInUse => {
+            given.try_clone().map(Some)
+        }
+        (Err(error), Protocol::Udp) if error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::info!("one worker takes the datagrams of {address}: its socket was given");
+            Ok(None)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+impl Listener {
+    fn new(service: &Service, address: SocketAddr, socket: Socket) -> Listener {
+        Listener {
             service: service.id,
             address,
             protocol: service.protocol,
             socket,
-        });
+        }
     }
-    Ok(())
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 fn local_address(socket: &Socket) -> Option<SocketAddr> {
@@ -153,7 +261,7 @@ mod tests {
             "listen = \"127.0.0.1:0\", listen_at_twin = [\"127.0.0.1:0\", \"127.0.0.1:0\"]",
             "listen = \"127.0.0.1:0\"",
         );
-        let bound = bind(&topology, 2).unwrap();
+        let bound = bind(&topology, 2, &mut Given::default()).unwrap();
         let services = |listeners: &[Listener]| -> Vec<u16> {
             listeners.iter().map(|l| l.service.pool.0).collect()
         };
@@ -173,12 +281,77 @@ mod tests {
             &format!("listen = \"127.0.0.1:0\", listen_at_twin = \"{taken}\""),
             "listen = \"127.0.0.1:0\"",
         );
-        let errors = bind(&topology, 1).unwrap_err();
+        let errors = bind(&topology, 1, &mut Given::default()).unwrap_err();
         let [error] = errors.as_slice() else {
             panic!("{errors:?}");
         };
         let message = error.to_string();
         assert!(message.contains(&taken.to_string()), "{message}");
         assert!(message.contains("another `listen_at_twin`"), "{message}");
+    }
+
+    fn one_service(protocol: &str, address: SocketAddr) -> Topology {
+        let text = format!(
+            "[roles.r]\nprimary = \"s\"\n[roles.r.services.s]\nport = 1\nprotocol = \"{protocol}\"\n\
+             check = {{ kind = \"tcp\", port = 2 }}\n\
+             [pools.p]\nrole = \"r\"\nmembers.m = \"192.0.2.1\"\nservices.s.listen = \"{address}\"\n"
+        );
+        config::parse(&text, "f").unwrap().config.topology
+    }
+
+    fn inode(socket: impl AsFd) -> u64 {
+        rustix::fs::fstat(socket).unwrap().st_ino
+    }
+
+    #[test]
+    fn a_given_socket_keeps_its_queue_and_other_workers_listen_beside_it() {
+        let given = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = given.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let known = inode(&given);
+        let mut given = Given::new([given.into()]);
+        let bound = bind(&one_service("tcp", address), 3, &mut given).unwrap();
+        assert!(given.is_empty());
+        assert_eq!(inode(&bound[0][0]), known);
+        for listeners in &bound[1..] {
+            assert_eq!(listeners[0].address, address);
+            assert_ne!(inode(&listeners[0]), known);
+        }
+        let (_, peer) = bound[0][0].socket.accept().unwrap();
+        assert_eq!(peer.as_socket(), Some(client.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn more_sockets_than_workers_are_all_kept() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let before = bind(&one_service("tcp", address), 3, &mut Given::default()).unwrap();
+        let address = before[0][0].address;
+        let descriptors = before.into_iter().flatten().map(|l| l.socket.into());
+        let mut given = Given::new(descriptors);
+        let bound = bind(&one_service("tcp", address), 2, &mut given).unwrap();
+        let counts: Vec<usize> = bound.iter().map(Vec::len).collect();
+        assert_eq!(counts, [2, 1]);
+    }
+
+    #[test]
+    fn a_given_socket_of_datagrams_is_taken_with_what_waits_in_it() {
+        let given = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = given.local_addr().unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"early", address).unwrap();
+        let mut given = Given::new([given.into()]);
+        let mut bound = bind(&one_service("udp", address), 1, &mut given).unwrap();
+        let socket: std::net::UdpSocket = bound.remove(0).remove(0).socket.into();
+        let mut bytes = [0; 8];
+        assert_eq!(socket.recv(&mut bytes).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_given_socket_of_another_protocol_stays() {
+        let given = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = given.local_addr().unwrap();
+        let mut given = Given::new([given.into()]);
+        bind(&one_service("tcp", address), 1, &mut given).unwrap();
+        assert_eq!(given.len(), 1);
     }
 }

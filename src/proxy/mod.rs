@@ -19,7 +19,10 @@
 //! This room never decides whether a member lives. It reports what the connect phase saw
 //! ([`FromWorker`]) and ends what it is told to end ([`ToWorker`]).
 
+mod adopt;
 mod connect;
+mod door;
+mod front;
 mod limits;
 pub mod listen;
 mod pipes;
@@ -31,18 +34,23 @@ mod session;
 mod sockets;
 mod spills;
 mod udp;
+mod walk;
 mod worker;
 
 pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
 pub use worker::{Plan, WorkerHandle, start};
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use crate::dispatch::Snapshot;
 use crate::health::{Failure, OwnFault};
+use crate::observe::counters::WorkerCounters;
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, ServiceId, TargetId};
+use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Succession, TargetId, Topology};
+use listen::Listener;
 
 /// What the control thread tells a worker.
 #[derive(Clone, Debug)]
@@ -53,6 +61,41 @@ pub enum ToWorker {
     End(Which),
     /// Close the listeners: no new sessions.
     Close,
+}
+
+/// What a worker needs to go on under another topology: the one that follows the topology that it
+/// knows. It takes all of it between two events of its loop, so that nothing on it ever sees half.
+///
+/// Sessions whose member and service are still there go on untouched, whatever their new ids are.
+/// Those whose member or service is gone are kept to `drain` of their old pool and then ended;
+/// flows over UDP end at once, and their clients' next datagrams begin others. Connects that are
+/// under way go on under the new rules, or are refused where their service is gone. Listeners that
+/// are in no list are not touched, and go on in front of the service that they stand in front of.
+#[derive(Debug)]
+pub struct Adoption {
+    /// The topology from now on.
+    pub topology: Arc<Topology>,
+    /// Where what was there before is found in it.
+    pub succession: Arc<Succession>,
+    /// Who may be chosen from now on. Its epoch is that of the topology: higher than any before.
+    pub snapshot: Arc<Snapshot>,
+    /// Where the worker counts from now on: what is still there goes on with the counters that it
+    /// had ([`WorkerCounters::succeed`](crate::observe::counters::WorkerCounters::succeed)).
+    pub counters: Arc<WorkerCounters>,
+    /// Listeners to begin with; services and pools by their new ids.
+    pub open: Vec<Listener>,
+    /// Listeners to close, by protocol and address, once all who wait there have been accepted;
+    /// flows over UDP that came by one end.
+    pub close: Vec<(Protocol, SocketAddr)>,
+    /// Listeners that stand in front of another service from now on, by its new id. Connections go
+    /// there from the next one on; flows over UDP that came by one end.
+    pub pass: Vec<(Protocol, SocketAddr, ServiceId)>,
+    /// Its share of the sessions that the instance may hold from now on.
+    pub sessions: usize,
+    /// Its share of the flows over UDP.
+    pub flows: usize,
+    /// Told once all of it is in force.
+    pub done: oneshot::Sender<()>,
 }
 
 /// Which sessions to end.
@@ -93,10 +136,24 @@ pub enum Which {
 /// What a worker tells the control thread.
 #[derive(Clone, Copy, Debug)]
 pub enum FromWorker {
-    /// The connect phase of a client's session failed on this member.
-    ConnectFailed(TargetId, Failure),
-    /// A connect should have been answered by this moment, and has not been for long.
-    ConnectSlow(TargetId, Time),
+    /// The connect phase of a client's session failed on a member.
+    ConnectFailed {
+        /// Which topology the target is of ([`Snapshot::epoch`]).
+        epoch: u32,
+        /// On whom.
+        target: TargetId,
+        /// How.
+        failure: Failure,
+    },
+    /// A connect has not been answered for long.
+    ConnectSlow {
+        /// Which topology the target is of.
+        epoch: u32,
+        /// By whom.
+        target: TargetId,
+        /// When it should have been.
+        since: Time,
+    },
     /// It failed through a fault of our own.
     OwnFault(OwnFault),
 }

@@ -6,9 +6,12 @@
 //! does, because there may be room at one and none at the other. The first in line looks for room
 //! whenever a session on this worker gives a limited place back, and every [`LOOK`] for places
 //! given back on other workers and for members that may take another of a moving pool's users. Who
-//! breaks off meanwhile leaves the queue.
+//! breaks off meanwhile leaves the queue. Lines outlive topologies as their pools do, and all who
+//! stand in them keep their places.
 
 use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -16,9 +19,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::connect::Phase;
 use super::session::Refused;
-use super::worker::{Front, Worker};
 use crate::dispatch::{Attempt, NoMember, PoolHandle};
+use crate::topology::TargetId;
 
 /// How often the first in line looks for places that other workers' sessions gave back.
 const LOOK: Duration = Duration::from_millis(10);
@@ -46,37 +50,66 @@ impl Line {
     }
 }
 
-/// Waits until `pick` finds a place, or none to wait for.
-pub(super) async fn wait(
-    worker: &Worker,
-    front: &Front,
-    line: &Line,
-    client: &TcpStream,
-    mut pick: impl FnMut() -> Result<Attempt, NoMember>,
-) -> Result<Result<Attempt, NoMember>, Refused> {
-    let handle = worker.snapshot().queue(front.service.pool).clone();
-    let Some(_place) = Waiting::join(&handle, line) else {
-        return Err(Refused::QueueFull);
-    };
-    front.counters(worker).queued.add(1);
-    let deadline = Instant::now() + front.queue_timeout;
+/// What was found for one who waited.
+pub(super) type Found = Result<(TargetId, Attempt), NoMember>;
+
+/// Waits until there is a place for a client, or none to wait for.
+pub(super) async fn wait(phase: &mut Phase<'_>, client: &TcpStream) -> Result<Found, Refused> {
+    let deadline = Instant::now() + phase.front.queue_timeout;
     let wait = async {
-        let _first = line.turn.lock().await;
+        let mut is_new = true;
         loop {
-            match pick() {
-                Err(NoMember::AllFull) => {}
-                picked => return Ok(picked),
+            if let Some(found) = stand(phase, is_new).await? {
+                return Ok(found);
             }
-            // Elapsed or notified: either way it looks again.
-            if timeout(LOOK, line.room.notified()).await.is_err() {
-                tracing::trace!("looking for room");
-            }
+            is_new = false;
         }
     };
     tokio::select! {
         waited = timeout_at(deadline, wait) => waited.unwrap_or(Err(Refused::QueueTimeout)),
         () = broken(client) => Err(Refused::LeftQueue),
     }
+}
+
+/// Stands in a line until there is a place; none when another topology has come and the client
+/// belongs in another line.
+async fn stand(phase: &mut Phase<'_>, is_new: bool) -> Result<Option<Found>, Refused> {
+    let worker = phase.worker;
+    let line = phase.line().clone();
+    let handle = worker.snapshot().queue(phase.front.service.pool).clone();
+    let Some(_place) = Waiting::join(&handle, &line) else {
+        return Err(Refused::QueueFull);
+    };
+    phase.front.counters().queued.add(u64::from(is_new));
+    let mut turn = pin!(line.turn.lock());
+    let _first = loop {
+        tokio::select! {
+            first = &mut turn => break first,
+            () = worker.adopted.notified() => {
+                if moves(phase, &line)? {
+                    return Ok(None);
+                }
+            }
+        }
+    };
+    loop {
+        if moves(phase, &line)? {
+            return Ok(None);
+        }
+        match phase.pick() {
+            Err(NoMember::AllFull) => {}
+            picked => return Ok(Some(picked)),
+        }
+        // Elapsed or notified: either way it looks again.
+        if timeout(LOOK, line.room.notified()).await.is_err() {
+            tracing::trace!("looking for room");
+        }
+    }
+}
+
+/// Whether another topology has come, and with it another line.
+fn moves(phase: &mut Phase<'_>, line: &Rc<Line>) -> Result<bool, Refused> {
+    Ok(phase.renew()? && !Rc::ptr_eq(phase.line(), line))
 }
 
 /// Resolves once the client's socket has failed: who broke off must not hold a place against

@@ -6,18 +6,25 @@
 //! noted as doomed, and whoever holds the flows asks for those ([`Registry::take_doomed`]) after
 //! everything here that ends.
 //!
+//! Of those who stand here, and only of them, it is known at any time where they stand under the
+//! topology in force ([`Registry::adopt`]). Who stands with a member or came for a service that is
+//! gone *leaves*: it is kept for a while and then ended by the sweep.
+//!
 //! Users who move are ended a few at a time ([`Which::Moved`]): the search for them goes on where
 //! it ended, looks at [`SCAN`] sessions a time at most, and stops for good once a whole round has
 //! found none.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::task::Waker;
+use std::time::Duration;
 
 use slab::Slab;
 
 use super::Which;
-use crate::topology::{PoolId, TargetId};
+use super::worker::TICK;
+use crate::topology::{PoolId, ServiceId, Succession, TargetId, Topology};
 
 /// A session's place in its worker's registry.
 pub(super) type Key = usize;
@@ -36,8 +43,8 @@ pub(super) struct Registry {
     cursor: Cell<Key>,
     /// The latest move of each home pool whose users were ever moved.
     moves: RefCell<Vec<Move>>,
-    /// Flows that are to end and have not been asked for; each stands here once.
-    doomed: RefCell<Vec<Doomed>>,
+    /// Flows that are to end and have not been asked for, by their numbers; each stands here once.
+    doomed: RefCell<Vec<u64>>,
 }
 
 /// Who ends when it is told to.
@@ -47,15 +54,6 @@ pub(super) enum Owner {
     Session(Waker),
     /// A flow over UDP, by the number that its table gave it.
     Flow(u64),
-}
-
-/// A flow that is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Doomed {
-    /// The number that its table gave it.
-    pub(super) flow: u64,
-    /// Whether it is because it was idle for too long.
-    pub(super) idle: bool,
 }
 
 /// The search for sessions of users who move.
@@ -79,9 +77,8 @@ struct Move {
 
 #[derive(Debug)]
 struct Entry {
-    target: TargetId,
-    /// The pool that the client belongs to, which may be another than the member's.
-    home: PoolId,
+    stand: Stand,
+    side: Side,
     address: IpAddr,
     entered: Tick,
     /// When a byte last moved.
@@ -90,6 +87,59 @@ struct Entry {
     idle_ticks: Cell<Tick>,
     fate: Cell<Fate>,
     owner: Owner,
+}
+
+/// Where a session stands under the topology in force.
+#[derive(Clone, Copy, Debug)]
+enum Stand {
+    /// With a member.
+    With {
+        /// What the client asked for; its pool is the client's home, which may be another than the
+        /// member's.
+        asked: ServiceId,
+        target: TargetId,
+    },
+    /// Its member or service is gone.
+    Leaving {
+        /// When it ends.
+        until: Tick,
+        /// The client's home pool, as long as that is there.
+        home: Option<PoolId>,
+        /// The pool of its member, as long as that is there.
+        on: Option<PoolId>,
+    },
+}
+
+/// On which of the two pools of a pair a session was counted when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Its home pool had no twin.
+    Neither,
+    Home,
+    Twin,
+}
+
+/// A session that has been established, under the topology in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// What its client asked for.
+    pub(super) asked: ServiceId,
+    /// With whom it stands.
+    pub(super) target: TargetId,
+    /// Where it is counted.
+    pub(super) side: Side,
+    /// Its member's address.
+    pub(super) address: IpAddr,
+    /// Idle for so long, it ends.
+    pub(super) idle_ticks: Tick,
+}
+
+/// What is left to do for a session that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    pub(super) side: Side,
+    /// The pool at whose member a place is free now, if that pool is still there.
+    pub(super) on: Option<PoolId>,
 }
 
 /// What a session is to do.
@@ -109,18 +159,17 @@ pub(super) enum Fate {
 
 impl Registry {
     /// Registers a session that has been established.
-    pub(super) fn enter(
-        &self,
-        home: PoolId,
-        target: TargetId,
-        address: IpAddr,
-        idle_ticks: Tick,
-        now: Tick,
-        owner: Owner,
-    ) -> Key {
-        self.entries.borrow_mut().insert(Entry {
+    pub(super) fn enter(&self, arrival: Arrival, now: Tick, owner: Owner) -> Key {
+        let Arrival {
+            asked,
             target,
-            home,
+            side,
+            address,
+            idle_ticks,
+        } = arrival;
+        self.entries.borrow_mut().insert(Entry {
+            stand: Stand::With { asked, target },
+            side,
             address,
             entered: now,
             moved: Cell::new(now),
@@ -130,14 +179,57 @@ impl Registry {
         })
     }
 
-    /// Forgets a session that is over; says whom it stood with.
-    pub(super) fn leave(&self, key: Key) -> TargetId {
-        self.entries.borrow_mut().remove(key).target
+    /// Forgets a session that is over.
+    pub(super) fn leave(&self, key: Key) -> Left {
+        let entry = self.entries.borrow_mut().remove(key);
+        Left {
+            side: entry.side,
+            on: entry.stand.on(),
+        }
     }
 
-    /// Notes that the session moved a byte.
-    pub(super) fn moved(&self, key: Key, now: Tick) {
-        self.entries.borrow()[key].moved.set(now);
+    /// With whom a session stands; none when its member or service is gone.
+    pub(super) fn target(&self, key: Key) -> Option<TargetId> {
+        self.entries.borrow()[key].stand.target()
+    }
+
+    /// Has everybody stand where they are found under the topology that comes after `old`; `idle`
+    /// says how long sessions for one of its services may be idle. A session whose member or
+    /// service is gone is kept as one of a drained member is; a flow ends.
+    pub(super) fn adopt(
+        &self,
+        old: &Topology,
+        succession: &Succession,
+        idle: impl Fn(ServiceId) -> Tick,
+        now: Tick,
+    ) {
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            entry.stand = entry.stand.succeed(old, succession, now);
+            match (&entry.stand, &entry.owner) {
+                (Stand::With { asked, .. }, Owner::Session(_)) => {
+                    entry.idle_ticks.set(idle(*asked));
+                }
+                (Stand::Leaving { .. }, Owner::Flow(_)) => entry.doom(Fate::End, &self.doomed),
+                _ => {}
+            }
+        }
+        self.moves.borrow_mut().retain_mut(|this| {
+            match (succession.pool(this.home), succession.pool(this.off)) {
+                (Some(home), Some(off)) => {
+                    (this.home, this.off) = (home, off);
+                    true
+                }
+                // Whoever is left of those leaves anyway.
+                _ => false,
+            }
+        });
+    }
+
+    /// Notes that the session moved a byte; what it was told to do, which is as it was.
+    pub(super) fn moved(&self, key: Key, now: Tick) -> Fate {
+        let entry = &self.entries.borrow()[key];
+        entry.moved.set(now);
+        entry.fate.get()
     }
 
     /// Has the session end when it has been idle for so long.
@@ -145,9 +237,14 @@ impl Registry {
         self.entries.borrow()[key].idle_ticks.set(idle_ticks);
     }
 
-    /// Moves the flows that are to end into `taken`.
-    pub(super) fn take_doomed(&self, taken: &mut Vec<Doomed>) {
-        taken.append(&mut self.doomed.borrow_mut());
+    /// Ends one.
+    pub(super) fn end_one(&self, key: Key) {
+        self.entries.borrow()[key].doom(Fate::End, &self.doomed);
+    }
+
+    /// Adds the numbers of the flows that are to end to `taken`; their fates tell why.
+    pub(super) fn take_doomed(&self, taken: &mut VecDeque<u64>) {
+        taken.extend(self.doomed.borrow_mut().drain(..));
     }
 
     /// What the session is to do. `Settle` is told once.
@@ -179,15 +276,15 @@ impl Registry {
         }
         let entries = self.entries.borrow();
         let hit = |entry: &&Entry| match which {
-            Which::Member { member, service } => {
-                entry.target.member() == *member
-                    && service.is_none_or(|service| entry.target.service() == service)
-            }
+            Which::Member { member, service } => entry.stand.target().is_some_and(|target| {
+                target.member() == *member
+                    && service.is_none_or(|service| target.service() == service)
+            }),
             Which::Strays { target, keep } => {
-                entry.target == *target && !keep.contains(&entry.address)
+                entry.stand.target() == Some(*target) && !keep.contains(&entry.address)
             }
             Which::Moved { .. } => false,
-            Which::Down => is_down(entry.target),
+            Which::Down => entry.stand.target().is_some_and(&is_down),
             Which::All => true,
         };
         entries
@@ -228,8 +325,8 @@ impl Registry {
         }
     }
 
-    /// Looks at one in `parts` of all sessions: those idle for too long end, and those that have
-    /// outlived their first full round are told to settle.
+    /// Looks at one in `parts` of all sessions: those idle for too long end, those who leave do when
+    /// their time has come, and those that have outlived their first full round are told to settle.
     pub(super) fn sweep(&self, parts: usize, now: Tick) {
         let entries = self.entries.borrow();
         let end = entries.capacity();
@@ -242,6 +339,8 @@ impl Registry {
         for entry in (from..to).filter_map(|key| entries.get(key)) {
             if now.wrapping_sub(entry.moved.get()) >= entry.idle_ticks.get() {
                 entry.doom(Fate::Idle, &self.doomed);
+            } else if entry.stand.is_over(now) {
+                entry.doom(Fate::End, &self.doomed);
             } else if entry.fate.get() == Fate::Young
                 && now.wrapping_sub(entry.entered) >= parts as Tick
             {
@@ -267,7 +366,7 @@ impl Move {
     }
 
     /// Ends as many as are owed, as far as one look finds them.
-    fn end(&mut self, entries: &Slab<Entry>, doomed: &RefCell<Vec<Doomed>>, now: Tick) -> usize {
+    fn end(&mut self, entries: &Slab<Entry>, doomed: &RefCell<Vec<u64>>, now: Tick) -> usize {
         if self.done {
             return 0;
         }
@@ -281,8 +380,8 @@ impl Move {
             self.cursor = key + 1;
             let entry = entries.get(key);
             let hit = entry.filter(|entry| {
-                entry.home == self.home
-                    && entry.target.pool == self.off
+                entry.stand.home() == Some(self.home)
+                    && entry.stand.on() == Some(self.off)
                     && !entry.is_doomed()
                     && !is_after(entry.entered, self.since)
             });
@@ -310,18 +409,71 @@ impl Move {
     }
 }
 
+impl Stand {
+    fn target(&self) -> Option<TargetId> {
+        match self {
+            Stand::With { target, .. } => Some(*target),
+            Stand::Leaving { .. } => None,
+        }
+    }
+
+    fn home(&self) -> Option<PoolId> {
+        match self {
+            Stand::With { asked, .. } => Some(asked.pool),
+            Stand::Leaving { home, .. } => *home,
+        }
+    }
+
+    fn on(&self) -> Option<PoolId> {
+        match self {
+            Stand::With { target, .. } => Some(target.pool),
+            Stand::Leaving { on, .. } => *on,
+        }
+    }
+
+    /// Whether it is time to go for one who leaves.
+    fn is_over(&self, now: Tick) -> bool {
+        matches!(self, Stand::Leaving { until, .. } if !is_after(*until, now))
+    }
+
+    /// Where this is found under the topology that comes after `old`.
+    fn succeed(self, old: &Topology, succession: &Succession, now: Tick) -> Stand {
+        match self {
+            Stand::With { asked, target } => {
+                match (succession.service(asked), succession.target(target)) {
+                    (Some(asked), Some(target)) => Stand::With { asked, target },
+                    _ => Stand::Leaving {
+                        until: now.wrapping_add(ticks(old.pool(target.pool).drain_deadline)),
+                        home: succession.pool(asked.pool),
+                        on: succession.pool(target.pool),
+                    },
+                }
+            }
+            Stand::Leaving { until, home, on } => Stand::Leaving {
+                until,
+                home: home.and_then(|home| succession.pool(home)),
+                on: on.and_then(|on| succession.pool(on)),
+            },
+        }
+    }
+}
+
+/// After how many ticks a time is over for certain; no more than [`is_after`] can tell.
+fn ticks(time: Duration) -> Tick {
+    // The tick that it begins in may be nearly over.
+    let ticks = time.as_nanos().div_ceil(TICK.as_nanos()) + 1;
+    Tick::try_from(ticks).map_or(LONGEST, |ticks| ticks.min(LONGEST))
+}
+
 impl Entry {
-    fn doom(&self, fate: Fate, doomed: &RefCell<Vec<Doomed>>) {
+    fn doom(&self, fate: Fate, doomed: &RefCell<Vec<u64>>) {
         if self.is_doomed() {
             return;
         }
         self.fate.set(fate);
         match &self.owner {
             Owner::Session(waker) => waker.wake_by_ref(),
-            Owner::Flow(flow) => doomed.borrow_mut().push(Doomed {
-                flow: *flow,
-                idle: fate == Fate::Idle,
-            }),
+            Owner::Flow(flow) => doomed.borrow_mut().push(*flow),
         }
     }
 
@@ -341,9 +493,12 @@ impl Entry {
     }
 }
 
+/// Beyond so many ticks, one that lies after another is taken for one before it: 17 years.
+const LONGEST: Tick = Tick::MAX / 2 - 1;
+
 /// Whether one tick lies after another; the count may have begun anew between them.
 fn is_after(tick: Tick, other: Tick) -> bool {
-    tick != other && tick.wrapping_sub(other) < Tick::MAX / 2
+    tick != other && tick.wrapping_sub(other) <= LONGEST
 }
 
 #[cfg(test)]
@@ -354,11 +509,21 @@ mod tests {
     const HOME: PoolId = PoolId(0);
     const TWIN: PoolId = PoolId(1);
 
+    fn arrival(asked: ServiceId, target: TargetId, idle_ticks: Tick) -> Arrival {
+        Arrival {
+            asked,
+            target,
+            side: Side::Neither,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            idle_ticks,
+        }
+    }
+
     fn enter(registry: &Registry, home: PoolId, on: PoolId, now: Tick) -> Key {
         let target = on.member(0).target(on.service(0));
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let waker = Waker::noop().clone();
-        registry.enter(home, target, address, Tick::MAX, now, Owner::Session(waker))
+        let arrival = arrival(home.service(0), target, Tick::MAX);
+        registry.enter(arrival, now, Owner::Session(waker))
     }
 
     fn end(registry: &Registry, job: u64, most: u64, now: Tick) -> usize {
@@ -439,12 +604,12 @@ mod tests {
 
     fn enter_flow(registry: &Registry, flow: u64, idle_ticks: Tick, now: Tick) -> Key {
         let target = HOME.member(0).target(HOME.service(0));
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        registry.enter(HOME, target, address, idle_ticks, now, Owner::Flow(flow))
+        let arrival = arrival(HOME.service(0), target, idle_ticks);
+        registry.enter(arrival, now, Owner::Flow(flow))
     }
 
-    fn doomed(registry: &Registry) -> Vec<Doomed> {
-        let mut doomed = Vec::new();
+    fn doomed(registry: &Registry) -> VecDeque<u64> {
+        let mut doomed = VecDeque::new();
         registry.take_doomed(&mut doomed);
         doomed
     }
@@ -459,10 +624,9 @@ mod tests {
             registry.end(&Which::All, |_| false, 1);
         }
         assert_eq!(registry.fate(session), Fate::End);
-        let flow = |flow| Doomed { flow, idle: false };
-        assert_eq!(doomed(&registry), [flow(7), flow(8)]);
+        assert_eq!(doomed(&registry), [7, 8]);
         registry.sweep(1, Tick::MAX);
-        assert_eq!(doomed(&registry), []);
+        assert!(doomed(&registry).is_empty());
     }
 
     #[test]
@@ -470,19 +634,17 @@ mod tests {
         let registry = Registry::default();
         let key = enter_flow(&registry, 7, 4, 0);
         registry.sweep(1, 3);
-        assert_eq!(doomed(&registry), []);
+        assert!(doomed(&registry).is_empty());
         assert_eq!(registry.fate(key), Fate::Settled);
         registry.set_idle(key, 10);
         registry.sweep(1, 9);
-        registry.moved(key, 9);
+        assert_eq!(registry.moved(key, 9), Fate::Settled);
         registry.sweep(1, 18);
-        assert_eq!(doomed(&registry), []);
+        assert!(doomed(&registry).is_empty());
         registry.sweep(1, 19);
-        let idle = Doomed {
-            flow: 7,
-            idle: true,
-        };
-        assert_eq!(doomed(&registry), [idle]);
+        assert_eq!(doomed(&registry), [7]);
+        assert_eq!(registry.fate(key), Fate::Idle);
+        assert_eq!(registry.moved(key, 19), Fate::Idle, "it is too late");
     }
 
     #[test]

@@ -3,23 +3,27 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::connect;
+use super::connect::{Connected, connect};
+use super::front::{Account, Front};
 use super::proxy_header::{self, HEADER_TIMEOUT, HeaderError};
-use super::registry::{Key, Owner};
+use super::registry::{Arrival, Key, Left, Owner};
 use super::relay::{Broken, Carried, Haste, relay, watch_member};
 use super::sockets::reset_on_close;
-use super::worker::{Front, Worker};
+use super::worker::Worker;
 use crate::clock;
 use crate::dispatch::Attempt;
 use crate::health::OwnFault;
+use crate::observe::counters::{Lasting, MemberCounters};
 use crate::time::Time;
 use crate::topology::PoolId;
 
@@ -28,6 +32,8 @@ use crate::topology::PoolId;
 pub(super) enum Refused {
     /// No member was usable.
     NoMember,
+    /// Its service is gone: the topology in force has none of that name.
+    NoService,
     /// Every attempt failed within the budget.
     Attempts,
     /// The queue was full.
@@ -46,6 +52,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::NoMember => f.write_str("no member is usable"),
+            Refused::NoService => f.write_str("its service is gone"),
             Refused::Attempts => f.write_str("every attempt failed"),
             Refused::QueueFull => f.write_str("the queue is full"),
             Refused::QueueTimeout => f.write_str("waited in the queue for too long"),
@@ -63,23 +70,35 @@ pub(super) async fn serve(
     client: TcpStream,
     peer: SocketAddr,
 ) {
-    let _open = Open::new(&worker, &front);
+    let account = front.account.clone();
+    let _open = Open::new(&worker, &account);
     let mut sockets = Sockets::new(client);
-    let counters = front.counters(&worker);
+    let counters = &account.counters;
     let came = clock::now();
     // Boxed, so that a session which has been established no longer holds room for it.
-    let established = establish(&worker, &front, &mut sockets.client, peer, came);
-    let established = Box::pin(established).await;
-    match established {
-        Ok((member, attempt)) => {
+    let established = establish(&worker, &account, front, &mut sockets.client, peer, came);
+    match Box::pin(established).await {
+        Ok(Established {
+            member,
+            attempt,
+            serving,
+            entry,
+            peer_timeout,
+            haste,
+        }) => {
             let reached = clock::now();
             counters.established.add(1);
             counters.waits.observe(reached.since(came));
-            let serving = worker.counters().member(attempt.target().member());
             serving.sessions.add(1);
             serving.connects.observe(reached.since(attempt.began()));
+            let counted = Carried {
+                service: counters,
+                member: &serving,
+            };
             let member = sockets.member.insert(member);
-            match carry(&worker, &front, &mut sockets.client, member, &attempt).await {
+            let settle = move |member: &TcpStream| watch_member(member, peer_timeout);
+            let client = &mut sockets.client;
+            match relay(&worker, counted, entry.key, client, member, haste, settle).await {
                 Ok(()) => sockets.orderly = true,
                 Err(broken) => {
                     match &broken {
@@ -93,17 +112,17 @@ pub(super) async fn serve(
             }
             let lasted = clock::now().since(reached);
             counters.lasted.observe(lasted);
-            let serving = worker.counters().member(attempt.target().member());
             serving.lasted.observe(lasted);
-            let (limited, pool) = (attempt.is_limited(), attempt.target().pool);
+            let limited = attempt.is_limited();
+            let pool = entry.leave();
             drop(attempt);
-            if limited {
+            if limited && let Some(pool) = pool {
                 worker.room(pool);
             }
         }
         Err(refused) => {
             match &refused {
-                Refused::NoMember => counters.refused_no_member.add(1),
+                Refused::NoMember | Refused::NoService => counters.refused_no_member.add(1),
                 Refused::Attempts => counters.refused_attempts.add(1),
                 Refused::QueueFull => counters.refused_queue_full.add(1),
                 Refused::QueueTimeout => counters.refused_queue_timeout.add(1),
@@ -116,14 +135,28 @@ pub(super) async fn serve(
     }
 }
 
-/// Everything before the first byte: who the client is, and a member that accepted.
-async fn establish(
-    worker: &Worker,
-    front: &Front,
+/// A session whose member has accepted.
+struct Established<'a> {
+    member: TcpStream,
+    attempt: Attempt,
+    /// The member's counters.
+    serving: Lasting<MemberCounters>,
+    entry: Entry<'a>,
+    peer_timeout: Duration,
+    haste: Haste,
+}
+
+/// Everything before the first byte: who the client is, a member that accepted, and a place in the
+/// registry, which keeps where it stands from then on.
+async fn establish<'a>(
+    worker: &'a Worker,
+    account: &'a Account,
+    mut front: Rc<Front>,
     client: &mut TcpStream,
     peer: SocketAddr,
     mut now: Time,
-) -> Result<(TcpStream, Attempt), Refused> {
+) -> Result<Established<'a>, Refused> {
+    worker.renew(&mut front)?;
     let mut source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut destination = None;
     if front.expects_header_from(source.ip()) {
@@ -131,22 +164,58 @@ async fn establish(
             .await
             .unwrap_or(Err(HeaderError::Late))
             .map_err(Refused::Header)?;
-        now = clock::now();
         if let Some((from, to)) = header {
             source = from;
             destination = Some(to);
         }
+        worker.renew(&mut front)?;
+        now = clock::now();
     }
-    let (mut member, attempt) = connect(worker, front, client, source.ip(), now).await?;
-    if front.sends_header_to(attempt.target().pool) {
-        send_header(client, &mut member, source, destination)
+    let (haste, connected) = loop {
+        let mut connected = connect(worker, &mut front, client, source.ip(), now).await?;
+        if !front.sends_header_to(connected.target.pool) {
+            break (Haste::Fresh, connected);
+        }
+        send_header(client, &mut connected.stream, source, destination)
             .await
             .map_err(|error| {
                 tracing::debug!(%error, "member did not take the PROXY header");
                 Refused::Attempts
             })?;
-    }
-    Ok((member, attempt))
+        if !worker.renew(&mut front)? {
+            break (Haste::Begun, connected);
+        }
+        if let Some(target) = worker.find(&front, source.ip(), &connected.attempt) {
+            connected.target = target;
+            break (Haste::Begun, connected);
+        }
+        // Nothing of the client's has passed: it goes where it is sent now.
+        now = clock::now();
+    };
+    let Connected {
+        stream,
+        target,
+        attempt,
+    } = connected;
+    let arrival = Arrival {
+        asked: front.service,
+        target,
+        side: front.side(target.pool),
+        address: attempt.address().ip(),
+        idle_ticks: front.idle_ticks,
+    };
+    let entry = poll_fn(|cx| {
+        let owner = Owner::Session(cx.waker().clone());
+        Poll::Ready(Entry::new(worker, account, arrival, owner))
+    });
+    Ok(Established {
+        member: stream,
+        attempt,
+        serving: front.member(target.member()).clone(),
+        entry: entry.await,
+        peer_timeout: front.peer_timeout,
+        haste,
+    })
 }
 
 /// A fresh socket always has room for the header.
@@ -163,36 +232,6 @@ async fn send_header(
     member
         .write_all(&proxy_header::encode(source, destination))
         .await
-}
-
-/// The relay, with the session in the worker's registry meanwhile.
-async fn carry(
-    worker: &Worker,
-    front: &Front,
-    client: &mut TcpStream,
-    member: &mut TcpStream,
-    attempt: &Attempt,
-) -> Result<(), Broken> {
-    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let key = worker.registry().enter(
-        front.service.pool,
-        attempt.target(),
-        attempt.address().ip(),
-        front.idle_ticks,
-        worker.tick(),
-        Owner::Session(waker),
-    );
-    let _entry = Entry::new(worker, front, key, attempt.target().pool);
-    let settle = |member: &TcpStream| watch_member(member, front.peer_timeout);
-    let haste = match front.sends_header_to(attempt.target().pool) {
-        true => Haste::Begun,
-        false => Haste::Fresh,
-    };
-    let counted = Carried {
-        service: front.counters(worker),
-        member: worker.counters().member(attempt.target().member()),
-    };
-    relay(worker, counted, key, client, member, haste, settle).await
 }
 
 /// A session's sockets. However the session is left, they close with a reset unless it ended in
@@ -227,19 +266,19 @@ impl Drop for Sockets {
 /// Counts a session as open, and as ended when dropped.
 struct Open<'a> {
     worker: &'a Worker,
-    front: &'a Front,
+    account: &'a Account,
 }
 
 impl<'a> Open<'a> {
-    fn new(worker: &'a Worker, front: &'a Front) -> Open<'a> {
-        Open { worker, front }
+    fn new(worker: &'a Worker, account: &'a Account) -> Open<'a> {
+        Open { worker, account }
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.worker.closed_one();
-        self.front.counters(self.worker).ended.add(1);
+        self.account.counters.ended.add(1);
     }
 }
 
@@ -247,21 +286,36 @@ impl Drop for Open<'_> {
 /// of a pool with a twin.
 struct Entry<'a> {
     worker: &'a Worker,
-    front: &'a Front,
+    account: &'a Account,
     key: Key,
 }
 
 impl<'a> Entry<'a> {
-    fn new(worker: &'a Worker, front: &'a Front, key: Key, serving: PoolId) -> Entry<'a> {
-        front.count_begun(worker, serving);
-        Entry { worker, front, key }
+    fn new(worker: &'a Worker, account: &'a Account, arrival: Arrival, owner: Owner) -> Entry<'a> {
+        account.count_begun(arrival.side);
+        Entry {
+            worker,
+            account,
+            key: worker.registry().enter(arrival, worker.tick(), owner),
+        }
+    }
+
+    /// Gives the place back; says in which pool a member has one more, where that is still there.
+    fn leave(self) -> Option<PoolId> {
+        let entry = ManuallyDrop::new(self);
+        entry.forget().on
+    }
+
+    fn forget(&self) -> Left {
+        let left = self.worker.registry().leave(self.key);
+        self.account.count_over(left.side);
+        left
     }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        let target = self.worker.registry().leave(self.key);
-        self.front.count_over(self.worker, target.pool);
+        self.forget();
     }
 }
 

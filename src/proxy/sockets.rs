@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 /// Connections that may wait to be accepted; the kernel cuts it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Fails when another process listens on `address`. Workers share their ports (`SO_REUSEPORT`), and
 /// by that alone a second instance would quietly take a part of the first one's clients.
@@ -32,12 +32,18 @@ const UNSENT: u32 = 128 << 10;
 pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
     let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    begin_to_listen(&socket, peer_timeout)?;
+    Ok(socket)
+}
+
+/// Makes a bound socket a listener of ours; one that listens already keeps its queue.
+pub(super) fn begin_to_listen(socket: &Socket, peer_timeout: Duration) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
-    watch_peer(&socket, peer_timeout)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
+    watch_peer(socket, peer_timeout)?;
+    socket.listen(BACKLOG)
 }
 
 fn unbound(address: SocketAddr) -> io::Result<Socket> {

@@ -72,6 +72,25 @@ impl Spills {
     }
 }
 
+impl Spills {
+    /// Keeps those of whom `now` knows where they are found under another topology: the home pool
+    /// and the one that accepted them. All others are forgotten.
+    pub(super) fn adopt(&self, now: impl Fn(PoolId, PoolId) -> Option<(PoolId, PoolId)>) {
+        let mut table = self.0.borrow_mut();
+        let Table { clients, line } = std::mem::take(&mut *table);
+        for (key @ (home, client), since) in line {
+            // One that was forgotten and remembered again stands here twice.
+            let Some(&(at, remembered)) = clients.get(&key) else {
+                continue;
+            };
+            if let Some((home, at)) = now(home, at).filter(|_| remembered == since) {
+                table.clients.insert((home, client), (at, since));
+                table.line.push_back(((home, client), since));
+            }
+        }
+    }
+}
+
 impl Table {
     fn expire(&mut self, now: Time) {
         while let Some(&(key, since)) = self.line.front() {

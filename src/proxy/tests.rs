@@ -142,7 +142,8 @@ impl Bench {
         let addresses = |members: &[&Member]| members.iter().map(|m| m.address).collect();
         let members = [addresses(home), addresses(twin)];
         let counters = Arc::new(WorkerCounters::new(&topology));
-        let mut listeners = listen::bind(&topology, 1).expect("listeners");
+        let mut listeners =
+            listen::bind(&topology, 1, &mut listen::Given::default()).expect("listeners");
         let (report, reports) = mpsc::channel(1024);
         let listeners = listeners.remove(0);
         let mut bench = Bench {
@@ -179,7 +180,14 @@ impl Bench {
             Some(members[target.member().index()])
         };
         let now = crate::clock::now();
-        Snapshot::new(&decider, &self.handles, now, |pool| pool == HOME, address)
+        Snapshot::new(
+            0,
+            &decider,
+            &self.handles,
+            now,
+            |pool| pool == HOME,
+            address,
+        )
     }
 
     fn tell(&self, message: ToWorker) {
@@ -348,7 +356,9 @@ async fn a_connection_that_every_home_member_refuses_goes_to_the_twin() {
     assert_eq!(bench.home().open(), (0, 2));
     let mut blamed = 0;
     while let Ok(report) = bench.reports.borrow_mut().try_recv() {
-        assert!(matches!(report, FromWorker::ConnectFailed(t, Failure::Refused) if t.pool == HOME));
+        assert!(
+            matches!(report, FromWorker::ConnectFailed { target: t, failure: Failure::Refused, .. } if t.pool == HOME)
+        );
         blamed += 1;
     }
     assert_eq!(blamed, 2);
@@ -387,7 +397,8 @@ async fn a_connection_that_meets_silence_at_home_goes_to_the_twin_within_its_sha
     let tried = (0..3).map(timed_out).sum::<u64>();
     assert!((1..=2).contains(&tried), "{tried} of three tried");
     let report = bench.reports.borrow_mut().try_recv();
-    let expected = |report| matches!(report, FromWorker::ConnectSlow(t, _) if t.pool == HOME);
+    let expected =
+        |report| matches!(report, FromWorker::ConnectSlow { target: t, .. } if t.pool == HOME);
     assert!(report.is_ok_and(expected));
 }
 

@@ -9,6 +9,7 @@
 mod ids;
 mod pair;
 mod settings;
+mod succession;
 
 pub use ids::{MemberId, PoolId, ServiceId, SiteId, TargetId};
 pub use pair::{Automation, Pair, PairId, PairRules, Side};
@@ -16,6 +17,7 @@ pub use settings::{
     BelowQuorum, Check, CheckKind, ConnectRules, Host, HttpCheck, Policy, Protocol, Quorum,
     QuorumNeed, Verify,
 };
+pub use succession::Succession;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;

@@ -27,7 +27,17 @@ impl fmt::Display for Host {
 
 /// What carries a service between its clients and its members.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -114,6 +124,18 @@ pub struct Check {
     /// Failures without a run of as many successes between them that make a member `busy` as
     /// flapping; after gdnsd's `down_thresh` and `ok_thresh`.
     pub flap: NonZeroU32,
+}
+
+impl Check {
+    /// Whether it asks the same as another one. How often, and what is made of the answers, may
+    /// differ.
+    pub fn asks_as(&self, other: &Check) -> bool {
+        self.kind == other.kind
+            && self.tls == other.tls
+            && self.verify == other.verify
+            && self.server_name == other.server_name
+            && self.port == other.port
+    }
 }
 
 /// What a check asks.

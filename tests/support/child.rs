@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::clock::wait_for;
 use super::{Result, inside};
@@ -65,6 +65,15 @@ impl Child {
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
+    }
+
+    /// Waits until it is dead: its sockets are closed then. What is left of it goes with `self`.
+    pub(crate) fn is_dead(&self, limit: Duration) -> Result<()> {
+        let pid = WaitId::Pid(Pid::from_child(&self.child));
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        wait_for(&format!("{}: its death", self.what), limit, || {
+            Ok(waitid(pid.clone(), look)?.map(drop))
+        })
     }
 
     /// Fails when it has ended: what should still run does not.

@@ -13,7 +13,9 @@ use super::{Result, inside, lab::Lab};
 /// The longest head that is read: ours are a tenth of it.
 const HEAD_LIMIT: usize = 8 * 1024;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process may take that asks: to start, to connect and to be answered.
+const PROCESS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Reads one head, to the blank line; none at an orderly end before its first byte. What followed
 /// it stays in `buffer`.
@@ -69,7 +71,7 @@ pub(crate) fn get(lab: &Lab, host: &str, address: SocketAddr, path: &str) -> Res
     command.extend([address.to_string(), path.to_owned()]);
     let answer = lab
         .start_read(host, "get", &command)?
-        .read_to_end(Duration::from_secs(5))?;
+        .read_to_end(PROCESS_PATIENCE)?;
     split(&answer)
 }
 

@@ -19,8 +19,8 @@ use super::http::read_answer;
 use super::lab::Lab;
 use super::{Result, inside};
 
-/// How long a new connection waits for everything: to be accepted, and for its answer.
-const NEW_LIMIT: Duration = Duration::from_secs(3);
+/// How long a new connection of the method waits for everything: to be accepted, and for its answer.
+const USUAL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a long session waits for an answer before it gives up.
 const LONG_LIMIT: Duration = Duration::from_secs(30);
 /// How often a long session sends a request.
@@ -39,6 +39,8 @@ pub(crate) struct Load {
     pub(crate) sessions: u32,
     /// For how long.
     pub(crate) span: Duration,
+    /// How long a new connection waits for everything: to be accepted, and for its answer.
+    pub(crate) patience: Duration,
 }
 
 /// The load of the method: 200 new connections a second and 60 long sessions.
@@ -48,6 +50,7 @@ pub(crate) fn usual(target: SocketAddr, span: Duration) -> Load {
         rate: 200,
         sessions: 60,
         span,
+        patience: USUAL_PATIENCE,
     }
 }
 
@@ -55,7 +58,8 @@ pub(crate) fn usual(target: SocketAddr, span: Duration) -> Load {
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    span: Duration,
+    /// Every client has ended by then.
+    limit: Duration,
 }
 
 /// Starts a load on a host.
@@ -66,17 +70,18 @@ pub(crate) fn start(lab: &Lab, host: &str, load: Load) -> Result<Running> {
         load.rate.to_string(),
         load.sessions.to_string(),
         load.span.as_millis().to_string(),
+        load.patience.as_millis().to_string(),
     ]);
     Ok(Running {
         child: lab.start_read(host, "load", &command)?,
-        span: load.span,
+        limit: load.span + load.patience,
     })
 }
 
 impl Running {
     /// Waits for its end and returns what its clients saw.
     pub(crate) fn report(self) -> Result<Report> {
-        let limit = self.span + NEW_LIMIT + Duration::from_secs(10);
+        let limit = self.limit + Duration::from_secs(20);
         Report::parse(&self.child.read_to_end(limit)?)
     }
 }
@@ -210,16 +215,18 @@ impl Report {
     }
 }
 
-/// The part that plays on the clients' host: target, rate, sessions and milliseconds.
+/// The part that plays on the clients' host: target, rate, sessions, and milliseconds of the whole
+/// and of each new connection's patience.
 pub(crate) fn main(args: &[String]) -> Result<()> {
-    let [target, rate, sessions, millis] = args else {
-        return Err("a target, a rate, a number of sessions and milliseconds are needed".into());
+    let [target, rate, sessions, span, patience] = args else {
+        return Err("a target, a rate, a number of sessions and two spans are needed".into());
     };
     let load = Load {
         target: target.parse()?,
         rate: rate.parse()?,
         sessions: sessions.parse()?,
-        span: Duration::from_millis(millis.parse()?),
+        span: Duration::from_millis(span.parse()?),
+        patience: Duration::from_millis(patience.parse()?),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -260,7 +267,7 @@ async fn drive(load: Load) -> String {
             id += 1;
             let seen = seen.clone();
             news.push(tokio::task::spawn_local(async move {
-                new_connection(load.target, id, &seen).await;
+                new_connection(load, id, &seen).await;
             }));
         }
     }
@@ -277,10 +284,10 @@ async fn drive(load: Load) -> String {
     seen.take()
 }
 
-async fn new_connection(target: SocketAddr, id: u64, seen: &Seen) {
+async fn new_connection(load: Load, id: u64, seen: &Seen) {
     let began = now();
-    let result = timeout(NEW_LIMIT, async {
-        let mut stream = TcpStream::connect(target).await?;
+    let result = timeout(load.patience, async {
+        let mut stream = TcpStream::connect(load.target).await?;
         stream.set_nodelay(true)?;
         let request = format!("GET /new/{id} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -296,7 +303,10 @@ async fn new_connection(target: SocketAddr, id: u64, seen: &Seen) {
         ),
         Err(_) => note(
             seen,
-            format_args!("new {id} {began} {ended} failed NoAnswerIn3s"),
+            format_args!(
+                "new {id} {began} {ended} failed NoAnswerIn{}s",
+                load.patience.as_secs()
+            ),
         ),
     }
 }

@@ -123,13 +123,16 @@ impl Caller {
         answer.expect("an answer")
     }
 
-    /// The same while flows are moved: the question that is under way then may be lost, and one
-    /// more is asked. No other is lost.
+    /// The same while flows are moved: the question that is under way then may be lost, and others
+    /// are asked. On a machine that stalls, one that is only late counts as lost, and the next one
+    /// may be under way when its flow is moved.
     pub(crate) async fn ask_while_moved(&mut self) -> Answer {
-        match self.try_ask(MOMENT).await {
-            Some(answer) => answer,
-            None => self.ask().await,
+        for _ in 0..2 {
+            if let Some(answer) = self.try_ask(MOMENT).await {
+                return answer;
+            }
         }
+        self.ask().await
     }
 
     /// Sends a question of its own, once, and returns the answer to it, if that comes in this time.

@@ -9,6 +9,16 @@ use crate::echo::*;
 use crate::harness::*;
 use crate::watching::udp_totals;
 
+/// Waits until the workers have ended these flows, and no others: they hear of a verdict some moments
+/// after it can be read. How many these are.
+async fn all_ended(daemon: &Daemon, flows: &[(Caller, Answer)]) -> u64 {
+    let count = flows.len() as u64;
+    daemon
+        .counted("the flows' ends", |t| t.ended_by_us == count)
+        .await;
+    count
+}
+
 #[tokio::test]
 async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_answered() {
     let (mut a, b) = (Echo::start("a").await, Echo::start("b").await);
@@ -16,6 +26,7 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
     let (mut on_a, mut on_b) = callers_of("a", daemon.address().await).await;
     a.die().await;
     daemon.verdict("a", Verdict::Down).await;
+    let moved = all_ended(&daemon, &on_a).await;
     for (caller, _) in &mut on_a {
         assert_eq!(caller.ask().await.member, "b");
     }
@@ -24,10 +35,7 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
         let after = caller.ask().await;
         assert_eq!((after.member.as_str(), after.port), ("b", before.port));
     }
-    let moved = on_a.len() as u64;
-    daemon
-        .counted("ended by us", |t| t.ended_by_us == moved)
-        .await;
+    assert_eq!(daemon.totals().await.ended_by_us, moved, "and no others");
     assert_eq!(udp_totals(&daemon).await.moved, moved);
     assert_eq!(daemon.member("a").await.load, 0);
     a.resume().await;
@@ -38,12 +46,48 @@ async fn a_dead_members_flows_move_at_once_and_each_clients_next_datagram_is_ans
 }
 
 #[tokio::test]
+async fn hundreds_of_a_dead_members_flows_move_each_at_its_clients_next_datagram() {
+    const MANY: usize = 600;
+    let descriptors = twinpool::proxy::raise_descriptor_limit();
+    if descriptors < 4 * MANY as u64 {
+        eprintln!("skipped: the hard limit on descriptors is {descriptors} (`ulimit -Hn`)");
+        return;
+    }
+    let mut members = [Echo::start("a").await, Echo::start("b").await];
+    let daemon = Daemon::start(Setup::of(&pool_of(&members))).await;
+    let service = daemon.address().await;
+    // All come from one address, and so to one member.
+    let mut callers = Vec::new();
+    for _ in 0..MANY {
+        let mut caller = Caller::new(service).await;
+        let answer = caller.ask().await;
+        callers.push((caller, answer));
+    }
+    let its = callers[0].1.member.clone();
+    assert!(callers.iter().all(|(_, answer)| answer.member == its));
+    let dying = members.iter_mut().find(|member| member.name() == its);
+    dying.expect("the member that answered").die().await;
+    daemon
+        .counted("the first ends", |t| t.ended_by_us > 0)
+        .await;
+    // The last that came is the last to be ended.
+    for (caller, _) in callers.iter_mut().rev() {
+        assert_ne!(caller.ask().await.member, its);
+    }
+    let totals = daemon.totals().await;
+    assert_eq!(totals.ended_by_us, MANY as u64, "{totals:?}");
+    assert_eq!(udp_totals(&daemon).await.moved, MANY as u64);
+    assert_eq!(daemon.member(&its).await.load, 0);
+}
+
+#[tokio::test]
 async fn a_hung_member_is_found_by_stun_and_its_flows_move() {
     let (a, b) = (Echo::start("a").await, Echo::start("b").await);
     let daemon = Daemon::start(Setup::of(&pool_of([&a, &b]))).await;
     let (mut on_a, _on_b) = callers_of("a", daemon.address().await).await;
     a.hang(true);
     daemon.verdict("a", Verdict::Down).await;
+    all_ended(&daemon, &on_a).await;
     for (caller, _) in &mut on_a {
         assert_eq!(caller.ask().await.member, "b");
     }
@@ -110,6 +154,7 @@ async fn refusals_bring_the_verdict_forward_and_one_probe_confirms_it() {
         (member.services[0].verdict == Verdict::Down).then_some(())
     })
     .await;
+    all_ended(&daemon, &on_a).await;
     for (caller, _) in &mut on_a {
         assert_eq!(caller.ask().await.member, "b");
     }
@@ -156,6 +201,7 @@ async fn a_service_over_udp_may_be_checked_over_tcp_on_another_port() {
     let (mut on_a, mut on_b) = callers_of("a", daemon.address().await).await;
     a_tcp.die().await;
     daemon.verdict("a", Verdict::Down).await;
+    all_ended(&daemon, &on_a).await;
     for (caller, _) in on_a.iter_mut().chain(&mut on_b) {
         assert_eq!(caller.ask().await.member, "b");
     }

@@ -20,7 +20,8 @@ async fn draining(daemon: &Daemon) {
 #[tokio::test]
 async fn told_to_stop_it_keeps_its_flows_begins_none_and_exits_when_they_end() {
     let a = Echo::start("a").await;
-    let pool = pool_of([&a]).service("idle_timeout = \"2s\"");
+    // Long enough that no stall of the machine makes a flow idle that is asked all the time.
+    let pool = pool_of([&a]).service("idle_timeout = \"4s\"");
     let mut daemon = Daemon::start(Setup::of(&pool).workers(2)).await;
     let service = daemon.address().await;
     let mut callers = callers(service, 12).await;
@@ -35,22 +36,21 @@ async fn told_to_stop_it_keeps_its_flows_begins_none_and_exits_when_they_end() {
     let mut fresh = Caller::new(service).await;
     assert_eq!(fresh.try_ask(MOMENT).await, None);
     assert_eq!(daemon.exited().await.code(), Some(0), "{}", daemon.log());
-    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(began.elapsed() >= Duration::from_secs(4));
 }
 
 #[tokio::test]
 async fn a_worker_without_flows_left_takes_none_from_another_that_drains() {
     // The kernel spreads clients over the workers' sockets by their number: one socket less, and
-    // each client may come to another worker.
+    // each client may come to another worker. Of four workers one at least has none of three flows.
     let a = Echo::start("a").await;
-    let pool = pool_of([&a]).service("idle_timeout = \"2s\"");
-    let daemon = Daemon::start(Setup::of(&pool).workers(4)).await;
+    let daemon = Daemon::start(Setup::of(&pool_of([&a])).workers(4)).await;
     let service = daemon.address().await;
     let mut callers = callers(service, 3).await;
     daemon.signal(Signal::TERM);
     draining(&daemon).await;
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(4) {
+    while began.elapsed() < Duration::from_secs(3) {
         for (caller, before) in &mut callers {
             assert_eq!(caller.ask().await.port, before.port);
         }
@@ -60,7 +60,7 @@ async fn a_worker_without_flows_left_takes_none_from_another_that_drains() {
 #[tokio::test]
 async fn told_to_stop_it_forgets_what_is_left_at_the_deadline() {
     let a = Echo::start("a").await;
-    let setup = Setup::of(&pool_of([&a])).instance("stop_deadline = \"1s\"");
+    let setup = Setup::of(&pool_of([&a])).instance("stop_deadline = \"3s\"");
     let mut daemon = Daemon::start(setup).await;
     let mut caller = Caller::new(daemon.address().await).await;
     caller.ask().await;
@@ -69,7 +69,7 @@ async fn told_to_stop_it_forgets_what_is_left_at_the_deadline() {
     draining(&daemon).await;
     assert_eq!(caller.ask().await.member, "a");
     assert_eq!(daemon.exited().await.code(), Some(0), "{}", daemon.log());
-    assert!(told.elapsed() >= Duration::from_secs(1));
+    assert!(told.elapsed() >= Duration::from_secs(3));
     assert_eq!(caller.try_ask(MOMENT).await, None);
 }
 

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::members::Member;
 use crate::cli::client::{AskError, Client};
 use crate::config;
-use crate::daemon::{self, StartError, Started, Stop};
+use crate::daemon::{self, Signals, StartError, Started, Starter};
 use crate::health::Verdict;
 use crate::observe::status::{MemberStatus, Status};
 use crate::observe::view::RunState;
@@ -153,7 +153,7 @@ impl Stage {
                     // Whoever does not listen any more has given up, and will say stop.
                     drop(tell_started.send(started));
                 };
-                daemon::run(config, Told(told), tell)
+                daemon::run(config, Starter::default(), Stop(told), tell)
             })
             .map_err(|error| StageError::Thread(format!("cannot start a thread: {error}")))?;
         let started = match timeout_at(by, started).await {
@@ -284,11 +284,12 @@ fn ended(daemon: JoinHandle<Result<(), StartError>>) -> Result<(), StageError> {
 }
 
 /// twinpool is told to stop by a message, or by the end of whoever could send one.
-struct Told(mpsc::Receiver<()>);
+struct Stop(mpsc::Receiver<()>);
 
-impl Stop for Told {
-    async fn told(&mut self) {
+impl Signals for Stop {
+    async fn told(&mut self) -> daemon::Told {
         self.0.recv().await;
+        daemon::Told::Stop
     }
 }
 

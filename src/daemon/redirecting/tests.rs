@@ -12,6 +12,7 @@ use super::super::rig::{self, Scratch};
 use super::*;
 use crate::config::Config;
 use crate::control::socket::ControlSocket;
+use crate::daemon::service_manager::ServiceManager;
 use crate::observe::desk::LocalFuture;
 use crate::pairing::Condition;
 use crate::pairing::record::Phase;
@@ -46,8 +47,20 @@ fn local(test: impl AsyncFnOnce(&mut Rig)) {
 
 async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
     let control = ControlSocket::bind(&config.control.socket).await;
-    let listeners = listen::bind(&config.topology, 1).expect("listeners");
-    Hub::start(config, 1_024, listeners, control.expect("a socket")).await
+    let listeners =
+        listen::bind(&config.topology, 1, &mut listen::Given::default()).expect("listeners");
+    let manager = ServiceManager::default();
+    let topology = config.topology.clone();
+    Hub::start(
+        config,
+        topology,
+        1_024,
+        listeners,
+        None,
+        control.expect("a socket"),
+        manager,
+    )
+    .await
 }
 
 impl Rig {
@@ -78,7 +91,7 @@ impl Rig {
     }
 
     fn pool(&self, name: &str) -> PoolId {
-        self.hub.topology.pool_named(name).expect("a pool").id
+        self.hub.topology().pool_named(name).expect("a pool").id
     }
 
     fn phase(&self, name: &str) -> Phase {
@@ -409,10 +422,11 @@ fn a_pause_is_on_disk_before_it_is_answered_and_a_resume_tells_what_it_ended() {
 fn nothing_is_ended_while_the_instance_is_isolated_and_all_of_it_afterwards() {
     local(async |rig| {
         let (hub, fe) = (rig.hub.clone(), rig.pool("fe"));
-        hub.counters[0].home(fe).at_home.add(30);
+        hub.era().counters[0].home(fe).at_home.add(30);
         assert_eq!(hub.stand(fe), (30, 0));
         let now = clock::now();
-        let targets = hub.topology.targets().map(|target| target.member());
+        let topology = hub.topology();
+        let targets = topology.targets().map(|target| target.member());
         let members: Vec<_> = targets.collect();
         hub.decider.borrow_mut().handle_paths(&members, now);
         hub.follow(now);

@@ -5,7 +5,7 @@ use crate::dispatch::fixture::{
 };
 use crate::dispatch::{Attempt, NoMember, Request, Snapshot};
 use crate::time::Time;
-use crate::topology::Topology;
+use crate::topology::{TargetId, Topology};
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn pick(
     service: ServiceId,
     serving: ServiceId,
     now: Time,
-) -> (Result<Attempt, NoMember>, bool) {
+) -> (Result<(TargetId, Attempt), NoMember>, bool) {
     let (lane, tried, held) = (Lane::new(1), Tried::default(), Cell::new(false));
     let request = Request {
         service,
@@ -88,7 +88,7 @@ fn users_who_are_away_are_served_by_the_twins_service_of_the_same_name() {
         assert_eq!(snapshot.serving(service, client(1)), service);
     }
     let (attempt, held) = pick(&snapshot, HOME.service(0), TWIN.service(1), start());
-    assert_eq!(attempt.expect("a member").target().pool, TWIN);
+    assert_eq!(attempt.expect("a member").0.pool, TWIN);
     assert!(!held);
 }
 
@@ -198,7 +198,7 @@ fn one_that_is_passed_over_leaves_no_trace_at_the_member() {
     let decider = decider(&topology, Phase::Away, Cause::Lost);
     let handles = crate::dispatch::Handles::new(&topology);
     let address = |_| Some((Ipv4Addr::LOCALHOST, 1).into());
-    let snapshot = Snapshot::new(&decider, &handles, start(), |_| true, address);
+    let snapshot = Snapshot::new(0, &decider, &handles, start(), |_| true, address);
     let pick = || pick(&snapshot, HOME.service(0), TWIN.service(1), start()).0;
     let attempts: Vec<_> = (0..1_000).filter_map(|_| pick().ok()).collect();
     let load = || {

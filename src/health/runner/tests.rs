@@ -47,7 +47,7 @@ fn runner() -> (Runner, mpsc::Receiver<(TargetId, ProbeOutcome)>) {
 }
 
 fn most_at_once(runner: &Runner) -> usize {
-    match &runner.0.asker {
+    match &**runner.0.asker.borrow() {
         Asker::Fake(fake) => fake.most.get(),
         Asker::Prober(_) => unreachable!("tests fake it"),
     }

@@ -142,6 +142,7 @@ fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
         ("udp_datagrams_dropped_total{OF,reason=\"no_member\"}", 7.0),
         ("udp_datagrams_dropped_total{OF,reason=\"table_full\"}", 9.0),
         ("udp_datagrams_dropped_total{OF,reason=\"unsent\"}", 40.0),
+        ("udp_datagrams_dropped_total{OF,reason=\"no_port\"}", 2.0),
         ("udp_flows_evicted_total{OF}", 50_001.0),
         ("udp_flows_moved_total{OF}", 12.0),
         ("udp_icmp_errors_total{OF}", 15.0),
@@ -288,7 +289,7 @@ fn there_are_as_many_series_as_is_documented() {
     let (member, service) = ("member=\"", "service=\"");
     let [tcp, udp] = ["fe-busan", "med-busan"].map(|pool| format!("pool=\"{pool}\""));
     assert_eq!(count(&[&tcp, service], &[member]), 62);
-    assert_eq!(count(&[&udp, service], &[member]), 62 + 8);
+    assert_eq!(count(&[&udp, service], &[member]), 62 + 9);
     let fe1 = "member=\"fe1\"";
     assert_eq!(count(&[&tcp, fe1], &[service]), 46);
     assert_eq!(count(&[&tcp, fe1, service], &["reason=\""]), 10);

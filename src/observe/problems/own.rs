@@ -11,6 +11,7 @@ use crate::observe::view::LimitedBy;
 pub(super) fn problems(status: &Status) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(store(status));
+    found.extend(reload(status));
     found.extend(sessions(status));
     found.extend(flows(status));
     found.extend(evicted(status));
@@ -30,6 +31,20 @@ fn store(status: &Status) -> Option<Problem> {
         since: status.store_problem_since,
         whom: Some("drains and maintenance would be forgotten at a restart".to_owned()),
         next: Some("stored again as soon as it can be; see state_dir in [instance]".to_owned()),
+    })
+}
+
+/// The file that lies there is not what runs.
+fn reload(status: &Status) -> Option<Problem> {
+    let why = status.reload_refused.as_ref()?;
+    Some(Problem {
+        severity: Severity::Own,
+        label: "RELOAD",
+        about: vec![],
+        what: format!("the last reload was refused: {why}"),
+        since: status.reload_refused_since,
+        whom: Some("nobody: what was in force before still is".to_owned()),
+        next: Some("`twinpool validate` tells all of it; then `twinpool reload`".to_owned()),
     })
 }
 

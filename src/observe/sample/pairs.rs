@@ -208,6 +208,7 @@ impl Plight {
                 flows: self.flows,
             },
             store_problem: None,
+            reload_refused: None,
             decider: &self.decider,
             topology: &self.topology,
             workers: &self.workers,

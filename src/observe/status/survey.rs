@@ -59,6 +59,8 @@ pub fn status(view: &View<'_>) -> Status {
         own_faults: OwnFaults::sum(view.workers, view.own_faults),
         reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
         store_problem: view.store_problem.map(str::to_owned),
+        reload_refused: view.reload_refused.map(|(why, _)| why.to_owned()),
+        reload_refused_since: view.reload_refused.map(|(_, at)| clock.stamp(at)),
         store_problem_since: view.onsets.store().map(|at| clock.stamp(at)),
         servers: view
             .servers
@@ -124,7 +126,7 @@ pub(in crate::observe) fn pool_status(view: &View<'_>, pool: &Pool) -> PoolStatu
 
 fn worker_status(view: &View<'_>, worker: &WorkerCounters) -> WorkerStatus {
     let held = |ceiling: Ceiling, protocol| Sessions {
-        open: worker.open_over(view.topology, protocol),
+        open: worker.open_over(protocol),
         limit: ceiling.each,
         limited_by: ceiling.by,
     };
@@ -250,7 +252,7 @@ impl ServerStatus {
 impl OwnFaults {
     fn sum(workers: &[Arc<WorkerCounters>], others: &OwnFaultCounters) -> OwnFaults {
         let mut sum = OwnFaults::default();
-        let counted = workers.iter().map(|worker| &worker.own_faults);
+        let counted = workers.iter().map(|worker| &**worker.own_faults);
         for faults in counted.chain([others]) {
             sum.descriptors += faults.descriptors.get();
             sum.source_ports += faults.source_ports.get();
@@ -314,6 +316,7 @@ impl UdpTotals {
         self.dropped_no_member += c.dropped_no_member.get();
         self.dropped_unsent += c.dropped_unsent.get();
         self.dropped_table_full += c.dropped_table_full.get();
+        self.dropped_no_port += c.dropped_no_port.get();
         self.evicted += c.evicted.get();
         self.moved += c.moved.get();
         self.icmp_errors += c.icmp_errors.get();
@@ -353,6 +356,8 @@ mod tests {
         let mut plight = sample::Plight::new();
         let topology = Arc::make_mut(&mut plight.topology);
         topology.pools[1].services[0].protocol = Protocol::Udp;
+        let workers = (0..2).map(|_| Arc::new(WorkerCounters::new(topology)));
+        plight.workers = workers.collect();
         plight.flows = Some(Ceiling {
             most: 7,
             each: 4,

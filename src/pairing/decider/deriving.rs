@@ -44,7 +44,7 @@ impl Decider {
     }
 
     /// Derives a target's effective verdict anew, and what follows.
-    fn refresh_target(&mut self, target: TargetId, now: Time) {
+    pub(super) fn refresh_target(&mut self, target: TargetId, now: Time) {
         let place = self.places.target(target);
         let (mut verdict, mut reason, _) = self.machines[place].verdict();
         for &required in &self.topology.service(target.service()).requires {

@@ -133,7 +133,7 @@ impl Decider {
         }
     }
 
-    fn set_alarms(&mut self, member: MemberId) {
+    pub(super) fn set_alarms(&mut self, member: MemberId) {
         let until = self.operators.get(member).and_then(|state| state.until);
         self.agenda.set(Item::Lapse(member), until);
         let deadline = self.operators.deadline(member);

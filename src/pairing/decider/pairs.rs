@@ -189,7 +189,7 @@ impl Decider {
         self.follow(pair, now);
     }
 
-    fn every_pair(&mut self, now: Time, tell: impl Fn(&mut PairMachine)) {
+    pub(super) fn every_pair(&mut self, now: Time, tell: impl Fn(&mut PairMachine)) {
         for index in 0..self.pairs.len() {
             tell(&mut self.pairs[index]);
             self.follow(PairId(index as u16), now);

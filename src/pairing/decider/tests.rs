@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 mod pairs;
+mod taking_over;
 
 use super::*;
 use crate::health::Failure;

@@ -7,7 +7,7 @@ use std::task::{Wake, Waker};
 
 use crate::dispatch::fixture::{HOME, TWIN};
 use crate::proxy::Which;
-use crate::proxy::registry::{Fate, Key, Owner, Registry, Tick};
+use crate::proxy::registry::{Arrival, Fate, Key, Owner, Registry, Side, Tick};
 use crate::topology::{MemberId, PoolId};
 
 const MANY: usize = 4_000;
@@ -43,14 +43,15 @@ fn settled(registry: &Registry) -> Vec<Session> {
         let pool: PoolId = if nth.is_multiple_of(2) { HOME } else { TWIN };
         let member = pool.member((nth / 2 % 2) as u16);
         let woken = Arc::new(Woken::default());
-        let key = registry.enter(
-            HOME,
-            member.target(pool.service(0)),
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IDLE,
-            0,
-            Owner::Session(Waker::from(woken.clone())),
-        );
+        let arrival = Arrival {
+            asked: HOME.service(0),
+            target: member.target(pool.service(0)),
+            side: Side::Neither,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            idle_ticks: IDLE,
+        };
+        let owner = Owner::Session(Waker::from(woken.clone()));
+        let key = registry.enter(arrival, 0, owner);
         Session { key, member, woken }
     };
     let sessions: Vec<Session> = (0..MANY).map(enter).collect();

@@ -19,8 +19,8 @@ use crate::dispatch::fixture::{HOME, decider, topology};
 use crate::dispatch::{Handles, Snapshot};
 use crate::observe::counters::WorkerCounters;
 use crate::pairing::record::{Cause, Phase};
-use crate::proxy::worker::{Worker, runtime};
-use crate::proxy::{Plan, ToWorker, listen};
+use crate::proxy::worker::{Inbox, Worker, runtime};
+use crate::proxy::{Plan, listen};
 
 /// Sessions that flood, each in one direction.
 const FLOODS: u64 = 4;
@@ -68,7 +68,7 @@ fn others_wait_for_one_turn_of_each_who_floods_at_every_step() {
 struct Scene {
     counters: Arc<WorkerCounters>,
     others: SocketAddr,
-    _messages: mpsc::Sender<ToWorker>,
+    _messages: mpsc::Sender<Inbox>,
 }
 
 impl Scene {
@@ -80,7 +80,9 @@ impl Scene {
         let topology = Arc::new(topology);
         let handles = Handles::new(&topology);
         let counters = Arc::new(WorkerCounters::new(&topology));
-        let listeners = listen::bind(&topology, 1).expect("listeners").remove(0);
+        let listeners = listen::bind(&topology, 1, &mut listen::Given::default())
+            .expect("listeners")
+            .remove(0);
         let address = |nth| {
             let of = |l: &&listen::Listener| l.service == HOME.service(nth);
             listeners.iter().find(of).expect("a listener").address
@@ -90,6 +92,7 @@ impl Scene {
         let echo = TcpListener::bind(ANY_PORT).await.expect("bound");
         let members = [flooding.local_addr(), echo.local_addr()].map(|a| a.expect("bound"));
         let snapshot = Snapshot::new(
+            0,
             &decider(&topology, Phase::Home, Cause::Ordered),
             &handles,
             crate::clock::now(),

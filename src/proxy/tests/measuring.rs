@@ -88,7 +88,7 @@ async fn every_tick_of_a_worker_is_in_the_histogram_of_its_lag() {
     let home = Member::named("home").await;
     let twin = Member::named("twin").await;
     let bench = Bench::new(&[&home], &[&twin], Phase::Home);
-    let ticks = || LagTimes::total([&bench.counters.lag].into_iter()).count();
+    let ticks = || LagTimes::total([&**bench.counters.lag].into_iter()).count();
     let ticked = async {
         while ticks() < 3 {
             sleep(Duration::from_millis(20)).await;

@@ -6,10 +6,11 @@ use std::io::IoSlice;
 use rustix::io::Errno;
 
 use super::super::FromWorker;
-use super::super::worker::{Front, Worker};
+use super::super::front::Front;
+use super::super::worker::Worker;
 use super::flow::{Ending, Flows, give_back, own_fault};
 use super::runs::{Parcel, Run, takes_no_runs};
-use super::search::{Refused, Search};
+use super::search::{Reached, Refused, Search};
 use super::sockets::{self, Undelivered};
 use super::table::{FlowId, Origin};
 
@@ -51,7 +52,7 @@ impl Flows {
     /// Sends one parcel to a flow's member, and to the next where it refuses; false when it has to
     /// be taken apart.
     fn push(&mut self, worker: &Worker, front: &Front, id: FlowId, parcel: &Parcel<'_>) -> bool {
-        let counters = front.counters(worker);
+        let counters = front.counters();
         for _ in 0..TRIES {
             let Some(flow) = self.table.get_mut(id) else {
                 counters.udp.dropped_no_member.add(parcel.datagrams);
@@ -64,8 +65,7 @@ impl Flows {
                 Ok(()) => {
                     counters.udp.datagrams_in.add(parcel.datagrams);
                     counters.bytes_in.add(parcel.bytes);
-                    let member = flow.attempt.target().member();
-                    worker.counters().member(member).bytes_in.add(parcel.bytes);
+                    flow.serving.bytes_in.add(parcel.bytes);
                     return true;
                 }
                 Err(errno) => errno,
@@ -95,30 +95,23 @@ impl Flows {
     }
 
     /// Sends a run of answers to a flow's client.
-    pub(super) fn pass_out(
-        &mut self,
-        worker: &Worker,
-        front: &Front,
-        id: FlowId,
-        origin: &Origin,
-        run: &Run<'_>,
-    ) {
-        let counters = front.counters(worker);
-        let Some(listener) = self.listeners.get(usize::from(origin.listener)) else {
+    pub(super) fn pass_out(&mut self, front: &Front, id: FlowId, origin: &Origin, run: &Run<'_>) {
+        let counters = front.counters();
+        let listener = self.listeners.get(usize::from(origin.listener));
+        let Some(listener) = listener.and_then(|listener| listener.socket.as_ref()) else {
             return;
         };
-        let listener = &listener.socket;
         let Some(flow) = self.table.get_mut(id) else {
             return;
         };
-        let member = worker.counters().member(flow.attempt.target().member());
+        let (serving, runs_out) = (&flow.serving, &mut flow.runs_out);
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {
                 Ok(()) => {
                     counters.udp.datagrams_out.add(datagrams);
                     counters.bytes_out.add(bytes);
-                    member.bytes_out.add(bytes);
+                    serving.bytes_out.add(bytes);
                 }
                 Err(errno) if may_split && takes_no_runs(errno) => return false,
                 Err(errno) => {
@@ -129,11 +122,11 @@ impl Flows {
             true
         };
         let whole = run.whole();
-        if whole.datagrams > 1 && flow.runs_out {
+        if whole.datagrams > 1 && *runs_out {
             if send(&whole, true) {
                 return;
             }
-            flow.runs_out = false;
+            *runs_out = false;
         }
         for datagram in run.singles() {
             send(&Parcel::single(&datagram), false);
@@ -162,13 +155,18 @@ impl Flows {
         if heard == 0 {
             return said;
         }
-        front.counters(worker).udp.icmp_errors.add(heard);
+        front.counters().udp.icmp_errors.add(heard);
         if let Some(failure) = evidence {
-            let (target, now) = (flow.attempt.target(), worker.tick());
-            if self.blamed.insert(target, now) != Some(now) {
-                let member = worker.counters().member(target.member());
-                member.connect_failed.add(1);
-                worker.tell(FromWorker::ConnectFailed(target, failure));
+            let now = worker.tick();
+            if let Some(target) = worker.registry().target(flow.key)
+                && self.blamed.insert(target, now) != Some(now)
+            {
+                front.member(target.member()).connect_failed.add(1);
+                worker.tell(FromWorker::ConnectFailed {
+                    epoch: front.epoch,
+                    target,
+                    failure,
+                });
             }
             if !self.table.is_answered(id) {
                 self.move_on(worker, front, id);
@@ -188,14 +186,16 @@ impl Flows {
         };
         let mut search = match flow.search.take() {
             Some(search) => search,
-            None => Box::new(Search::after(
-                worker,
-                front,
-                origin.client.ip(),
-                flow.attempt.target(),
-            )),
+            None => {
+                let first = worker.registry().target(flow.key);
+                Box::new(Search::after(worker, front, origin.client.ip(), first))
+            }
         };
-        let (attempt, socket) = match search.reach(worker, front) {
+        let Reached {
+            target,
+            attempt,
+            socket,
+        } = match search.reach(worker, front) {
             Ok(reached) => reached,
             Err(refused) => {
                 let why = match refused {
@@ -206,8 +206,8 @@ impl Flows {
                 return;
             }
         };
-        let before = worker.registry().leave(flow.key);
-        front.count_over(worker, before.pool);
+        let left = worker.registry().leave(flow.key);
+        front.account.count_over(left.side);
         let attempt = std::mem::replace(&mut flow.attempt, attempt);
         flow.socket = socket;
         flow.search = Some(search);
@@ -215,8 +215,8 @@ impl Flows {
         flow.reads_runs = false;
         flow.runs_in = true;
         let first = flow.first;
-        give_back(worker, attempt);
-        self.stand(worker, front, id);
+        give_back(worker, attempt, left);
+        self.stand(worker, front, id, target);
         if let Err(errno) = self.watch(id) {
             worker.own_fault(own_fault(errno));
             self.end(worker, id, Ending::OwnFault);
@@ -227,7 +227,7 @@ impl Flows {
             let first = IoSlice::new(first);
             if let Err(errno) = Parcel::single(&first).send(&flow.socket) {
                 tracing::debug!(%errno, "a first datagram was not sent again");
-                front.counters(worker).udp.dropped_unsent.add(1);
+                front.counters().udp.dropped_unsent.add(1);
             }
         }
     }

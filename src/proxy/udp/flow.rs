@@ -1,22 +1,26 @@
 //! The flows of a worker, from where each begins to where it ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
+use slab::Slab;
+use tokio::sync::Notify;
 
-use super::super::registry::{Doomed, Key, Owner, Tick};
-use super::super::worker::{Front, TICK, Worker};
+use super::super::front::Front;
+use super::super::registry::{Arrival, Fate, Key, Left, Owner, Tick};
+use super::super::worker::{TICK, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
-use super::search::{Refused, Search};
+use super::search::{Reached, Refused, Search};
 use super::sockets;
 use super::table::{FlowId, IDLE, Origin, Room, Table};
 use crate::dispatch::Attempt;
 use crate::health::{Answer, OwnFault, connect_failure};
+use crate::observe::counters::{Lasting, MemberCounters};
 use crate::topology::TargetId;
 
 /// Slots that a read of a flow's socket may have at most.
@@ -24,6 +28,9 @@ const MOST_SLOTS: usize = SLOTS / 2;
 /// Unproven flows that are looked at, the oldest first, for one at a member that is full: a flood
 /// at one pool is among them unless another pool has a flood, too.
 const LOOK: usize = 32;
+/// Flows that end as soon as they are doomed: a millisecond's work. Where more are, the rest ends in
+/// the turns that the worker has for it.
+pub(super) const END_AT_ONCE: usize = 256;
 /// Flows whose members died and whose clients may yet send, for the count of those that moved.
 const BEREFT: usize = 1 << 14;
 
@@ -31,14 +38,21 @@ const BEREFT: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) struct Flows {
     pub(super) epoll: Rc<OwnedFd>,
-    pub(super) listeners: Vec<Listening>,
+    /// By what their flows call them, which is given to another one once none of those is left.
+    pub(super) listeners: Slab<Listening>,
     pub(super) table: Table<Flow>,
     pub(super) firsts: Firsts,
-    /// Whose member died, by where they came from; emptied when it is full.
-    bereft: HashMap<(u16, SocketAddr), TargetId>,
-    /// When members were last blamed, once a tick at most: forged addresses make many flows.
+    /// Whose member died or is gone, by where they came from; emptied when it is full, and with
+    /// every topology, as the ids are of one.
+    pub(super) bereft: HashMap<(u16, SocketAddr), Option<TargetId>>,
+    /// When members were last blamed, once a tick at most: forged addresses make many flows. Emptied
+    /// with every topology, too.
     pub(super) blamed: HashMap<TargetId, Tick>,
-    doomed: Vec<Doomed>,
+    /// Those that are to end, by their numbers: no more than there are flows, but for those that were
+    /// moved on from one dying member to the next meanwhile.
+    doomed: VecDeque<u64>,
+    /// Told when some of them are left to others than who doomed them.
+    pub(super) left_over: Rc<Notify>,
     /// Whether no new flows begin. The listeners stay: by how many sockets share its port, the
     /// kernel chooses whose a client is, and flows of other workers would lose theirs.
     pub(super) closing: bool,
@@ -47,9 +61,10 @@ pub(super) struct Flows {
 /// A listener of this worker.
 #[derive(Debug)]
 pub(super) struct Listening {
-    pub(super) socket: OwnedFd,
+    pub(super) address: SocketAddr,
+    /// None once it is closed, until its flows have ended.
+    pub(super) socket: Option<OwnedFd>,
     pub(super) front: Rc<Front>,
-    pub(super) is_v6: bool,
     /// Slots for its next read.
     pub(super) slots: usize,
 }
@@ -59,6 +74,8 @@ pub(super) struct Listening {
 pub(super) struct Flow {
     pub(super) socket: OwnedFd,
     pub(super) attempt: Attempt,
+    /// Its member's counters.
+    pub(super) serving: Lasting<MemberCounters>,
     pub(super) key: Key,
     began: Tick,
     /// Slots for its next read.
@@ -80,6 +97,8 @@ pub(super) enum Dropped {
     NoMember,
     TableFull,
     OwnFault,
+    /// It names port 0 as its own: no answer can be sent there.
+    NoPort,
 }
 
 /// Why a flow ends.
@@ -97,21 +116,25 @@ pub(super) enum Ending {
 }
 
 impl Flows {
-    pub(super) fn new(epoll: Rc<OwnedFd>, listeners: Vec<Listening>, most: usize) -> Flows {
+    pub(super) fn new(epoll: Rc<OwnedFd>, most: usize) -> Flows {
         Flows {
             epoll,
-            listeners,
+            listeners: Slab::new(),
             table: Table::new(most),
             firsts: Firsts::new(),
             bereft: HashMap::new(),
             blamed: HashMap::new(),
-            doomed: Vec::new(),
+            doomed: VecDeque::new(),
+            left_over: Rc::default(),
             closing: false,
         }
     }
 
     /// Begins a flow for whoever sent from there.
     pub(super) fn begin(&mut self, worker: &Worker, origin: Origin) -> Result<FlowId, Dropped> {
+        if origin.client.port() == 0 {
+            return Err(Dropped::NoPort);
+        }
         if self.closing {
             return Err(Dropped::NoMember);
         }
@@ -121,7 +144,7 @@ impl Flows {
             return Err(Dropped::TableFull);
         }
         let front = self.listeners[usize::from(origin.listener)].front.clone();
-        let counters = front.counters(worker);
+        let counters = front.counters();
         counters.accepted.add(1);
         let mut reached = self.try_to_begin(worker, &front, origin, room);
         if let Err(refused) = reached
@@ -166,9 +189,10 @@ impl Flows {
             return unproven.next();
         }
         let serving = worker.snapshot().serving(front.service, origin.client.ip());
+        let on = |flow: &Flow| worker.registry().target(flow.key).map(|target| target.pool);
         let has_a_place = |id: &FlowId| {
-            let attempt = self.table.get(*id).map(|flow| &flow.attempt);
-            attempt.is_some_and(|held| held.is_limited() && held.target().pool == serving.pool)
+            let flow = self.table.get(*id);
+            flow.is_some_and(|flow| flow.attempt.is_limited() && on(flow) == Some(serving.pool))
         };
         unproven.take(LOOK).find(has_a_place)
     }
@@ -182,13 +206,13 @@ impl Flows {
         room: Room,
     ) -> Result<FlowId, Refused> {
         let mut search = Search::new(worker, front, origin.client.ip());
-        let (attempt, socket) = search.reach(worker, front)?;
+        let reached = search.reach(worker, front)?;
         match room {
             Room::Free => {}
             Room::GiveUp(other) => self.end(worker, other, Ending::Evicted),
             Room::Full => return Err(Refused::NoMember),
         }
-        self.settle(worker, front, origin, attempt, socket)
+        self.settle(worker, front, origin, reached)
     }
 
     /// Gives a flow that has a member its place.
@@ -197,13 +221,17 @@ impl Flows {
         worker: &Worker,
         front: &Front,
         origin: Origin,
-        attempt: Attempt,
-        socket: OwnedFd,
+        reached: Reached,
     ) -> Result<FlowId, Refused> {
-        let target = attempt.target();
+        let Reached {
+            target,
+            attempt,
+            socket,
+        } = reached;
         let flow = Flow {
             socket,
             attempt,
+            serving: front.member(target.member()).clone(),
             key: 0,
             began: worker.tick(),
             slots: 1,
@@ -214,40 +242,41 @@ impl Flows {
             search: None,
         };
         let id = self.table.insert(origin, flow, worker.tick());
-        self.stand(worker, front, id);
+        self.stand(worker, front, id, target);
         if let Err(errno) = self.watch(id) {
             let fault = own_fault(errno);
             worker.own_fault(fault);
-            if let Some(flow) = self.forget(worker, front, id) {
-                give_back(worker, flow.attempt);
+            if let Some((flow, left)) = self.forget(worker, front, id) {
+                give_back(worker, flow.attempt, left);
             }
             return Err(Refused::OwnFault(fault));
         }
         if !self.bereft.is_empty() {
             let before = self.bereft.remove(&(origin.listener, origin.client));
-            if before.is_some_and(|before| before != target) {
-                front.counters(worker).udp.moved.add(1);
+            if before.is_some_and(|before| before != Some(target)) {
+                front.counters().udp.moved.add(1);
             }
         }
         Ok(id)
     }
 
     /// Enters a flow with its member in the registry, and counts it there.
-    pub(super) fn stand(&mut self, worker: &Worker, front: &Front, id: FlowId) {
+    pub(super) fn stand(&mut self, worker: &Worker, front: &Front, id: FlowId, target: TargetId) {
         let Some(flow) = self.table.get_mut(id) else {
             return;
         };
-        let target = flow.attempt.target();
-        flow.key = worker.registry().enter(
-            front.service.pool,
+        let arrival = Arrival {
+            asked: front.service,
             target,
-            flow.attempt.address().ip(),
-            front.idle_ticks.min(IDLE),
-            worker.tick(),
-            Owner::Flow(id.into()),
-        );
-        front.count_begun(worker, target.pool);
-        worker.counters().member(target.member()).sessions.add(1);
+            side: front.side(target.pool),
+            address: flow.attempt.address().ip(),
+            idle_ticks: front.idle_ticks.min(IDLE),
+        };
+        let owner = Owner::Flow(id.into());
+        flow.key = worker.registry().enter(arrival, worker.tick(), owner);
+        front.account.count_begun(arrival.side);
+        flow.serving = front.member(target.member()).clone();
+        flow.serving.sessions.add(1);
     }
 
     /// Has events of a flow's socket told.
@@ -264,17 +293,18 @@ impl Flows {
         let Some(&origin) = self.table.origin(id) else {
             return;
         };
-        let front = self.listeners[usize::from(origin.listener)].front.clone();
-        let Some(flow) = self.forget(worker, &front, id) else {
+        let listener = &self.listeners[usize::from(origin.listener)];
+        let (front, is_open) = (listener.front.clone(), listener.socket.is_some());
+        let target = self.target(worker, id);
+        let Some((flow, left)) = self.forget(worker, &front, id) else {
             return;
         };
-        let counters = front.counters(worker);
+        let counters = front.counters();
         counters.ended.add(1);
         // To within a tick: a flow's moments need no clock.
         let lasted = TICK * worker.tick().wrapping_sub(flow.began);
         counters.lasted.observe(lasted);
-        let member = flow.attempt.target().member();
-        worker.counters().member(member).lasted.observe(lasted);
+        flow.serving.lasted.observe(lasted);
         match why {
             Ending::Told => counters.ended_by_us.add(1),
             Ending::Idle => counters.ended_idle.add(1),
@@ -283,65 +313,94 @@ impl Flows {
             // Counted by its kind.
             Ending::OwnFault => {}
         }
-        let target = flow.attempt.target();
         tracing::debug!(client = %origin.client, address = %flow.attempt.address(), ?why, "flow ended");
-        if why == Ending::Told && worker.snapshot().is_down(target) {
+        if why == Ending::Told && is_open && is_dead(worker, target) {
             if self.bereft.len() >= BEREFT {
                 self.bereft.clear();
             }
             self.bereft.insert((origin.listener, origin.client), target);
         }
-        give_back(worker, flow.attempt);
+        give_back(worker, flow.attempt, left);
     }
 
     /// Takes a flow out of the table and the registry.
-    fn forget(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Option<Flow> {
+    fn forget(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Option<(Flow, Left)> {
         let flow = self.table.remove(id)?;
-        let target = worker.registry().leave(flow.key);
-        front.count_over(worker, target.pool);
-        Some(flow)
+        let left = worker.registry().leave(flow.key);
+        front.account.count_over(left.side);
+        Some((flow, left))
     }
 
-    /// Ends the flows that the registry has doomed. One whose member died before it ever answered
-    /// goes to another one, with its first datagram: its client sent that a moment ago and waits.
+    /// With whom a flow stands, unless its member is gone.
+    fn target(&self, worker: &Worker, id: FlowId) -> Option<TargetId> {
+        let flow = self.table.get(id)?;
+        worker.registry().target(flow.key)
+    }
+
+    /// Ends the flows that the registry has doomed, or the first of them where they are many.
     pub(super) fn end_doomed(&mut self, worker: &Worker) {
-        let mut doomed = std::mem::take(&mut self.doomed);
-        worker.registry().take_doomed(&mut doomed);
-        for doomed in doomed.drain(..) {
-            let id = FlowId::from(doomed.flow);
-            if doomed.idle {
-                self.end(worker, id, Ending::Idle);
-            } else if self.waits_for_the_dead(worker, id) {
-                if let Some(origin) = self.table.origin(id) {
-                    let front = self.listeners[usize::from(origin.listener)].front.clone();
-                    self.move_on(worker, &front, id);
-                }
-            } else {
-                self.end(worker, id, Ending::Told);
-            }
+        worker.registry().take_doomed(&mut self.doomed);
+        if self.end_some(worker, END_AT_ONCE) {
+            self.left_over.notify_one();
         }
-        self.doomed = doomed;
     }
 
-    /// Whether a flow's member is down and never answered it.
+    /// Ends so many of the flows that are to end; says whether there are more.
+    pub(super) fn end_some(&mut self, worker: &Worker, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(number) = self.doomed.pop_front() else {
+                return false;
+            };
+            let id = FlowId::from(number);
+            let Some(flow) = self.table.get(id) else {
+                continue;
+            };
+            // It may have been moved on meanwhile: then it has another fate.
+            if let Some(why) = ending(worker.registry().fate(flow.key)) {
+                self.end_one(worker, id, why);
+            }
+        }
+        !self.doomed.is_empty()
+    }
+
+    /// Ends a flow that is to end. One whose member died before it ever answered goes to another
+    /// one, with its first datagram: its client sent that a moment ago and waits.
+    fn end_one(&mut self, worker: &Worker, id: FlowId, why: Ending) {
+        if why == Ending::Told
+            && self.waits_for_the_dead(worker, id)
+            && let Some(front) = self.front_of(id)
+        {
+            self.move_on(worker, &front, id);
+        } else {
+            self.end(worker, id, why);
+        }
+    }
+
+    /// Whether a flow's member is down or gone and never answered it.
     fn waits_for_the_dead(&self, worker: &Worker, id: FlowId) -> bool {
-        let target = self.table.get(id).map(|flow| flow.attempt.target());
-        !self.table.is_answered(id)
-            && target.is_some_and(|target| worker.snapshot().is_down(target))
+        self.table.get(id).is_some()
+            && !self.table.is_answered(id)
+            && is_dead(worker, self.target(worker, id))
     }
 
-    /// Notes that a flow's client sent again.
-    pub(super) fn heard_client(&mut self, worker: &Worker, front: &Front, id: FlowId) {
+    /// Notes that a flow's client sent again. One that is to end does so instead, and false is said:
+    /// this datagram begins another one.
+    pub(super) fn heard_client(&mut self, worker: &Worker, front: &Front, id: FlowId) -> bool {
         let now = worker.tick();
-        let proven = self.table.from_client(id, now);
-        if let Some(flow) = self.table.get_mut(id) {
-            // It has waited, or needs no other member: what it sends now is what counts.
-            flow.first = None;
-            worker.registry().moved(flow.key, now);
-            if proven {
-                worker.registry().set_idle(flow.key, front.idle_ticks);
-            }
+        let Some(flow) = self.table.get_mut(id) else {
+            return false;
+        };
+        // It has waited, or needs no other member: what it sends now is what counts.
+        flow.first = None;
+        let key = flow.key;
+        if let Some(why) = ending(worker.registry().moved(key, now)) {
+            self.end(worker, id, why);
+            return false;
         }
+        if self.table.from_client(id, now) {
+            worker.registry().set_idle(key, front.idle_ticks);
+        }
+        true
     }
 
     /// Notes that a flow's member answered.
@@ -387,11 +446,25 @@ pub(super) fn fit(slots: usize, got: usize, most: usize) -> (usize, bool) {
     (fitted, full)
 }
 
-/// Gives a flow's place at its member back.
-pub(super) fn give_back(worker: &Worker, attempt: Attempt) {
-    let (limited, pool) = (attempt.is_limited(), attempt.target().pool);
+/// Why a flow of this fate ends, if it does.
+fn ending(fate: Fate) -> Option<Ending> {
+    match fate {
+        Fate::End => Some(Ending::Told),
+        Fate::Idle => Some(Ending::Idle),
+        Fate::Young | Fate::Settle | Fate::Settled => None,
+    }
+}
+
+/// Whether a flow's member is down, or gone.
+fn is_dead(worker: &Worker, target: Option<TargetId>) -> bool {
+    target.is_none_or(|target| worker.snapshot().is_down(target))
+}
+
+/// Gives the place at its member back that a flow had where it left.
+pub(super) fn give_back(worker: &Worker, attempt: Attempt, left: Left) {
+    let limited = attempt.is_limited();
     drop(attempt);
-    if limited {
+    if limited && let Some(pool) = left.on {
         worker.room(pool);
     }
 }

@@ -6,7 +6,8 @@
 //! member ─► its flow's socket ─► batch ─► listener ─► client
 //! ```
 //!
-//! A client's address and port, at one listener, make a *flow*. It has one member, and a connected
+//! A client's address and port, at one listener, make a *flow*; port 0 makes none, as nobody can be
+//! answered there. It has one member, and a connected
 //! socket of its own towards it: the member sees a port for each flow, the kernel looks its route
 //! up once, takes nothing from anybody else, and tells of ICMP errors. Listeners are unconnected;
 //! each is read in batches, and what follows each other in one flow at one length goes out in one
@@ -19,13 +20,16 @@
 //! What a flow is and when it ends is decided as for a session: it picks its member from the
 //! snapshot, holds its place by an [`Attempt`](crate::dispatch::Attempt) and stands in the worker's
 //! registry, which ends it with its member, when its users move, and when it is idle. To end a
-//! flow is to forget it: the client's next datagram begins another one, on a member that lives.
+//! flow is to forget it: the client's next datagram begins another one, on a member that lives. Where
+//! thousands are to end at once, they do so a few at a time, each at its client's next datagram at
+//! the latest.
 //!
 //! The table is bounded ([`table`]). A sender of forged addresses takes no proven flow that moves
 //! from anybody, and where room, descriptors, source ports or limited places at members run short,
 //! forged flows give way to the next newcomer; so do others' flows that are not proven yet. Until
 //! then they hold what sessions over TCP share with them: places at members, and descriptors.
 
+mod adopt;
 mod batch;
 mod carry;
 mod firsts;
@@ -35,10 +39,11 @@ mod search;
 mod sockets;
 mod table;
 
-pub(super) use sockets::listener;
+pub(super) use sockets::{listener, prepare};
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -48,11 +53,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{spawn_local, yield_now};
 
+use super::front::Front;
 use super::listen::Listener;
-use super::worker::{Front, Worker};
+use super::worker::Worker;
+use crate::topology::ServiceId;
 use batch::{Batch, SLOTS};
 use carry::Heard;
-use flow::{Dropped, Ending, Flows, Listening, fit};
+use flow::{Dropped, Ending, Flows, fit};
 use runs::{Piece, runs};
 use table::{FlowId, Origin};
 
@@ -68,38 +75,71 @@ const READ: usize = 1;
 const SEND: usize = 2;
 /// A new flow: a member is picked, a socket made, and often another one closed.
 const BEGIN: usize = 15;
+/// Flows that end in one go once others may have waited: half of a turn, where each was to go to
+/// another member.
+const ENDS: usize = TURN / 2 / BEGIN;
 /// Bytes copied in a microsecond, in and out.
 const COPY: usize = 1 << 11;
 /// Slots that a read of a listener has at least. A read that leaves one empty has emptied the
 /// socket, so nobody needs to ask whether there is more.
 const FEWEST_SLOTS: usize = 4;
 
-/// What a worker does for services over UDP; nothing, where it has none.
+/// What a worker does for services over UDP; nothing, until it has one.
 #[derive(Debug)]
-pub(super) struct Udp(Option<Rc<RefCell<Flows>>>);
+pub(super) struct Udp {
+    flows: Option<Rc<RefCell<Flows>>>,
+    /// How many flows there may be.
+    most: usize,
+}
+
+/// What another topology changes.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// Listeners to close.
+    pub(super) close: Vec<SocketAddr>,
+    /// Those that stand in front of another service from now on.
+    pub(super) pass: Vec<(SocketAddr, ServiceId)>,
+    /// How many flows there may be.
+    pub(super) most: usize,
+}
 
 impl Udp {
-    /// Has flows come through these listeners, `most` of them.
-    pub(super) fn start(
-        worker: &Rc<Worker>,
-        listeners: Vec<(Rc<Front>, Listener)>,
-        most: usize,
-    ) -> Udp {
+    /// Has no listeners yet; `most` flows may come through those to come.
+    pub(super) fn new(most: usize) -> Udp {
+        Udp { flows: None, most }
+    }
+
+    /// Has flows come through these listeners, too.
+    pub(super) fn add(&mut self, worker: &Rc<Worker>, listeners: Vec<(Rc<Front>, Listener)>) {
         if listeners.is_empty() {
-            return Udp(None);
+            return;
         }
-        match begin(worker, listeners, most) {
-            Ok(flows) => Udp(Some(flows)),
-            Err(error) => {
-                tracing::error!(%error, "cannot poll the listeners of services over UDP");
-                Udp(None)
+        if self.flows.is_none() {
+            match begin(worker, self.most) {
+                Ok(flows) => self.flows = Some(flows),
+                Err(error) => {
+                    tracing::error!(%error, "cannot poll the listeners of services over UDP");
+                }
             }
+        }
+        let Some(flows) = &self.flows else { return };
+        let mut flows = flows.borrow_mut();
+        for (front, listener) in listeners {
+            flows.listen(front, listener.address, listener.socket.into());
+        }
+    }
+
+    /// Has all flows and listeners go on under the topology that came into force just before.
+    pub(super) fn adopt(&mut self, worker: &Worker, change: &Change) {
+        self.most = change.most;
+        if let Some(flows) = &self.flows {
+            flows.borrow_mut().adopt(worker, change);
         }
     }
 
     /// Ends the flows that the registry has doomed. To be called after all that may have.
     pub(super) fn end_doomed(&self, worker: &Worker) {
-        if let Some(flows) = &self.0 {
+        if let Some(flows) = &self.flows {
             flows.borrow_mut().end_doomed(worker);
         }
     }
@@ -108,14 +148,14 @@ impl Udp {
     /// left: the kernel spreads clients over the workers' sockets by how many there are, and one
     /// that is missing would send other workers' clients to where nobody knows their flows.
     pub(super) fn close(&self) {
-        if let Some(flows) = &self.0 {
+        if let Some(flows) = &self.flows {
             flows.borrow_mut().closing = true;
         }
     }
 
     /// Ends all flows, and listens no more.
     pub(super) fn end_all(&self, worker: &Worker) {
-        let Some(flows) = &self.0 else { return };
+        let Some(flows) = &self.flows else { return };
         let mut flows = flows.borrow_mut();
         flows.closing = true;
         let all: Vec<FlowId> = flows.table.iter().map(|(id, _)| id).collect();
@@ -125,27 +165,12 @@ impl Udp {
     }
 }
 
-fn begin(
-    worker: &Rc<Worker>,
-    listeners: Vec<(Rc<Front>, Listener)>,
-    most: usize,
-) -> io::Result<Rc<RefCell<Flows>>> {
+fn begin(worker: &Rc<Worker>, most: usize) -> io::Result<Rc<RefCell<Flows>>> {
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-    let mut listening = Vec::new();
-    for (at, (front, listener)) in listeners.into_iter().enumerate() {
-        let socket: OwnedFd = listener.socket.into();
-        let data = epoll::EventData::new_u64(at as u64);
-        epoll::add(&*epoll, &socket, data, epoll::EventFlags::IN)?;
-        listening.push(Listening {
-            socket,
-            front,
-            is_v6: listener.address.is_ipv6(),
-            slots: FEWEST_SLOTS,
-        });
-    }
     let ready = readiness(epoll.clone())?;
-    let flows = Rc::new(RefCell::new(Flows::new(epoll, listening, most)));
+    let flows = Rc::new(RefCell::new(Flows::new(epoll, most)));
     spawn_local(turns(worker.clone(), flows.clone(), ready));
+    spawn_local(ends(worker.clone(), flows.clone()));
     Ok(flows)
 }
 
@@ -175,6 +200,18 @@ async fn turns(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>, ready: AsyncFd<Rc<
             yield_now().await;
         } else {
             guard.clear_ready();
+        }
+    }
+}
+
+/// Ends what is left of many flows that were doomed together, a few at a time: datagrams and sessions
+/// have their turns between.
+async fn ends(worker: Rc<Worker>, flows: Rc<RefCell<Flows>>) {
+    let left_over = flows.borrow().left_over.clone();
+    loop {
+        left_over.notified().await;
+        while flows.borrow_mut().end_some(&worker, ENDS) {
+            yield_now().await;
         }
     }
 }
@@ -231,11 +268,9 @@ impl Flows {
             let event = desk.events[desk.next];
             desk.next += 1;
             let (flags, number) = (event.flags, event.data.u64());
-            let listener = usize::try_from(number).ok();
-            let listener = listener.filter(|at| *at < self.listeners.len());
-            let read = match listener {
-                Some(at) => self.hear(worker, &mut desk.batch, at),
-                None => {
+            let read = match u16::try_from(number) {
+                Ok(at) => self.hear(worker, &mut desk.batch, at),
+                Err(_) => {
                     let id = FlowId::from(number);
                     if flags.contains(epoll::EventFlags::ERR) && self.told(worker, id) {
                         // It may have more to tell, and may have gone to another member.
@@ -251,9 +286,14 @@ impl Flows {
     }
 
     /// Passes on what one read of a listener brings.
-    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize) -> Read {
-        let listener = &mut self.listeners[at];
-        let read = batch.read_listener(&listener.socket, listener.is_v6, listener.slots);
+    fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: u16) -> Read {
+        let Some(listener) = self.listeners.get_mut(usize::from(at)) else {
+            return Read::NOTHING;
+        };
+        let Some(socket) = &listener.socket else {
+            return Read::NOTHING;
+        };
+        let read = batch.read_listener(socket, listener.address.is_ipv6(), listener.slots);
         let count = match read {
             Ok(got) => got.len(),
             Err(Errno::AGAIN) => return Read::NOTHING,
@@ -288,16 +328,14 @@ impl Flows {
             let pieces = mine[..all].iter().map(|&at| batch.piece(&got[at]));
             cost += copied(pieces.clone());
             let origin = Origin {
-                listener: at as u16,
+                listener: at,
                 client,
                 local,
             };
-            let id = match self.table.find(&origin) {
-                Some(id) => {
-                    self.heard_client(worker, &front, id);
-                    id
-                }
-                None => {
+            let found = self.table.find(&origin);
+            let id = match found {
+                Some(id) if self.heard_client(worker, &front, id) => id,
+                _ => {
                     cost += BEGIN;
                     match self.begin(worker, origin) {
                         Ok(id) => {
@@ -307,11 +345,12 @@ impl Flows {
                         }
                         Err(dropped) => {
                             let datagrams = pieces.map(|piece| piece.datagrams() as u64).sum();
-                            let counters = &front.counters(worker).udp;
+                            let counters = &front.counters().udp;
                             match dropped {
                                 Dropped::NoMember => &counters.dropped_no_member,
                                 Dropped::TableFull => &counters.dropped_table_full,
                                 Dropped::OwnFault => &counters.dropped_unsent,
+                                Dropped::NoPort => &counters.dropped_no_port,
                             }
                             .add(datagrams);
                             continue;
@@ -330,14 +369,19 @@ impl Flows {
     /// Takes errors from a flow's socket; says whether there were any.
     fn told(&mut self, worker: &Worker, id: FlowId) -> bool {
         match self.front_of(id) {
-            Some((_, front)) => self.hear_errors(worker, &front, id) != Heard::Nothing,
+            Some(front) => self.hear_errors(worker, &front, id) != Heard::Nothing,
             None => false,
         }
     }
 
     /// Passes on what one read of a flow's socket brings.
     fn answer(&mut self, worker: &Worker, batch: &mut Batch, id: FlowId) -> Read {
-        let Some((origin, front)) = self.front_of(id) else {
+        let Some(&origin) = self.table.origin(id) else {
+            return Read::NOTHING;
+        };
+        let Some(front) = self.front_of(id) else {
+            // Its listener is closed: nobody can be answered.
+            self.end(worker, id, Ending::Told);
             return Read::NOTHING;
         };
         let Some(flow) = self.table.get_mut(id) else {
@@ -361,15 +405,16 @@ impl Flows {
         let mut cost = READ + copied(pieces.clone());
         for run in runs(pieces) {
             cost += SEND;
-            self.pass_out(worker, &front, id, &origin, &run);
+            self.pass_out(&front, id, &origin, &run);
         }
         Read { cost, more }
     }
 
-    fn front_of(&self, id: FlowId) -> Option<(Origin, Rc<Front>)> {
-        let origin = *self.table.origin(id)?;
+    /// The front in force of a flow's service; none when its listener is closed.
+    fn front_of(&self, id: FlowId) -> Option<Rc<Front>> {
+        let origin = self.table.origin(id)?;
         let listener = self.listeners.get(usize::from(origin.listener))?;
-        Some((origin, listener.front.clone()))
+        listener.socket.is_some().then(|| listener.front.clone())
     }
 }
 

@@ -1,48 +1,29 @@
 //! Finding a member for a flow. There is no connect phase: a member is taken at its word until it
 //! is heard of. Which pool's members are tried, and when the other pool's are, is as for a session
-//! (see [`crate::proxy`]'s `connect`).
+//! ([`Walk`]).
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use super::super::FromWorker;
-use super::super::worker::{Front, Worker};
+use super::super::front::Front;
+use super::super::worker::Worker;
+use super::super::{FromWorker, walk};
 use super::sockets;
-use crate::balance::Tried;
 use crate::clock;
-use crate::dispatch::{Attempt, NoMember, Request};
+use crate::dispatch::{Attempt, NoMember, Walk};
 use crate::health::{Answer, OwnFault, connect_failure};
-use crate::topology::{ServiceId, TargetId};
+use crate::topology::TargetId;
 
 /// The search for a flow's member; it goes on where it was when the one that it found refuses.
 #[derive(Debug)]
-pub(super) struct Search {
-    client: IpAddr,
-    /// The service that serves this client, by the snapshot.
-    serving: ServiceId,
-    /// The one whose members are tried: `serving`, or the other pool's.
-    on: ServiceId,
-    leg: Leg,
-    /// Members of `on`.
-    tried: Tried,
-    /// Attempts left at `on`.
-    left: u32,
-    /// Whether there was any attempt, anywhere.
-    made: bool,
-    /// Whether a member was passed over because many of a moving pool's users came to it.
-    held: bool,
-}
+pub(super) struct Search(Walk);
 
-/// How it came to be tried where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    /// The redirect table sends it there.
-    Sent,
-    /// It was accepted there a moment ago, and not where it is sent.
-    Remembered,
-    /// The other pool took it nowhere.
-    Turned,
+/// A member for a flow, and a socket towards it.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) target: TargetId,
+    pub(super) attempt: Attempt,
+    pub(super) socket: OwnedFd,
 }
 
 /// Why there is no member for a flow.
@@ -75,80 +56,57 @@ impl Refused {
 
 impl Search {
     pub(super) fn new(worker: &Worker, front: &Front, client: IpAddr) -> Search {
-        let service = front.service;
-        let snapshot = worker.snapshot();
-        let serving = snapshot.serving(service, client);
-        let spills = worker.spills();
-        let remembered = match spills.is_empty() {
-            true => None,
-            false => snapshot.spill(service, serving).filter(|other| {
-                spills.find(service.pool, client, clock::now()) == Some(other.pool)
-            }),
-        };
-        Search {
-            client,
-            serving,
-            on: remembered.unwrap_or(serving),
-            leg: remembered.map_or(Leg::Sent, |_| Leg::Remembered),
-            tried: Tried::default(),
-            left: front.connect.attempts.get(),
-            made: false,
-            held: false,
-        }
+        Search(walk::begin(worker, front, client, clock::now()))
     }
 
-    /// That of a flow whose first member, this one, refused.
-    pub(super) fn after(worker: &Worker, front: &Front, client: IpAddr, first: TargetId) -> Search {
+    /// That of a flow whose first member, this one, refused; none where it is gone.
+    pub(super) fn after(
+        worker: &Worker,
+        front: &Front,
+        client: IpAddr,
+        first: Option<TargetId>,
+    ) -> Search {
         let mut search = Search::new(worker, front, client);
-        if first.service() != search.on {
-            // It had turned to the other pool already, or is sent elsewhere since.
-            let turned = worker.snapshot().spill(front.service, search.serving);
-            if turned == Some(first.service()) {
-                search.begin(front, first.service(), Leg::Turned);
-            }
+        if let Some(first) = first {
+            search.0.leave(&worker.snapshot(), first);
         }
-        if first.service() == search.on {
-            search.tried.add(first.member().index() as u16);
-            search.left -= 1;
-        }
-        search.made = true;
         search
     }
 
     /// The next member, and a socket towards it.
-    pub(super) fn reach(
-        &mut self,
-        worker: &Worker,
-        front: &Front,
-    ) -> Result<(Attempt, OwnedFd), Refused> {
+    pub(super) fn reach(&mut self, worker: &Worker, front: &Front) -> Result<Reached, Refused> {
         loop {
-            let attempt = self
-                .next(worker, front)
-                .map_err(|why| match (why, self.made) {
-                    // Nobody's end makes room where arrivals are spread over time.
-                    (NoMember::AllFull, _) if !self.held => Refused::Full,
-                    (_, false) => Refused::NoMember,
-                    (_, true) => Refused::Attempts,
-                })?;
-            if std::mem::replace(&mut self.made, true) {
-                front.counters(worker).retried.add(1);
+            let (target, attempt) =
+                self.next(worker, front)
+                    .map_err(|why| match (why, self.0.has_tried()) {
+                        // Nobody's end makes room where arrivals are spread over time.
+                        (NoMember::AllFull, _) if !self.0.was_held() => Refused::Full,
+                        (_, false) => Refused::NoMember,
+                        (_, true) => Refused::Attempts,
+                    })?;
+            if self.0.attempt(target) {
+                front.counters().retried.add(1);
             }
-            self.left -= 1;
-            self.tried.add(attempt.target().member().index() as u16);
             let error = match sockets::towards(attempt.address()) {
                 Ok(socket) => {
-                    self.found(worker, front);
-                    return Ok((attempt, socket));
+                    walk::arrived(worker, front, &self.0);
+                    return Ok(Reached {
+                        target,
+                        attempt,
+                        socket,
+                    });
                 }
                 Err(error) => error,
             };
             tracing::debug!(address = %attempt.address(), %error, "no socket towards a member");
             match connect_failure(&error) {
                 Answer::Bad(failure) => {
-                    let target = attempt.target();
-                    let counters = worker.counters().member(target.member());
-                    counters.connect_failed.add(1);
-                    worker.tell(FromWorker::ConnectFailed(target, failure));
+                    front.member(target.member()).connect_failed.add(1);
+                    worker.tell(FromWorker::ConnectFailed {
+                        epoch: front.epoch,
+                        target,
+                        failure,
+                    });
                 }
                 Answer::OwnFault(fault) => {
                     worker.own_fault(fault);
@@ -159,85 +117,23 @@ impl Search {
         }
     }
 
-    fn next(&mut self, worker: &Worker, front: &Front) -> Result<Attempt, NoMember> {
+    fn next(&mut self, worker: &Worker, front: &Front) -> Result<(TargetId, Attempt), NoMember> {
         loop {
-            self.follow(worker, front);
-            match self.pick(worker, front) {
-                Ok(attempt) => return Ok(attempt),
+            self.0.follow(&worker.snapshot());
+            let picked = match self.0.is_spent() {
+                true => Err(NoMember::AllTried),
+                false => walk::pick(worker, front, &mut self.0, clock::now()),
+            };
+            match picked {
+                Ok(picked) => return Ok(picked),
                 // Members that are merely full send nobody to the other pool.
                 Err(NoMember::AllFull) => return Err(NoMember::AllFull),
                 Err(why) => {
-                    if !self.turn(worker, front) {
+                    if !walk::turn(worker, front, &mut self.0) {
                         return Err(why);
                     }
                 }
             }
-        }
-    }
-
-    fn pick(&mut self, worker: &Worker, front: &Front) -> Result<Attempt, NoMember> {
-        if self.left == 0 {
-            return Err(NoMember::AllTried);
-        }
-        let held = Cell::new(false);
-        let request = Request {
-            service: front.service,
-            serving: self.on,
-            client: self.client,
-            tried: &self.tried,
-            lane: &front.lane,
-            held: &held,
-        };
-        let picked = worker.snapshot().pick(&request, clock::now());
-        if held.get() && !std::mem::replace(&mut self.held, true) {
-            let home = worker.counters().home(front.service.pool);
-            home.arrivals_held.add(1);
-        }
-        picked
-    }
-
-    /// Begins anew where the snapshot sends this client now, if that is elsewhere.
-    fn follow(&mut self, worker: &Worker, front: &Front) {
-        let serving = worker.snapshot().serving(front.service, self.client);
-        if serving != self.serving {
-            self.serving = serving;
-            self.begin(front, serving, Leg::Sent);
-        }
-    }
-
-    fn begin(&mut self, front: &Front, on: ServiceId, leg: Leg) {
-        self.on = on;
-        self.leg = leg;
-        self.tried.clear();
-        self.left = front.connect.attempts.get();
-    }
-
-    /// Turns to the other pool, once; false where there is none to turn to.
-    fn turn(&mut self, worker: &Worker, front: &Front) -> bool {
-        let service = front.service;
-        let other = match self.leg {
-            Leg::Sent => worker.snapshot().spill(service, self.serving),
-            Leg::Remembered => Some(self.serving),
-            Leg::Turned => None,
-        };
-        let Some(other) = other else { return false };
-        if self.leg == Leg::Remembered {
-            worker.spills().forget(service.pool, self.client);
-        }
-        self.begin(front, other, Leg::Turned);
-        true
-    }
-
-    /// A member of the other pool is worth counting, and remembering.
-    fn found(&self, worker: &Worker, front: &Front) {
-        if self.on == self.serving {
-            return;
-        }
-        let home = front.service.pool;
-        worker.counters().home(home).spilled.add(1);
-        if self.leg == Leg::Turned {
-            let (spills, now) = (worker.spills(), clock::now());
-            spills.remember(home, self.client, self.on.pool, now);
         }
     }
 }

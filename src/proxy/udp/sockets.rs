@@ -24,8 +24,8 @@ const BUFFER: usize = 4 << 20;
 /// anybody else has the port; then it lets those of the other workers join it (`SO_REUSEPORT`).
 /// `SO_REUSEADDR`, which lets anybody share a port over UDP, is never set.
 pub(in crate::proxy) fn listener(address: SocketAddr, first: bool) -> io::Result<Socket> {
-    let kind = Type::DGRAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     // A virtual address may arrive later.
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -33,25 +33,32 @@ pub(in crate::proxy) fn listener(address: SocketAddr, first: bool) -> io::Result
     } else {
         socket.set_freebind_v4(true)?;
     }
-    if set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-        socket.set_recv_buffer_size(BUFFER)?;
-    }
-    if set_socket_send_buffer_size_force(&socket, BUFFER).is_err() {
-        socket.set_send_buffer_size(BUFFER)?;
-    }
-    receive_runs(&socket);
-    if address.ip().is_unspecified() {
-        // Which address was asked; the answer has to come from there.
-        if address.is_ipv6() {
-            setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
-        } else {
-            setsockopt(&socket, Ipv4PacketInfo, &true)?;
-        }
-    }
+    prepare(&socket, address)?;
     socket.set_reuse_port(!first)?;
     socket.bind(&address.into())?;
     socket.set_reuse_port(true)?;
     Ok(socket)
+}
+
+/// Sets what a listener needs, bound or not yet.
+pub(in crate::proxy) fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if set_socket_recv_buffer_size_force(socket, BUFFER).is_err() {
+        socket.set_recv_buffer_size(BUFFER)?;
+    }
+    if set_socket_send_buffer_size_force(socket, BUFFER).is_err() {
+        socket.set_send_buffer_size(BUFFER)?;
+    }
+    receive_runs(socket);
+    if address.ip().is_unspecified() {
+        // Which address was asked; the answer has to come from there.
+        if address.is_ipv6() {
+            setsockopt(socket, Ipv6RecvPacketInfo, &true)?;
+        } else {
+            setsockopt(socket, Ipv4PacketInfo, &true)?;
+        }
+    }
+    Ok(())
 }
 
 /// A flow's socket towards its member. It takes nothing from anybody else, and tells of every ICMP

@@ -129,6 +129,12 @@ impl<F> Table<F> {
         }
     }
 
+    /// How many flows there may be from now on. Where there are more, newcomers take the places of
+    /// others one by one, as in a full table.
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most.min(NOWHERE as usize);
+    }
+
     /// The flow from there.
     pub(super) fn find(&self, origin: &Origin) -> Option<FlowId> {
         let place = *self.places.get(origin)?;
@@ -162,7 +168,6 @@ impl<F> Table<F> {
     /// Takes a flow whose client just sent its first datagram. There must be [`Room`], and none
     /// from there yet.
     pub(super) fn insert(&mut self, origin: Origin, flow: F, now: Tick) -> FlowId {
-        debug_assert!(self.len() < self.most, "there is room");
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         let place = self.entries.insert(Entry {
             flow,
@@ -263,6 +268,14 @@ impl<F> Table<F> {
             };
             (id, &entry.flow)
         })
+    }
+
+    /// All flows, in no order: where each comes from, and whether its client has sent again after an
+    /// answer.
+    pub(super) fn each(&mut self) -> impl Iterator<Item = (&Origin, bool, &mut F)> {
+        self.entries
+            .iter_mut()
+            .map(|(_, entry)| (&entry.origin, entry.is_proven, &mut entry.flow))
     }
 
     /// A datagram came: seldom enough, a proven flow goes to the end of its list.

@@ -18,6 +18,8 @@ use crate::pairing::record::{Cause, Phase};
 use crate::pairing::{Decider, Output};
 use crate::topology::{MemberId, Policy, PoolId, Protocol, TargetId, Topology};
 
+mod ending;
+
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -164,6 +166,18 @@ impl Rig {
         flows: usize,
         change: impl FnOnce(&mut Topology),
     ) -> Rig {
+        let (mut rig, plan) = Rig::planned(home, twin, flows, change);
+        rig.worker = Some(start(plan).expect("a worker"));
+        rig
+    }
+
+    /// One whose worker has yet to be started.
+    fn planned(
+        home: &[&Party],
+        twin: &[&Party],
+        flows: usize,
+        change: impl FnOnce(&mut Topology),
+    ) -> (Rig, Plan) {
         let mut topology = topology([home.len() as u16, twin.len().max(1) as u16, 1]);
         for service in [HOME.service(0), TWIN.service(1)] {
             let service = &mut topology.pools[service.pool.index()].services[service.index()];
@@ -178,7 +192,8 @@ impl Rig {
         let handles = Handles::new(&topology);
         let addresses = |members: &[&Party]| members.iter().map(|m| m.address()).collect();
         let counters = Arc::new(WorkerCounters::new(&topology));
-        let mut listeners = listen::bind(&topology, 1).expect("listeners");
+        let mut listeners =
+            listen::bind(&topology, 1, &mut listen::Given::default()).expect("listeners");
         let (report, reports) = mpsc::channel(1024);
         let listeners = listeners.remove(0);
         let mut rig = Rig {
@@ -204,8 +219,7 @@ impl Rig {
             reports: report,
             seed: 1,
         };
-        rig.worker = Some(start(plan).expect("a worker"));
-        rig
+        (rig, plan)
     }
 
     /// A snapshot in which these members are down.
@@ -219,7 +233,7 @@ impl Rig {
             members.get(target.member().index()).copied()
         };
         let now = crate::clock::now();
-        Snapshot::new(&decider, &self.handles, now, |_| false, address)
+        Snapshot::new(0, &decider, &self.handles, now, |_| false, address)
     }
 
     fn tell(&self, message: ToWorker) {
@@ -461,7 +475,7 @@ fn a_flow_that_a_member_refuses_reaches_the_next_with_the_datagram_in_hand() {
         let report = rig.reports.try_recv();
         let blamed = HOME.member(0).target(HOME.service(0));
         assert!(
-            matches!(report, Ok(FromWorker::ConnectFailed(t, Failure::Refused)) if t == blamed),
+            matches!(report, Ok(FromWorker::ConnectFailed { target: t, failure: Failure::Refused, .. }) if t == blamed),
             "{report:?}"
         );
     }
@@ -508,7 +522,7 @@ fn an_answered_flow_stays_with_its_member_until_the_verdict() {
     let report = rig.reports.try_recv();
     let blamed = HOME.member(at as u16);
     assert!(
-        matches!(report, Ok(FromWorker::ConnectFailed(t, Failure::Refused)) if t.member() == blamed),
+        matches!(report, Ok(FromWorker::ConnectFailed { target: t, failure: Failure::Refused, .. }) if t.member() == blamed),
         "{report:?}"
     );
     rig.publish(Phase::Home, &[blamed]);
@@ -652,6 +666,38 @@ fn without_a_member_a_datagram_is_dropped_and_counted() {
     other.send(b"three");
     counted(&rig.udp().dropped_no_member, 2);
     assert!(member.has_nothing());
+}
+
+#[test]
+fn a_datagram_that_nobody_can_be_answered_for_makes_no_flow_and_is_counted() {
+    let raw = socket2::Socket::new(
+        socket2::Domain::IPV4,
+        socket2::Type::RAW,
+        Some(socket2::Protocol::UDP),
+    );
+    let Ok(raw) = raw else {
+        eprintln!("skipped: sending from port 0 takes a raw socket, and those take CAP_NET_RAW");
+        return;
+    };
+    let member = Party::new();
+    let rig = Rig::new(&[&member]);
+    let payload = b"whose?";
+    // A header (RFC 768): from port 0, to the listener, its length, no checksum.
+    let mut datagram = vec![0, 0];
+    datagram.extend(rig.address.port().to_be_bytes());
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    for _ in 0..3 {
+        let sent = raw.send_to(&datagram, &rig.address.into());
+        assert_eq!(sent.expect("sent"), datagram.len());
+    }
+    counted(&rig.udp().dropped_no_port, 3);
+    assert_eq!(rig.service().accepted.get(), 0);
+    let client = rig.client();
+    client.send(b"mine");
+    member.hears(b"mine");
+    assert_eq!(rig.service().accepted.get(), 1);
 }
 
 #[test]
@@ -808,13 +854,13 @@ fn a_port_that_somebody_else_has_is_not_shared() {
     let service = &mut topology.pools[HOME.index()].services[0];
     service.protocol = Protocol::Udp;
     service.listen = vec![holder.address()];
-    let errors = listen::bind(&topology, 2).expect_err("taken");
+    let errors = listen::bind(&topology, 2, &mut listen::Given::default()).expect_err("taken");
     let message = errors[0].to_string();
     assert!(message.contains("ss -lunp"), "{message}");
     drop(holder);
-    let bound = listen::bind(&topology, 2).expect("free");
+    let bound = listen::bind(&topology, 2, &mut listen::Given::default()).expect("free");
     // Another instance of the same user may not share it either.
-    assert!(listen::bind(&topology, 2).is_err());
+    assert!(listen::bind(&topology, 2, &mut listen::Given::default()).is_err());
     drop(bound);
 }
 
@@ -825,7 +871,7 @@ fn workers_share_a_port_and_what_comes_through_it() {
     let service = &mut topology.pools[HOME.index()].services[0];
     service.protocol = Protocol::Udp;
     service.listen = vec![ANY_PORT];
-    let bound = listen::bind(&topology, 3).expect("listeners");
+    let bound = listen::bind(&topology, 3, &mut listen::Given::default()).expect("listeners");
     let address = bound[0][0].address;
     assert!(bound.iter().all(|of| of[0].address == address));
     let clients: Vec<Party> = (0..64).map(|_| Party::of(address)).collect();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,7 +13,7 @@ use twinpool::health::Verdict;
 use twinpool::observe::status::{MemberStatus, ServiceTotals};
 use twinpool::observe::{RunState, Status};
 
-use super::{Scratch, Setup, eventually, within};
+use super::{PATIENCE, Scratch, Setup, eventually, within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_twinpool");
 
@@ -94,10 +95,18 @@ impl Killed {
 }
 
 impl Drop for Killed {
+    /// Waits for its end, but not for ever: a test that fails must end, whatever became of the child.
     fn drop(&mut self) {
-        if self.has_ended().is_none() {
-            self.0.kill().expect("a child to kill");
-            self.0.wait().expect("a child to wait for");
+        if let Err(error) = self.0.kill() {
+            eprintln!("the child cannot be killed: {error}");
+        }
+        let began = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if began.elapsed() > PATIENCE {
+                eprintln!("the child {} does not die", self.0.id());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

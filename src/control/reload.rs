@@ -1,0 +1,147 @@
+//! What a reload may not change, and what to do instead: the same for the daemon, which refuses, and
+//! for `validate --diff`, which foretells it.
+
+use crate::config::Config;
+use crate::topology::{PoolId, Side, Succession};
+
+/// Why a configuration may not take the place of another one by a reload; empty when it may.
+/// `is_away` says whether a pool's users are sent to its twin, all or a share of them.
+pub fn refusals(
+    old: &Config,
+    new: &Config,
+    succession: &Succession,
+    is_away: impl Fn(PoolId) -> bool,
+) -> Vec<String> {
+    let mut refusals = stranded(old, succession, is_away);
+    let fixed = fixed(old, new);
+    if !fixed.is_empty() {
+        refusals.push(format!(
+            "a reload cannot change {}; `twinpool upgrade` can, without ending a session",
+            fixed.join(", ")
+        ));
+    }
+    refusals
+}
+
+/// What only another process can put in force.
+fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (was, is) = (&old.instance, &new.instance);
+    let site = |config: &Config| {
+        let site = config.instance.site?;
+        Some(config.topology.sites[site.index()].name.clone())
+    };
+    let keys = [
+        ("workers in [instance]", was.workers == is.workers),
+        ("site in [instance]", site(old) == site(new)),
+        ("state_dir in [instance]", was.state_dir == is.state_dir),
+        ("listen in [observe]", old.observe == new.observe),
+        ("[control]", old.control == new.control),
+    ];
+    let changed = keys.into_iter().filter(|(_, same)| !same);
+    changed.map(|(key, _)| key).collect()
+}
+
+/// Users who are away would not find home again without their pair.
+pub fn stranded(
+    old: &Config,
+    succession: &Succession,
+    is_away: impl Fn(PoolId) -> bool,
+) -> Vec<String> {
+    let mut stranded = Vec::new();
+    let topology = &old.topology;
+    for pair in &topology.pairs {
+        if succession.pair(pair.id).is_some() {
+            continue;
+        }
+        for side in Side::BOTH
+            .into_iter()
+            .filter(|side| is_away(pair.pool(*side)))
+        {
+            let name = |side| &topology.pool(pair.pool(side)).name;
+            let (home, twin) = (name(side), name(side.other()));
+            stranded.push(format!(
+                "users of {home} are at {twin}, and the file no longer has the pair {} with both \
+                 pools: bring them home first (`twinpool failback {home} --now`), or keep the pair",
+                pair.name
+            ));
+        }
+    }
+    stranded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const PAIRED: &str = r#"
+[sites.a]
+region = "a"
+[sites.b]
+region = "b"
+[pools.one]
+role = "mediation"
+site = "a"
+members.m = "192.0.2.1"
+services.sip = { listen = "127.0.0.1:5061" }
+[pools.two]
+role = "mediation"
+site = "b"
+members.m = "192.0.2.2"
+services.sip = { listen = "127.0.0.1:5062" }
+[pairs.both]
+pools = ["one", "two"]
+"#;
+
+    fn told(from: &str, to: &str, away: &[u16]) -> Vec<String> {
+        let parse = |text: &str| config::parse(text, "f").unwrap().config;
+        assert!(PAIRED.contains(from));
+        let (old, new) = (parse(PAIRED), parse(&PAIRED.replacen(from, to, 1)));
+        let succession = Succession::between(&old.topology, &new.topology);
+        refusals(&old, &new, &succession, |pool| away.contains(&pool.0))
+    }
+
+    const PAIR: &str = "[pairs.both]\npools = [\"one\", \"two\"]\n";
+
+    #[test]
+    fn a_pair_goes_only_while_everybody_is_at_home() {
+        assert_eq!(told(PAIR, "", &[]), [""; 0]);
+        let told = told(PAIR, "", &[1]);
+        let [told] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert!(told.contains("users of two are at one"), "{told}");
+        assert!(told.contains("`twinpool failback two --now`"), "{told}");
+    }
+
+    #[test]
+    fn a_pair_by_another_name_or_of_other_pools_is_another_pair() {
+        assert_eq!(told("[pairs.both]", "[pairs.other]", &[0]).len(), 1);
+        assert_eq!(
+            told(
+                "pools = [\"one\", \"two\"]",
+                "after = \"3s\"\npools = [\"one\", \"two\"]",
+                &[0]
+            )
+            .len(),
+            0
+        );
+    }
+
+    #[test]
+    fn what_only_another_process_can_change_is_named() {
+        let told = told(
+            "[sites.a]",
+            "[instance]\nworkers = 7\n[observe]\nlisten = false\n[sites.a]",
+            &[],
+        );
+        let [told] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert!(
+            told.contains("workers in [instance], listen in [observe]"),
+            "{told}"
+        );
+        assert!(told.contains("`twinpool upgrade`"), "{told}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Files that must not be put in force.
+
+use twinpool::observe::status::HomePhase;
+
+use crate::harness::*;
+use crate::{reload, write};
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_says_why_everywhere() {
+    let [a, b] = [Member::start("a").await, Member::start("b").await];
+    let good = Setup::of(&Pool::of([&a]));
+    let daemon = Daemon::start(good.clone()).await;
+    let address = daemon.address().await;
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.member().await, "a");
+    let bad = Pool::of([&b]).key("quorun = 3");
+    write(&daemon, &Setup::of(&bad));
+    let refused = daemon.command(&["reload"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("quorun"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("quorum"),
+        "it says what to write: {refused:?}"
+    );
+    assert!(daemon.log().contains("quorun"), "{}", daemon.log());
+    let status = daemon.done(&["status"]).await;
+    assert!(status.contains("RELOAD"), "{status}");
+    assert_eq!(client.member().await, "a");
+    assert_eq!(served_by(address).await, "a");
+    // It is told no longer once a file is in force.
+    reload(&daemon, &good).await;
+    let status = daemon.done(&["status"]).await;
+    assert!(!status.contains("RELOAD"), "{status}");
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_has_is_refused_with_all_else() {
+    let [a, b] = [Member::start("a").await, Member::start("b").await];
+    let daemon = Daemon::start(Setup::of(&Pool::of([&a]))).await;
+    let address = daemon.address().await;
+    let taken = Pool::of([&b]).listen(&format!("[\"127.0.0.1:0\", \"{}\"]", a.address()));
+    write(&daemon, &Setup::of(&taken));
+    let refused = daemon.command(&["reload"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains(&a.address().to_string()),
+        "{refused:?}"
+    );
+    assert_eq!(served_by(address).await, "a");
+}
+
+#[tokio::test]
+async fn what_only_another_process_can_change_is_refused_with_the_way_to_do_it() {
+    let a = Member::start("a").await;
+    let pool = Pool::of([&a]);
+    let daemon = Daemon::start(Setup::of(&pool)).await;
+    write(&daemon, &Setup::of(&pool).workers(2));
+    let refused = daemon.command(&["reload"]).await;
+    assert!(
+        refused.stderr.contains("workers in [instance]"),
+        "{refused:?}"
+    );
+    assert!(refused.stderr.contains("twinpool upgrade"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn users_who_are_away_keep_their_pair_until_they_are_home() {
+    let [s, b] = [Member::start("s").await, Member::start("b").await];
+    let pool = |name: &str, site: &str, member: &Member| {
+        let pool = Pool::of([member]).named(name);
+        pool.key(&format!("site = \"{site}\""))
+    };
+    let unpaired = Setup::new()
+        .text("[sites.seoul]\nregion = \"north\"\n[sites.busan]\nregion = \"south\"")
+        .pool(&pool("fe-seoul", "seoul", &s))
+        .pool(&pool("fe-busan", "busan", &b));
+    let pair = "[pairs.korea]\npools = [\"fe-seoul\", \"fe-busan\"]\nramp = \"100ms\"";
+    let daemon = Daemon::start(unpaired.clone().text(pair)).await;
+    let address = daemon.address_of("fe-seoul", "line").await;
+    daemon.done(&["failover", "fe-seoul", "--now"]).await;
+    assert_eq!(served_by(address).await, "b");
+    write(&daemon, &unpaired);
+    let refused = daemon.command(&["reload"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let command = "`twinpool failback fe-seoul --now`";
+    assert!(refused.stderr.contains(command), "{refused:?}");
+    let path = daemon.config();
+    let foretold = daemon
+        .command(&["validate", "--diff", path.to_str().expect("a path")])
+        .await;
+    assert!(foretold.stderr.contains(command), "{foretold:?}");
+    // They stay where they are through any other reload.
+    reload(
+        &daemon,
+        &unpaired.clone().text(&format!("{pair}\nafter = \"20s\"")),
+    )
+    .await;
+    assert_eq!(served_by(address).await, "b");
+    daemon.done(&["failback", "fe-seoul", "--now"]).await;
+    eventually("home", async || {
+        let status = daemon.status().await;
+        let home = status.pairs[0]
+            .pools
+            .iter()
+            .all(|home| home.phase == HomePhase::Home);
+        home.then_some(())
+    })
+    .await;
+    reload(&daemon, &unpaired).await;
+    assert_eq!(served_by(address).await, "s");
+    assert!(daemon.status().await.pairs.is_empty());
+}
