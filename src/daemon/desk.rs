@@ -36,7 +36,7 @@ impl HubDesk {
         let events = hub.events.borrow();
         let shortages = hub.shortages.borrow();
         let onsets = hub.onsets.borrow();
-        let refused = hub.reload_refused.borrow();
+        let reloads = hub.reloads.borrow();
         let problem = hub.keeper.problem();
         let event_log = hub.journal.state();
         let now = clock::now();
@@ -47,7 +47,7 @@ impl HubDesk {
             started: hub.started,
             room: era.room,
             store_problem: problem.as_deref(),
-            reload_refused: refused.as_ref().map(|(why, since)| (&**why, *since)),
+            reload_refused: reloads.refusal(),
             event_log: &event_log,
             decider: &decider,
             topology: &era.topology,
@@ -93,7 +93,7 @@ impl Desk for HubDesk {
         let era = hub.era();
         self.view(|view| {
             let sources = Sources {
-                reloads: &hub.reloads,
+                reloads: &hub.reloads.borrow(),
                 transitions: &hub.transitions.borrow(),
                 queue: &|pool| u64::from(era.handles.queue(pool).waiting()),
                 checks: &|target| hub.runner.times(target),

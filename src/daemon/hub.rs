@@ -39,11 +39,12 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
-use crate::observe::counters::{OwnFaultCounters, ReloadCounters, WorkerCounters};
+use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::{Commanded, Events};
 use crate::observe::http;
 use crate::observe::measures::Transitions;
 use crate::observe::onset::Onsets;
+use crate::observe::reloads::Reloads;
 use crate::observe::serve::ServerCounters;
 use crate::observe::shortage::Shortages;
 use crate::observe::stamp::{Clock, Stamp};
@@ -87,7 +88,6 @@ pub(super) struct Hub {
     pub(super) own_faults: OwnFaultCounters,
     pub(super) shortages: RefCell<Shortages>,
     pub(super) transitions: RefCell<Transitions>,
-    pub(super) reloads: ReloadCounters,
     pub(super) onsets: RefCell<Onsets>,
     pub(super) observe_counters: Rc<ServerCounters>,
     pub(super) control_counters: Rc<ServerCounters>,
@@ -104,8 +104,7 @@ pub(super) struct Hub {
     /// Held by whoever names things by ids across an `await`; a reload waits for all of them.
     pub(super) commands: RwLock<()>,
     pub(super) prepared: mpsc::Sender<Box<Prepared>>,
-    /// Why the file that was read last is not in force, and since when that is known.
-    pub(super) reload_refused: RefCell<Option<(String, Time)>>,
+    pub(super) reloads: RefCell<Reloads>,
     /// When sessions on addresses that are no longer a target's are ended.
     pub(super) strays: RefCell<Vec<(Time, TargetId)>>,
     /// The control socket that the command line gave, where it did.
@@ -248,7 +247,6 @@ impl Hub {
             own_faults: OwnFaultCounters::default(),
             shortages: RefCell::new(shortages),
             transitions: RefCell::default(),
-            reloads: ReloadCounters::new(now),
             onsets: RefCell::new(onsets),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
@@ -261,7 +259,7 @@ impl Hub {
             faults_told: RefCell::new(Vec::new()),
             commands: RwLock::new(()),
             prepared: prepare,
-            reload_refused: RefCell::default(),
+            reloads: RefCell::default(),
             strays: RefCell::default(),
             socket_by_hand: None,
             era: RefCell::new(Rc::new(Era {

@@ -34,6 +34,7 @@ use crate::control::reload::{refusals, stranded};
 use crate::health::probe::Prober;
 use crate::health::runner;
 use crate::observe::desk::Refused;
+use crate::observe::reloads::Outcome;
 use crate::observe::view::RunState;
 use crate::pairing::Decider;
 use crate::pairing::legacy::Question;
@@ -81,8 +82,7 @@ pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
     match result {
         Ok(told) => {
             hub.tell_instance(format!("{by} reloaded the configuration: {told}"), now);
-            hub.reloads.count(true, now);
-            hub.reload_refused.take();
+            hub.reloads.borrow_mut().note(Outcome::InForce, now);
             hub.manager.reloaded("");
             Ok(told)
         }
@@ -94,8 +94,8 @@ pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
             }
             hub.manager
                 .reloaded(&format!("the last reload was refused: {first}"));
-            hub.reloads.count(false, now);
-            hub.reload_refused.replace(Some((first.to_owned(), now)));
+            let outcome = Outcome::Refused(first.to_owned());
+            hub.reloads.borrow_mut().note(outcome, now);
             Err(Refused::Failed(why))
         }
     }
@@ -373,10 +373,12 @@ impl Hub {
         self.pairs.succeed(&topology, &succession, records);
         self.shortages
             .replace_with(|shortages| shortages.succeed(&era.topology, &topology, &succession));
+        self.transitions.borrow_mut().succeed(
+            |target| succession.target(target),
+            |pool| succession.pool(pool),
+        );
         self.onsets
             .replace_with(|onsets| onsets.succeed(&topology, &succession));
-        self.transitions
-            .replace_with(|transitions| std::mem::take(transitions).renumber(&succession));
         self.strays.replace_with(|strays| {
             let strays = strays.drain(..);
             strays

@@ -6,14 +6,12 @@
 //! Counters outlive topologies: what of one is still there in the next goes on with its own
 //! ([`WorkerCounters::succeed`]), and whoever counts holds on to what it counts with.
 
-use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::histogram::{ConnectTimes, LagTimes, SessionTimes};
 use crate::health::OwnFault;
-use crate::time::Time;
 use crate::topology::{MemberId, PoolId, Protocol, ServiceId, Succession, Topology};
 
 /// A number that one thread raises and any thread reads.
@@ -216,19 +214,6 @@ impl HomeCounters {
     }
 }
 
-/// What became of reloads of the configuration, counted by the control thread.
-#[derive(Debug)]
-pub struct ReloadCounters {
-    /// Those that are in force.
-    pub applied: Counter,
-    /// Those that were refused: what was in force before still is.
-    pub refused: Counter,
-    /// Whether the last one was applied, and when that was known; the start counts as one.
-    pub last: Cell<(bool, Time)>,
-    /// Configurations that were in force since the start, the first one included.
-    pub generation: Counter,
-}
-
 /// Faults of our own side, each counted once an occurrence.
 #[derive(Debug, Default)]
 pub struct OwnFaultCounters {
@@ -242,31 +227,6 @@ pub struct OwnFaultCounters {
     pub route: Counter,
     /// Anything else.
     pub other: Counter,
-}
-
-impl ReloadCounters {
-    /// Of an instance that started with its first configuration then.
-    pub fn new(started: Time) -> ReloadCounters {
-        let counters = ReloadCounters {
-            applied: Counter::default(),
-            refused: Counter::default(),
-            last: Cell::new((true, started)),
-            generation: Counter::default(),
-        };
-        counters.generation.add(1);
-        counters
-    }
-
-    /// Counts a reload.
-    pub fn count(&self, applied: bool, now: Time) {
-        self.last.set((applied, now));
-        if applied {
-            self.applied.add(1);
-            self.generation.add(1);
-        } else {
-            self.refused.add(1);
-        }
-    }
 }
 
 impl ServiceCounters {

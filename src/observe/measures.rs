@@ -10,12 +10,13 @@
 
 use std::collections::HashMap;
 
-use super::counters::{Counter, MemberCounters, ReloadCounters, WorkerCounters};
+use super::counters::{Counter, MemberCounters, WorkerCounters};
 use super::histogram::{ConnectTimes, Distribution, LagTimes, SessionTimes};
+use super::reloads::{Outcome, Reloads};
 use super::stamp::Stamp;
 use super::view::View;
 use crate::pairing::Event;
-use crate::topology::{Member, Pool, PoolId, Service, Succession, TargetId};
+use crate::topology::{Member, Pool, PoolId, Service, TargetId};
 
 /// The revision that was built, where the build was told it.
 pub const REVISION: Option<&str> = option_env!("TWINPOOL_REVISION");
@@ -24,7 +25,7 @@ pub const REVISION: Option<&str> = option_env!("TWINPOOL_REVISION");
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// What became of reloads.
-    pub reloads: &'a ReloadCounters,
+    pub reloads: &'a Reloads,
     /// What was decided.
     pub transitions: &'a Transitions,
     /// How many wait in a home pool's queue now.
@@ -154,17 +155,20 @@ const KINDS: [&str; 13] = [
 pub fn measures(view: &View<'_>, sources: &Sources<'_>) -> Measures {
     let sum = |read: fn(&WorkerCounters) -> u64| view.workers.iter().map(|w| read(w)).sum();
     let reloads = sources.reloads;
-    let (last_applied, last) = reloads.last.get();
+    let (last_applied, last) = match &reloads.last {
+        None => (true, view.started),
+        Some((outcome, at)) => (*outcome == Outcome::InForce, *at),
+    };
     let pools = view.topology.pools.iter();
     Measures {
         version: env!("CARGO_PKG_VERSION"),
         revision: REVISION.unwrap_or_default(),
         reloads: Reloaded {
-            applied: reloads.applied.get(),
-            refused: reloads.refused.get(),
+            applied: reloads.in_force,
+            refused: reloads.refused,
             last_applied,
             last: view.clock().stamp(last),
-            generation: reloads.generation.get(),
+            generation: reloads.in_force + 1,
         },
         access_dropped: sum(|worker| worker.access_dropped.get()),
         probes_waiting: sources.probes_waiting,
@@ -207,8 +211,8 @@ fn of_member(
     pool: &Pool,
     member: &Member,
 ) -> MemberMeasures {
-    let each = || view.workers.iter().map(|w| &***w.member(member.id));
-    let sum = |read: fn(&MemberCounters) -> u64| each().map(read).sum();
+    let each = || view.workers.iter().map(|w| w.member(member.id));
+    let sum = |read: fn(&MemberCounters) -> u64| each().map(|c| read(c)).sum();
     let targets = pool.services.iter().map(|service| {
         let target = member.id.target(service.id);
         TargetMeasures {
@@ -228,22 +232,6 @@ fn of_member(
 }
 
 impl Transitions {
-    /// The same in the ids of the next topology, without what is no longer in it.
-    #[must_use]
-    pub fn renumber(self, succession: &Succession) -> Transitions {
-        let verdicts = self.verdicts.into_iter();
-        let conditions = self.conditions.into_iter();
-        Transitions {
-            kinds: self.kinds,
-            verdicts: verdicts
-                .filter_map(|(target, count)| Some((succession.target(target)?, count)))
-                .collect(),
-            conditions: conditions
-                .filter_map(|(pool, count)| Some((succession.pool(pool)?, count)))
-                .collect(),
-        }
-    }
-
     /// Counts one.
     pub fn count(&mut self, event: &Event) {
         let kind = kind(event);
@@ -311,7 +299,7 @@ fn kind(event: &Event) -> &'static str {
 mod tests {
     use super::*;
     use crate::health::{Reason, Verdict};
-    use crate::observe::sample::{NOW, ago, measures};
+    use crate::observe::sample::{ago, measures};
     use crate::pairing::Condition;
 
     fn verdict(target: TargetId) -> Event {
@@ -367,19 +355,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_reload_is_counted_and_leaves_the_generation() {
-        let reloads = ReloadCounters::new(NOW);
-        assert_eq!(
-            (reloads.last.get(), reloads.generation.get()),
-            ((true, NOW), 1)
-        );
-        reloads.count(true, NOW);
-        reloads.count(false, NOW);
-        assert_eq!((reloads.applied.get(), reloads.refused.get()), (1, 1));
-        assert_eq!(
-            (reloads.last.get(), reloads.generation.get()),
-            ((false, NOW), 2)
-        );
+    fn a_refused_reload_is_told_and_leaves_the_generation() {
+        let reloads = measures().reloads;
+        assert_eq!((reloads.applied, reloads.refused), (1, 1));
+        assert_eq!((reloads.last_applied, reloads.generation), (false, 2));
     }
 
     #[test]

@@ -21,7 +21,7 @@
 //!
 //! | For each | Series |
 //! |---|---|
-//! | service | 62, and 8 more over UDP |
+//! | service | 62, and 9 more over UDP |
 //! | member | 46 |
 //! | member and service | 10, and 11 for each reason of its probes that occurred: mostly one or two, 12 at most |
 //! | pool | 7, and 11 more in a pair |

@@ -23,6 +23,7 @@ pub mod names;
 pub mod onset;
 pub mod outlook;
 pub mod problems;
+pub mod reloads;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod serve;

@@ -198,9 +198,9 @@ impl Worker {
                 },
                 due = sweeps.tick() => {
                     {
-                        let era = worker.era.borrow();
-                        era.counters.rounds.add(1);
-                        era.counters.lag.observe(due.elapsed());
+                        let counters = &worker.era.borrow().counters;
+                        counters.rounds.add(1);
+                        counters.lag.observe(due.elapsed());
                     }
                     worker.tick.set(worker.tick.get().wrapping_add(1));
                     worker.registry.sweep(SWEEPS, worker.tick.get());

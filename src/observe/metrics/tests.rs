@@ -289,7 +289,7 @@ fn there_are_as_many_series_as_is_documented() {
     let (member, service) = ("member=\"", "service=\"");
     let [tcp, udp] = ["fe-busan", "med-busan"].map(|pool| format!("pool=\"{pool}\""));
     assert_eq!(count(&[&tcp, service], &[member]), 62);
-    assert_eq!(count(&[&udp, service], &[member]), 62 + 8);
+    assert_eq!(count(&[&udp, service], &[member]), 62 + 9);
     let fe1 = "member=\"fe1\"";
     assert_eq!(count(&[&tcp, fe1], &[service]), 46);
     assert_eq!(count(&[&tcp, fe1, service], &["reason=\""]), 10);

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{NOW, Plight, topology};
 use crate::health::{Failure, Reason, Verdict};
-use crate::observe::counters::{ReloadCounters, WorkerCounters};
+use crate::observe::counters::WorkerCounters;
 use crate::observe::histogram::CheckTimes;
 use crate::observe::measures::{self, Measures, Sources, Transitions};
+use crate::observe::reloads::{Outcome, Reloads};
 use crate::pairing::Event;
 
 /// Of `topology`'s pools, as two workers counted; fe1 of `fe-seoul` went down once.
@@ -49,9 +50,9 @@ impl Plight {
             good.observe(Duration::from_micros(900));
         }
         refused.observe(Duration::from_micros(100));
-        let reloads = ReloadCounters::new(NOW);
-        reloads.count(true, NOW);
-        reloads.count(false, NOW);
+        let mut reloads = Reloads::default();
+        reloads.note(Outcome::InForce, NOW);
+        reloads.note(Outcome::Refused("no such pool".to_owned()), NOW);
         let sources = Sources {
             reloads: &reloads,
             transitions: &transitions,

@@ -65,7 +65,7 @@ impl Flows {
                 Ok(()) => {
                     counters.udp.datagrams_in.add(parcel.datagrams);
                     counters.bytes_in.add(parcel.bytes);
-                    flow.member.bytes_in.add(parcel.bytes);
+                    flow.serving.bytes_in.add(parcel.bytes);
                     return true;
                 }
                 Err(errno) => errno,
@@ -104,14 +104,14 @@ impl Flows {
         let Some(flow) = self.table.get_mut(id) else {
             return;
         };
-        let member = flow.member.clone();
+        let (serving, runs_out) = (&flow.serving, &mut flow.runs_out);
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {
                 Ok(()) => {
                     counters.udp.datagrams_out.add(datagrams);
                     counters.bytes_out.add(bytes);
-                    member.bytes_out.add(bytes);
+                    serving.bytes_out.add(bytes);
                 }
                 Err(errno) if may_split && takes_no_runs(errno) => return false,
                 Err(errno) => {
@@ -122,11 +122,11 @@ impl Flows {
             true
         };
         let whole = run.whole();
-        if whole.datagrams > 1 && flow.runs_out {
+        if whole.datagrams > 1 && *runs_out {
             if send(&whole, true) {
                 return;
             }
-            flow.runs_out = false;
+            *runs_out = false;
         }
         for datagram in run.singles() {
             send(&Parcel::single(&datagram), false);

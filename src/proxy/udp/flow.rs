@@ -75,7 +75,7 @@ pub(super) struct Flow {
     pub(super) socket: OwnedFd,
     pub(super) attempt: Attempt,
     /// Its member's counters.
-    pub(super) member: Lasting<MemberCounters>,
+    pub(super) serving: Lasting<MemberCounters>,
     pub(super) key: Key,
     began: Tick,
     /// Slots for its next read.
@@ -231,7 +231,7 @@ impl Flows {
         let flow = Flow {
             socket,
             attempt,
-            member: front.member(target.member()).clone(),
+            serving: front.member(target.member()).clone(),
             key: 0,
             began: worker.tick(),
             slots: 1,
@@ -265,7 +265,6 @@ impl Flows {
         let Some(flow) = self.table.get_mut(id) else {
             return;
         };
-        flow.member = front.member(target.member()).clone();
         let arrival = Arrival {
             asked: front.service,
             target,
@@ -276,7 +275,8 @@ impl Flows {
         let owner = Owner::Flow(id.into());
         flow.key = worker.registry().enter(arrival, worker.tick(), owner);
         front.account.count_begun(arrival.side);
-        flow.member.sessions.add(1);
+        flow.serving = front.member(target.member()).clone();
+        flow.serving.sessions.add(1);
     }
 
     /// Has events of a flow's socket told.
@@ -304,7 +304,7 @@ impl Flows {
         // To within a tick: a flow's moments need no clock.
         let lasted = TICK * worker.tick().wrapping_sub(flow.began);
         counters.lasted.observe(lasted);
-        flow.member.lasted.observe(lasted);
+        flow.serving.lasted.observe(lasted);
         match why {
             Ending::Told => counters.ended_by_us.add(1),
             Ending::Idle => counters.ended_idle.add(1),

@@ -364,7 +364,7 @@ fn every_panel_and_variable_names_what_is_on_the_page() {
 }
 
 #[test]
-fn promtool_takes_the_rules_and_the_panels_expressions() {
+fn promtool_takes_the_rules_and_the_panels_expressions_and_the_rules_fire_as_they_should() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let mut panels = "groups:\n- name: panels\n  rules:\n".to_owned();
     for (n, query) in queries(&dashboard).iter().enumerate() {
@@ -373,16 +373,29 @@ fn promtool_takes_the_rules_and_the_panels_expressions() {
     }
     let folder = std::env::temp_dir().join(format!("twinpool-rules-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let files = [("alerts.yml", ALERTS), ("panels.yml", &*panels)];
-    let files = files.map(|(name, text)| {
-        let path = folder.join(name);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    });
-    if let Some(mut promtool) = promtool(&["check", "rules"]) {
-        let output = promtool.args(&files).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+    for (name, text) in [
+        ("alerts.yml", ALERTS),
+        ("panels.yml", &*panels),
+        (
+            "tests.yml",
+            include_str!("../../../../tests/fixtures/alerts-tests.yml"),
+        ),
+    ] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    for arguments in [
+        &["check", "rules", "alerts.yml", "panels.yml"][..],
+        &["test", "rules", "tests.yml"],
+    ] {
+        if let Some(mut promtool) = promtool(arguments) {
+            let output = promtool.current_dir(&folder).output().unwrap();
+            let said = [&output.stdout[..], &output.stderr].concat();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&said)
+            );
+        }
     }
     fs::remove_dir_all(&folder).unwrap();
 }
