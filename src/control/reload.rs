@@ -16,7 +16,7 @@ pub fn refusals(
     let fixed = fixed(old, new);
     if !fixed.is_empty() {
         refusals.push(format!(
-            "a reload cannot change {}; `twinpool upgrade` can, without ending a session",
+            "a reload cannot change {}; a restart can (`systemctl restart twinpool`)",
             fixed.join(", ")
         ));
     }
@@ -142,6 +142,6 @@ pools = ["one", "two"]
             told.contains("workers in [instance], listen in [observe]"),
             "{told}"
         );
-        assert!(told.contains("`twinpool upgrade`"), "{told}");
+        assert!(told.contains("a restart can"), "{told}");
     }
 }
