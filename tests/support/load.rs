@@ -261,7 +261,8 @@ async fn drive(load: Load) -> String {
         let mut ticks = interval(Duration::from_secs(1) / load.rate);
         // A late tick is made up for: the load does not ease when something is slow.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let mut id = 0_u64;
+        // Members note what they read by it: no other load may use the same.
+        let mut id = u64::from(std::process::id()) << 32;
         while Instant::now() < end {
             ticks.tick().await;
             id += 1;
