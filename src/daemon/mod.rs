@@ -17,6 +17,7 @@
 mod desk;
 mod disk;
 mod era;
+pub mod handover;
 mod hub;
 mod journal;
 mod keeper;
