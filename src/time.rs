@@ -9,7 +9,9 @@ use std::ops::{Add, AddAssign};
 use std::time::Duration;
 
 /// A moment, in nanoseconds since the machine booted.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Time(u64);
 
 impl Time {

@@ -31,7 +31,7 @@ use crate::time::Time;
 use crate::topology::Check;
 
 /// How answers are judged and how often they are asked for: the part of a [`Check`] that decides.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Rules {
     /// From the start of one probe to the start of the next.
     pub interval: Duration,
@@ -64,7 +64,7 @@ pub struct Rules {
 ///   └───────────────────────────────────────────────────────────┘
 ///                          hard ≥ fall
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Machine {
     rules: Rules,
     verdict: Verdict,
@@ -83,7 +83,7 @@ pub struct Machine {
 }
 
 /// Failures in a row, and how many of them evidence supplied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Run {
     /// All of them.
     pub count: u32,
@@ -102,7 +102,7 @@ pub struct Turn {
     pub reason: Reason,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 enum Asking {
     /// No probe is out.
     Waits {

@@ -33,7 +33,7 @@ pub enum Verdict {
 }
 
 /// Why a verdict is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Reason {
     /// No probe has come back yet.
     NotYetAsked,
@@ -48,7 +48,7 @@ pub enum Reason {
 }
 
 /// How a probe failed, named by the layer that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Failure {
     /// The host answered that nothing listens (RST).
     Refused,
@@ -105,7 +105,7 @@ pub enum Answer {
 }
 
 /// A fault on our own side of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum OwnFault {
     /// No file descriptor left (`EMFILE`, `ENFILE`).
     Descriptors,

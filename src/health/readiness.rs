@@ -21,7 +21,7 @@ pub enum Mode {
 }
 
 /// An operator's decision about a member.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct OperatorState {
     /// What is wanted.
     pub mode: Mode,

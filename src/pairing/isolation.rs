@@ -127,7 +127,7 @@ pub(super) struct Isolation {
 }
 
 /// A target that does not answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Silence {
     /// Whoever was asked after this moment and answered is a witness.
     since: Time,
@@ -148,7 +148,7 @@ struct Hearing {
     silent_from: Time,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Isolated {
     cause: IsolationCause,
     since: Time,

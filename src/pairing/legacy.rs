@@ -21,7 +21,7 @@ use crate::time::Time;
 use crate::topology::{MemberId, PairId, PoolId, ServiceId, Succession, TargetId};
 
 /// Everything that a decider knows and that its topology does not say, in that topology's ids.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Legacy {
     pub(super) targets: Vec<TargetLegacy>,
     pub(super) members: Vec<MemberLegacy>,
@@ -36,7 +36,7 @@ pub struct Legacy {
     pub(super) isolation_ended: Option<Time>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct TargetLegacy {
     pub(super) target: TargetId,
     pub(super) machine: Machine,
@@ -52,7 +52,7 @@ pub(super) struct TargetLegacy {
     pub(super) asked_anew: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct MemberLegacy {
     pub(super) member: MemberId,
     /// Start of the latest probe that it answered.
@@ -62,7 +62,7 @@ pub(super) struct MemberLegacy {
     pub(super) unrouted: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct ServiceLegacy {
     pub(super) service: ServiceId,
     /// Without a usable member.

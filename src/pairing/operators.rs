@@ -15,7 +15,7 @@ pub(super) const ITSELF: &str = "twinpool";
 #[derive(Debug, Default)]
 pub(super) struct Operators(BTreeMap<MemberId, Decision>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Decision {
     state: OperatorState,
     /// Whether the sessions have met the deadline.

@@ -46,7 +46,7 @@ pub use words::{Act, Destination, Fitness, Halt, Move, MoveRefusal, PairOutput, 
 pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Decides for one pair. See the [module docs](self).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PairMachine {
     rules: PairRules,
     record: Record,
@@ -64,7 +64,7 @@ pub struct PairMachine {
     outputs: VecDeque<PairOutput>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 struct Wanted {
     record: Record,
     drain: bool,
@@ -72,7 +72,7 @@ struct Wanted {
     resumes: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 struct Pool {
     fitness: Fitness,
     /// Since when it has been lost, or well, without a break that this instance could see.

@@ -6,7 +6,7 @@ use crate::time::Time;
 use crate::topology::Side;
 
 /// What stands in the redirect table about one pair.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Record {
     /// Rises with every change, and never falls.
     pub generation: u64,
@@ -20,7 +20,7 @@ pub struct Record {
 }
 
 /// Where the users of one home pool are sent, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Entry {
     /// Where.
     pub phase: Phase,
@@ -35,7 +35,9 @@ pub struct Entry {
 }
 
 /// Where the users of a home pool are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Phase {
     /// To their home pool.
     Home,
@@ -46,11 +48,13 @@ pub enum Phase {
 }
 
 /// A share of the clients, in steps of one in [`Share::STEPS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Share(u8);
 
 /// Who decided.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum By {
     /// Automation.
     Twinpool,

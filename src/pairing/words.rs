@@ -50,7 +50,7 @@ pub struct Standing {
 }
 
 /// Who paused all automation of pairs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Pause {
     /// Who.
     pub by: String,
@@ -213,7 +213,7 @@ pub enum Event {
 }
 
 /// Why an instance thinks the fault is its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum IsolationCause {
     /// Most members of so many pools fell silent within one window.
     ManySilent {

@@ -5,11 +5,15 @@
 pub struct SiteId(pub u16);
 
 /// A pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PoolId(pub u16);
 
 /// A member of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct MemberId {
     /// The pool that it belongs to.
     pub pool: PoolId,
@@ -17,7 +21,9 @@ pub struct MemberId {
 }
 
 /// A service of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct ServiceId {
     /// The pool that it belongs to.
     pub pool: PoolId,
@@ -25,7 +31,9 @@ pub struct ServiceId {
 }
 
 /// One service on one member: what a probe asks and a verdict is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct TargetId {
     /// The pool that both belong to.
     pub pool: PoolId,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::{PoolId, ServiceId, Topology};
 
 /// A pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PairId(pub u16);
 
 impl PairId {
@@ -38,7 +40,7 @@ pub struct Pair {
 }
 
 /// When users of a pair are sent to the twin, and home.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PairRules {
     /// Who sends the users of a lost pool to its twin.
     pub failover: Automation,

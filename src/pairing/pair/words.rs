@@ -66,7 +66,7 @@ pub enum MoveRefusal {
 }
 
 /// What the driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum PairOutput {
     /// Write this record, then tell [`PairMachine::handle_stored`](super::PairMachine::handle_stored).
     Store(Record),
