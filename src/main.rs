@@ -2,13 +2,13 @@
 //! then the daemon, which binds, serves and drains.
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 use twinpool::cli::{self, Task};
 use twinpool::config::{self, Errors};
-use twinpool::daemon::{self, Starter, UnixSignals};
+use twinpool::daemon::{self, Heir, Starter, UnixSignals};
 
 fn main() -> ExitCode {
     let line = cli::command_line();
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         log_to_stderr();
     }
     match line.task {
-        Task::Run { config } => run(&config, line.socket.as_deref()),
+        Task::Run { config, successor } => run(&config, line.socket, successor),
         Task::Validate { config, diff } => validate(&config, diff, line.socket.as_deref()),
         Task::Demo { once } => cli::demo::run(once),
         Task::Generate { what, to } => match cli::generate::generate(what, to.as_deref()) {
@@ -38,8 +38,14 @@ fn log_to_stderr() {
         .init();
 }
 
-fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
-    let starter = Starter::systemd();
+fn run(path: &Path, socket: Option<PathBuf>, successor: bool) -> ExitCode {
+    let mut starter = Starter::systemd();
+    if successor {
+        match Heir::from_stdin() {
+            Ok(heir) => starter.heir = Some(heir),
+            Err(error) => return cli::failed(cli::EXIT_REFUSED, &error.to_string()),
+        }
+    }
     let mut config = match config::load(path) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
@@ -47,11 +53,17 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
             }
             loaded.config
         }
-        Err(errors) => return wrong(&errors),
+        Err(errors) => {
+            if let Some(heir) = &starter.heir {
+                heir.refuse(&errors.render(false));
+            }
+            return wrong(&errors);
+        }
     };
-    if let Some(socket) = socket {
-        config.control.socket = socket.to_owned();
+    if let Some(socket) = &socket {
+        config.control.socket.clone_from(socket);
     }
+    starter.socket = socket;
     match daemon::run(config, starter, UnixSignals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),

@@ -118,6 +118,13 @@ impl Client {
             .await
     }
 
+    /// Has the program that is on disk now take over; what came of it, a line each.
+    pub async fn upgrade(&self) -> Result<String, AskError> {
+        let (path, order) = ("/v1/commands/upgrade", ReloadBody {});
+        self.post(path, &order, ORDER_PATIENCE, "twinpool status")
+            .await
+    }
+
     /// `look` is the command that tells what became of it where no answer does.
     async fn post(
         &self,

@@ -67,6 +67,9 @@ pub enum Task {
         /// The configuration
         #[arg(default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Take over from the process that started this one, as it does by itself to be upgraded
+        #[arg(long, hide = true)]
+        successor: bool,
     },
     /// Check a configuration, and say what it means
     Validate {
@@ -147,6 +150,9 @@ pub enum Ask {
     Pause(Because),
     /// Read the configuration again and put it in force: all of it or, with the reason, nothing
     Reload,
+    /// Have the program that is on disk now take over, with its configuration: no connection is
+    /// refused, and sessions go on where they are
+    Upgrade,
     /// Let automation go on; ends alarms, and the wait after a damaged record
     Resume(Because),
 }
@@ -271,11 +277,8 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
         Ask::Redirects { .. } => {
             write!(out, "{}", redirects::page(&client.status().await?, look))?;
         }
-        Ask::Reload => {
-            for line in client.reload().await?.lines() {
-                writeln!(out, "{}", harmless(line))?;
-            }
-        }
+        Ask::Reload => print_lines(out, &client.reload().await?)?,
+        Ask::Upgrade => print_lines(out, &client.upgrade().await?)?,
         Ask::Failover(order) => give(client, moves::Order::Failover(order), out).await?,
         Ask::Failback(order) => give(client, moves::Order::Failback(order), out).await?,
         Ask::Evacuate(order) => give(client, moves::Order::Evacuate(order), out).await?,
@@ -301,6 +304,13 @@ async fn command(
     };
     let done = client.command(mode, &body).await?;
     writeln!(out, "{}", harmless(&done))?;
+    Ok(())
+}
+
+fn print_lines(out: &mut impl Write, told: &str) -> io::Result<()> {
+    for line in told.lines() {
+        writeln!(out, "{}", harmless(line))?;
+    }
     Ok(())
 }
 

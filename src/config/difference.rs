@@ -132,6 +132,12 @@ impl Difference {
             was.stop_deadline,
             is.stop_deadline,
         );
+        self.time(
+            "[instance]",
+            "upgrade_deadline",
+            was.upgrade_deadline,
+            is.upgrade_deadline,
+        );
         let listen = |listen: &Option<SocketAddr>| {
             listen.map_or_else(|| "false".to_owned(), |at| at.to_string())
         };

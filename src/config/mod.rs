@@ -84,6 +84,8 @@ pub struct Instance {
     pub max_flows: Option<NonZeroU32>,
     /// How long sessions are kept when it is told to stop.
     pub stop_deadline: Duration,
+    /// How long they are kept once another process has taken over.
+    pub upgrade_deadline: Duration,
 }
 
 /// The read-only HTTP listener.

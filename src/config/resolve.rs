@@ -216,6 +216,9 @@ fn instance(table: &Table<'_>, sites: &[String]) -> (Instance, InstancePlaces) {
         stop_deadline: table
             .duration("stop_deadline")
             .unwrap_or(Duration::from_secs(30)),
+        upgrade_deadline: table
+            .duration("upgrade_deadline")
+            .unwrap_or(Duration::from_secs(600)),
     };
     let places = InstancePlaces {
         site: site_place,

@@ -14,29 +14,61 @@ pub fn refusals(
 ) -> Vec<String> {
     let mut refusals = stranded(old, succession, is_away);
     let fixed = fixed(old, new);
-    if !fixed.is_empty() {
+    let rooted = rooted(old, new);
+    if !rooted.is_empty() {
         refusals.push(format!(
             "a reload cannot change {}; a restart can (`systemctl restart twinpool`)",
+            rooted.join(", ")
+        ));
+    }
+    if !fixed.is_empty() {
+        refusals.push(format!(
+            "a reload cannot change {}; an upgrade can, even to the same version \
+             (`twinpool upgrade`)",
             fixed.join(", ")
         ));
     }
     refusals
 }
 
+/// The same for another process that takes over.
+pub fn refusals_to_upgrade(old: &Config, new: &Config) -> Vec<String> {
+    let rooted = rooted(old, new);
+    match rooted.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "an upgrade cannot change {}; a restart can (`systemctl restart twinpool`)",
+            rooted.join(", ")
+        )],
+    }
+}
+
 /// What only another process can put in force.
 fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    changed([
+        (
+            "workers in [instance]",
+            old.instance.workers == new.instance.workers,
+        ),
+        ("listen in [observe]", old.observe == new.observe),
+    ])
+}
+
+/// What another process can put in force only once this one is gone.
+fn rooted(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.instance, &new.instance);
     let site = |config: &Config| {
         let site = config.instance.site?;
         Some(config.topology.sites[site.index()].name.clone())
     };
-    let keys = [
-        ("workers in [instance]", was.workers == is.workers),
+    changed([
         ("site in [instance]", site(old) == site(new)),
         ("state_dir in [instance]", was.state_dir == is.state_dir),
-        ("listen in [observe]", old.observe == new.observe),
         ("[control]", old.control == new.control),
-    ];
+    ])
+}
+
+fn changed<const N: usize>(keys: [(&'static str, bool); N]) -> Vec<&'static str> {
     let changed = keys.into_iter().filter(|(_, same)| !same);
     changed.map(|(key, _)| key).collect()
 }
@@ -142,6 +174,15 @@ pools = ["one", "two"]
             told.contains("workers in [instance], listen in [observe]"),
             "{told}"
         );
-        assert!(told.contains("a restart can"), "{told}");
+        assert!(told.contains("`twinpool upgrade`"), "{told}");
+    }
+
+    #[test]
+    fn what_only_a_restart_can_change_is_named() {
+        let told = told("[sites.a]", "[instance]\nsite = \"b\"\n[sites.a]", &[]);
+        let [told] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert!(told.contains("site in [instance]; a restart can"), "{told}");
     }
 }

@@ -16,7 +16,7 @@ use super::socket::ControlSocket;
 use crate::health::readiness::Mode;
 use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused};
 use crate::observe::http::{Pages, json, not_found, text, unescaped, wrong_method};
-use crate::observe::serve::{BodyError, Request, Response, ServerCounters, serve};
+use crate::observe::serve::{BodyError, Gate, Request, Response, ServerCounters, serve};
 
 /// The largest body of a command, in bytes.
 pub const LARGEST_BODY: usize = 64 * 1024;
@@ -29,7 +29,7 @@ const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEM
                          /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
                          /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
                          /v1/commands/restore, /v1/commands/pause, /v1/commands/resume, \
-                         /v1/commands/reload";
+                         /v1/commands/reload, /v1/commands/upgrade";
 
 /// The body of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ pub struct CommandBody {
     pub force: bool,
 }
 
-/// The body of `reload`: nothing goes with it.
+/// The body of `reload` and of `upgrade`: nothing goes with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadBody {}
@@ -63,7 +63,12 @@ pub struct CommandAnswer {
 }
 
 /// Serves until dropped. Runs inside a local runtime or a `LocalSet`.
-pub async fn run(socket: ControlSocket, desk: Rc<dyn Desk>, counters: Rc<ServerCounters>) {
+pub async fn run(
+    socket: ControlSocket,
+    desk: Rc<dyn Desk>,
+    counters: Rc<ServerCounters>,
+    gate: Gate,
+) {
     let pages = Pages::new(desk.clone(), Duration::ZERO);
     let commands = Commands {
         desk: desk.clone(),
@@ -76,6 +81,7 @@ pub async fn run(socket: ControlSocket, desk: Rc<dyn Desk>, counters: Rc<ServerC
         let uid = stream.peer_cred()?.uid();
         Ok((stream, uid))
     };
+    let accept = async || gate.let_in(&accept).await;
     let answer = async move |uid, request: Request| match request.method() {
         &Method::GET | &Method::HEAD => read(&*desk, &pages, &request),
         &Method::POST => commands.take(uid, request).await,
@@ -163,6 +169,7 @@ impl Commands {
                 Ordered::Member(command) => desk.command(command).await,
                 Ordered::Pairs(redirection) => desk.redirect(redirection).await,
                 Ordered::Reload { by } => desk.reload(by).await,
+                Ordered::Upgrade { by } => desk.upgrade(by).await,
             };
             record.keep(&*desk, &quota, &outcome);
             outcome
@@ -185,6 +192,7 @@ enum Kind {
     Site(fn(String) -> Redirect),
     Automation(fn() -> Redirect),
     Reload,
+    Upgrade,
 }
 
 /// What is ordered.
@@ -192,6 +200,7 @@ pub(super) enum Ordered {
     Member(Command),
     Pairs(Redirection),
     Reload { by: String },
+    Upgrade { by: String },
 }
 
 fn kind_of(path: &str) -> Option<Kind> {
@@ -206,6 +215,7 @@ fn kind_of(path: &str) -> Option<Kind> {
         "pause" => Some(Kind::Automation(|| Redirect::Pause)),
         "resume" => Some(Kind::Automation(|| Redirect::Resume)),
         "reload" => Some(Kind::Reload),
+        "upgrade" => Some(Kind::Upgrade),
         _ => None,
     }
 }
@@ -262,6 +272,10 @@ fn parse(kind: Kind, by: &str, body: &[u8]) -> Result<Ordered, String> {
         Kind::Reload => {
             let ReloadBody {} = body_of(body, "{}")?;
             Ordered::Reload { by: by() }
+        }
+        Kind::Upgrade => {
+            let ReloadBody {} = body_of(body, "{}")?;
+            Ordered::Upgrade { by: by() }
         }
         Kind::Automation(what) => {
             let body: AutomationBody = body_of(body, r#"{"reason": "why"}"#)?;

@@ -4,10 +4,13 @@
 //! permissions than it shall have, and so that the leftover of a dead daemon is replaced in one
 //! step. A socket that somebody answers on is never taken.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::unistd::Group;
@@ -20,12 +23,20 @@ use crate::config::Control;
 /// How long the look-up of a group may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A bound control socket; its file goes when this is dropped, if it is still the same.
+/// A bound control socket.
 #[derive(Debug)]
 pub struct ControlSocket {
     pub(super) listener: UnixListener,
+    claim: Rc<Claim>,
+}
+
+/// The file of a control socket, which goes when this is dropped, if it is still the same and has
+/// not become another process's.
+#[derive(Debug)]
+pub struct Claim {
     path: PathBuf,
     identity: (u64, u64),
+    is_ours: Cell<bool>,
 }
 
 /// Why the control socket cannot be bound.
@@ -73,16 +84,58 @@ impl ControlSocket {
         }
         fs::rename(&making, path).map_err(failed)?;
         let identity = identity(path).map_err(failed)?;
-        Ok(ControlSocket {
-            listener,
+        Ok(ControlSocket::new(listener, path, identity))
+    }
+
+    /// One that another process bound, and leaves to this one. `identity` is that of its file.
+    ///
+    /// # Errors
+    /// When it cannot be polled.
+    pub fn inherited(
+        listener: std::os::unix::net::UnixListener,
+        control: &Control,
+        identity: (u64, u64),
+    ) -> io::Result<ControlSocket> {
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(ControlSocket::new(listener, &control.socket, identity))
+    }
+
+    fn new(listener: UnixListener, path: &Path, identity: (u64, u64)) -> ControlSocket {
+        let claim = Rc::new(Claim {
             path: path.to_owned(),
             identity,
-        })
+            is_ours: Cell::new(true),
+        });
+        ControlSocket { listener, claim }
     }
 
     /// Where it stands.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.claim.path
+    }
+
+    /// Its file.
+    pub fn claim(&self) -> Rc<Claim> {
+        self.claim.clone()
+    }
+}
+
+impl Claim {
+    /// Device and inode of the file.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Leaves the file to another process.
+    pub fn give_up(&self) {
+        self.is_ours.set(false);
+    }
+}
+
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -111,10 +164,13 @@ async fn group_id(name: &str) -> Result<u32, BindError> {
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for Claim {
     fn drop(&mut self) {
-        let ours = identity(&self.path).is_ok_and(|found| found == self.identity);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
+        let is_it = || identity(&self.path).is_ok_and(|found| found == self.identity);
+        if self.is_ours.get()
+            && is_it()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the control socket");
         }
     }

@@ -3,6 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::RwLockReadGuard;
+
+use super::handover;
 use super::hub::Hub;
 use super::redirecting;
 use super::reload;
@@ -120,7 +123,7 @@ impl Desk for HubDesk {
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
         let hub = self.0.clone();
         Box::pin(async move {
-            let _by_ids = hub.commands.read().await;
+            let _by_ids = by_ids(&hub).await?;
             redirecting::carry_out(hub.clone(), redirection).await
         })
     }
@@ -136,10 +139,15 @@ impl Desk for HubDesk {
         Box::pin(async move { reload::reload(hub, &by).await })
     }
 
+    fn upgrade(&self, by: String) -> LocalFuture<Result<String, Refused>> {
+        let hub = self.0.clone();
+        Box::pin(async move { handover::upgrade(hub, &by).await })
+    }
+
     fn command(&self, command: Command) -> LocalFuture<Result<String, Refused>> {
         let hub = self.0.clone();
         Box::pin(async move {
-            let _by_ids = hub.commands.read().await;
+            let _by_ids = by_ids(&hub).await?;
             let now = clock::now();
             let era = hub.era();
             let order = order::order(command, &era.topology, now)?;
@@ -149,6 +157,17 @@ impl Desk for HubDesk {
                 .map_err(|refusal| order::refused(&refusal, member, &era.topology))?;
             Ok(redirecting::kept(&hub, done).await)
         })
+    }
+}
+
+/// Keeps ids what they are while it is held, unless another process decides by now.
+async fn by_ids(hub: &Hub) -> Result<RwLockReadGuard<'_, ()>, Refused> {
+    let guard = hub.commands.read().await;
+    match hub.has_handed_over() {
+        false => Ok(guard),
+        true => Err(Refused::Failed(
+            "another process has taken over meanwhile; say it again".to_owned(),
+        )),
     }
 }
 

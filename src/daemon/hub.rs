@@ -8,19 +8,21 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, RwLock, mpsc, watch};
-use tokio::task::spawn_local;
+use tokio::sync::{Notify, RwLock, mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::StartError;
 use super::desk::HubDesk;
 use super::era::Era;
+use super::handover::{Estate, Inheritance, Led};
 use super::journal::Journal;
 use super::keeper::Keeper;
 use super::memory::Remembered;
@@ -33,7 +35,7 @@ use super::service_manager::ServiceManager;
 use crate::clock;
 use crate::config::Config;
 use crate::control::server;
-use crate::control::socket::ControlSocket;
+use crate::control::socket::{Claim, ControlSocket};
 use crate::dispatch::addresses::{AddressBook, Change};
 use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
@@ -45,7 +47,7 @@ use crate::observe::http;
 use crate::observe::measures::Transitions;
 use crate::observe::onset::Onsets;
 use crate::observe::reloads::Reloads;
-use crate::observe::serve::ServerCounters;
+use crate::observe::serve::{Gate, ServerCounters};
 use crate::observe::shortage::Shortages;
 use crate::observe::stamp::{Clock, Stamp};
 use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
@@ -109,6 +111,30 @@ pub(super) struct Hub {
     pub(super) strays: RefCell<Vec<(Time, TargetId)>>,
     /// The control socket that the command line gave, where it did.
     pub(super) socket_by_hand: Option<PathBuf>,
+    /// Whether nothing is decided, because another process is about to serve, or does.
+    still: watch::Sender<bool>,
+    pub(super) estate: Estate,
+    /// The file of the control socket.
+    pub(super) claim: Rc<Claim>,
+    /// The HTTP server and that of the control socket.
+    pub(super) servers: RefCell<Vec<AbortHandle>>,
+    /// Earlier processes that drain by what this one decides.
+    pub(super) led: Led,
+}
+
+/// What an instance starts with, beside its configuration.
+pub(super) struct Beginning {
+    /// With free ports resolved.
+    pub(super) topology: Topology,
+    pub(super) descriptors: u64,
+    /// By worker.
+    pub(super) listeners: Vec<Vec<Listener>>,
+    pub(super) observe: Option<TcpListener>,
+    pub(super) control: ControlSocket,
+    pub(super) manager: ServiceManager,
+    pub(super) estate: Estate,
+    pub(super) socket_by_hand: Option<PathBuf>,
+    pub(super) inheritance: Option<Inheritance>,
 }
 
 /// A worker, and whether it missed a message and must be brought up to date.
@@ -145,13 +171,19 @@ impl Hub {
     /// Starts everything; what it returns serves once [`Hub::run`] is polled.
     pub(super) async fn start(
         config: Config,
-        topology: Topology,
-        descriptors: u64,
-        listeners: Vec<Vec<Listener>>,
-        observe: Option<TcpListener>,
-        control: ControlSocket,
-        manager: ServiceManager,
+        beginning: Beginning,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
+        let Beginning {
+            topology,
+            descriptors,
+            listeners,
+            observe,
+            control,
+            manager,
+            estate,
+            socket_by_hand,
+            inheritance,
+        } = beginning;
         let topology = Arc::new(topology);
         let limits = Limits::new(
             descriptors,
@@ -183,13 +215,19 @@ impl Hub {
             });
         }
         let seed: u64 = rand::random();
-        let decider = Decider::new(topology.clone(), standing, begin, seed, now);
+        let decider = match &inheritance {
+            None => Decider::new(topology.clone(), standing, begin, seed, now),
+            Some(inheritance) => inheritance.decider(&topology, begin, seed, now),
+        };
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
         let address = |target| book.current(target);
         let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
         let snapshot = Arc::new(snapshot);
 
+        if let Some(inheritance) = &inheritance {
+            inheritance.wait_for_turn().map_err(StartError::TakeOver)?;
+        }
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
         let mut counters = Vec::new();
@@ -261,7 +299,12 @@ impl Hub {
             prepared: prepare,
             reloads: RefCell::default(),
             strays: RefCell::default(),
-            socket_by_hand: None,
+            socket_by_hand,
+            still: watch::channel(false).0,
+            estate,
+            claim: control.claim(),
+            servers: RefCell::default(),
+            led: Led::default(),
             era: RefCell::new(Rc::new(Era {
                 epoch: 0,
                 config,
@@ -271,25 +314,32 @@ impl Hub {
                 room,
             })),
         });
-        hub.tell_instance(
-            format!("started: {}", about_to_serve(&hub.era().config)),
-            now,
-        );
+        let before = match &inheritance {
+            None => "started".to_owned(),
+            Some(inheritance) => format!("took over from {}", inheritance.predecessor()),
+        };
+        let serves = about_to_serve(&hub.era().config);
+        hub.tell_instance(format!("{before}: {serves}"), now);
         if let Some(told) = past.told {
             hub.tell_instance(told, now);
         }
         for (pair, problem) in hub.pairs.found() {
             hub.tell_instance(format!("{pair}: {problem}"), now);
         }
-        let desk = Rc::new(HubDesk::new(hub.clone()));
-        if let Some(observe) = observe {
-            spawn_local(http::run(
-                observe,
-                desk.clone(),
-                hub.observe_counters.clone(),
-            ));
+        if let Some(inheritance) = inheritance {
+            hub.led.lead(&hub.topology(), inheritance.serves());
         }
-        spawn_local(server::run(control, desk, hub.control_counters.clone()));
+        let desk = Rc::new(HubDesk::new(hub.clone()));
+        let gate = || Gate::new(hub.still.subscribe());
+        let mut servers = Vec::new();
+        if let Some(observe) = observe {
+            let counters = hub.observe_counters.clone();
+            let server = http::run(observe, desk.clone(), counters, gate());
+            servers.push(spawn_local(server).abort_handle());
+        }
+        let server = server::run(control, desk, hub.control_counters.clone(), gate());
+        servers.push(spawn_local(server).abort_handle());
+        hub.servers.replace(servers);
         Ok((hub, inputs))
     }
 
@@ -316,6 +366,7 @@ impl Hub {
         self.turn(clock::now());
         loop {
             let input = self.next_input(inputs).await;
+            self.goes_on().await;
             let now = clock::now();
             match input {
                 Input::Prepared(prepared) => self.switch(*prepared, inputs, now),
@@ -346,7 +397,8 @@ impl Hub {
     async fn next_input(&self, inputs: &mut Inputs) -> Input {
         let due = self.decider.borrow().poll_timeout().map(|(due, _)| due);
         let strays = self.strays.borrow().iter().map(|(at, _)| *at).min();
-        let due = due.into_iter().chain(self.next_slice()).chain(strays).min();
+        let due = due.into_iter().chain(self.next_slice()).chain(strays);
+        let due = due.chain(self.led.due()).min();
         let wait = due.map_or(LOOK_AFTER, |due| clock::now().until(due).min(LOOK_AFTER));
         let timer = sleep_until(Instant::now() + wait);
         tokio::select! {
@@ -480,25 +532,31 @@ impl Hub {
                 } => {
                     // Who is ended must not be given another by a connect that is under way.
                     publish = true;
-                    endings.push(Which::Member { member, service });
+                    endings.push((member, service));
                 }
                 Output::Tell(event) => self.tell(&event, now),
                 Output::Publish => publish = true,
                 Output::Remember => self.keeper.keep(self.remembered(now)),
                 Output::Store(pair, record) => self.store(pair, &record, now),
-                Output::Clear { home, off, from } => self.clear(home, off, from, now),
+                Output::Clear { home, off, from } => {
+                    self.clear(home, off, from, now);
+                    self.led.clear(home, off, from);
+                }
             }
         }
         if publish {
             self.publish();
         }
-        if endings.len() > MANY_ENDINGS {
+        let all_down = endings.len() > MANY_ENDINGS;
+        if all_down {
             self.tell_workers(&ToWorker::End(Which::Down));
         } else {
-            for which in endings {
-                self.tell_workers(&ToWorker::End(which));
+            for &(member, service) in &endings {
+                self.tell_workers(&ToWorker::End(Which::Member { member, service }));
             }
         }
+        let legacy = || self.decider.borrow().legacy();
+        self.led.tell(publish, &endings, all_down, now, legacy);
         self.move_on(now);
         self.end_strays(now);
         self.bring_up_to_date();
@@ -521,8 +579,68 @@ impl Hub {
 
     /// Does what follows from something that was decided outside the loop.
     pub(super) fn follow(&self, now: Time) {
-        self.turn(now);
+        if !*self.still.borrow() {
+            self.turn(now);
+        }
         self.nudge.notify_one();
+    }
+
+    // While another process takes over.
+
+    /// Whether another process decides by now.
+    pub(super) fn has_handed_over(&self) -> bool {
+        self.estate.is_handed_over()
+    }
+
+    /// Has nothing decided until [`Hub::go_on`]: neither by the loop nor by commands, and nobody
+    /// new is let in to ask for anything.
+    pub(super) fn stand_still(&self) {
+        self.still.send_replace(true);
+    }
+
+    pub(super) fn go_on(&self) {
+        self.still.send_replace(false);
+        self.nudge.notify_one();
+    }
+
+    async fn goes_on(&self) {
+        let mut still = self.still.subscribe();
+        // Its sender is in here.
+        drop(still.wait_for(|still| !still).await);
+    }
+
+    /// Every worker's listeners once more, worker by worker.
+    pub(super) fn share_listeners(&self) -> Vec<oneshot::Receiver<std::io::Result<Vec<OwnedFd>>>> {
+        let workers = self.workers.borrow();
+        let shared = workers.iter().map(|worker| worker.handle.share_listeners());
+        shared.collect()
+    }
+
+    /// Closes the listeners, which live on in another process.
+    pub(super) fn leave(&self) {
+        self.tell_workers(&ToWorker::Leave);
+    }
+
+    /// Takes what comes in for one that decides nothing: where names are found, and nothing else.
+    pub(super) async fn idle(self: &Rc<Self>, inputs: &mut Inputs) {
+        tokio::select! {
+            Some((name, answer)) = inputs.names.recv() => self.resolved(&name, answer),
+            Some(_) = inputs.answers.recv() => {}
+            Some(_) = inputs.reports.recv() => {}
+            Some(_) = inputs.paths.recv() => {}
+            () = self.nudge.notified() => {}
+        }
+    }
+
+    /// Does what goes on where nothing is decided any more: moves and endings that have begun.
+    pub(super) fn carry_on(&self, now: Time) {
+        self.move_on(now);
+        self.end_strays(now);
+        self.bring_up_to_date();
+    }
+
+    pub(super) fn stop_deadline(&self) -> Duration {
+        self.era().config.instance.stop_deadline
     }
 
     /// Waits until what was ordered last is on disk.
@@ -540,12 +658,15 @@ impl Hub {
         );
         self.manager.stopping();
         self.tell_workers(&ToWorker::Close);
+        self.led.stop();
     }
 
-    /// Resolves once no session is left, or the stop deadline has passed.
+    /// Resolves once no session is left, nor any process that drains before this one, or the stop
+    /// deadline has passed.
     pub(super) async fn emptied(&self) {
-        let deadline = Instant::now() + self.era().config.instance.stop_deadline;
-        while self.open() > 0 && Instant::now() < deadline {
+        let deadline = Instant::now() + self.stop_deadline();
+        let is_empty = || self.open() == 0 && self.led.draining().is_empty();
+        while !is_empty() && Instant::now() < deadline {
             sleep(LOOK_EMPTY).await;
         }
     }
@@ -564,7 +685,7 @@ impl Hub {
     }
 
     /// Sessions open on all workers.
-    fn open(&self) -> u64 {
+    pub(super) fn open(&self) -> u64 {
         self.era().counters.iter().map(|worker| worker.open()).sum()
     }
 
@@ -591,7 +712,7 @@ impl Hub {
         snapshot
     }
 
-    fn tell_workers(&self, message: &ToWorker) {
+    pub(super) fn tell_workers(&self, message: &ToWorker) {
         for worker in self.workers.borrow_mut().iter_mut() {
             worker.tell(message.clone());
         }

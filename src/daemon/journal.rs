@@ -41,6 +41,8 @@ struct Shared {
     /// Nowhere without a state directory.
     dir: Option<PathBuf>,
     waiting: RefCell<VecDeque<String>>,
+    /// Whether the log is another process's by now.
+    closed: Cell<bool>,
     /// Counts the lines that were given.
     given: Cell<u64>,
     /// How many of those are dealt with, in the file or lost; and why the last write failed.
@@ -118,6 +120,7 @@ impl Journal {
         let shared = Rc::new(Shared {
             dir,
             waiting: RefCell::default(),
+            closed: Cell::new(false),
             given: Cell::new(0),
             written,
             writing: Cell::new(None),
@@ -131,7 +134,7 @@ impl Journal {
     /// Has an event written. Never waits.
     pub(super) fn keep(&self, event: &Event) {
         let shared = &*self.0;
-        if shared.dir.is_none() {
+        if shared.dir.is_none() || shared.closed.get() {
             return;
         }
         shared.given.set(shared.given.get() + 1);
@@ -142,6 +145,11 @@ impl Journal {
         }
         waiting.push_back(file::line(event));
         shared.wake.notify_one();
+    }
+
+    /// Writes nothing more that is not waiting yet: another process does from now on.
+    pub(super) fn close(&self) {
+        self.0.closed.set(true);
     }
 
     /// Waits until what was given has been written, or could not be.

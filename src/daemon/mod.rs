@@ -13,11 +13,14 @@
 //!    whatever state the disk is in, it serves
 //! 4. serve: workers with a first snapshot, systemd told, then the control loop
 //! 5. drain: listeners closed, sessions kept to `stop_deadline`, the rest reset, the last state written
+//!
+//! A process that takes over from another one ([`handover`]) is given in 1 what it would bind, and
+//! in 3 what it would read; one that hands over drains by what its successor decides.
 
 mod desk;
 mod disk;
 mod era;
-pub mod handover;
+mod handover;
 mod hub;
 mod journal;
 mod keeper;
@@ -39,6 +42,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,6 +51,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -57,7 +62,9 @@ use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::{Protocol, Topology};
 
-use hub::Hub;
+use handover::{Estate, Following};
+pub use handover::{Heir, TakeOverError};
+use hub::{Beginning, Hub, Inputs};
 use service_manager::ServiceManager;
 
 /// How long a stopping instance waits for look-ups that hang.
@@ -82,6 +89,8 @@ pub enum StartError {
     NoStateDir(String),
     /// A worker could not be started.
     Worker(io::Error),
+    /// It cannot take over from the process that started it.
+    TakeOver(TakeOverError),
 }
 
 impl fmt::Display for StartError {
@@ -110,6 +119,7 @@ impl fmt::Display for StartError {
                  write `state_dir = \"/var/lib/twinpool\"` in [instance]"
             ),
             StartError::Worker(error) => write!(f, "cannot start a worker: {error}"),
+            StartError::TakeOver(error) => error.fmt(f),
         }
     }
 }
@@ -134,6 +144,13 @@ pub struct Starter {
     pub sockets: Given,
     /// Whom it tells how it does, and who keeps its listeners over a crash.
     pub manager: ServiceManager,
+    /// What another process hands over, whose place it is to take.
+    pub heir: Option<Heir>,
+    /// The program of this process, which is started again for an upgrade; none for one that cannot
+    /// be upgraded.
+    pub executable: Option<PathBuf>,
+    /// The control socket that the command line gave, instead of the configuration's.
+    pub socket: Option<PathBuf>,
 }
 
 impl Starter {
@@ -142,6 +159,8 @@ impl Starter {
         Starter {
             sockets: service_manager::sockets_given(),
             manager: ServiceManager::from_environment(),
+            executable: std::env::current_exe().ok(),
+            ..Starter::default()
         }
     }
 }
@@ -174,6 +193,8 @@ pub enum Told {
     Stop,
     /// To read its configuration again.
     Reload,
+    /// To have its program, as it is on disk now, take over.
+    Upgrade,
 }
 
 /// Where an instance is told so.
@@ -190,24 +211,27 @@ pub trait Signals {
     fn told(&mut self) -> impl Future<Output = Told>;
 }
 
-/// SIGTERM and SIGINT stop, SIGHUP reloads.
+/// SIGTERM and SIGINT stop, SIGHUP reloads, SIGUSR2 upgrades.
 #[derive(Debug, Default)]
-pub struct UnixSignals(Option<[Signal; 3]>);
+pub struct UnixSignals(Option<[Signal; 4]>);
 
 impl Signals for UnixSignals {
     fn listen(&mut self) -> io::Result<()> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        self.0 = Some([terminate, interrupt, signal(SignalKind::hangup())?]);
+        let hangup = signal(SignalKind::hangup())?;
+        let upgrade = signal(SignalKind::user_defined2())?;
+        self.0 = Some([terminate, interrupt, hangup, upgrade]);
         Ok(())
     }
 
     async fn told(&mut self) -> Told {
         match &mut self.0 {
-            Some([terminate, interrupt, hangup]) => tokio::select! {
+            Some([terminate, interrupt, hangup, upgrade]) => tokio::select! {
                 _ = terminate.recv() => Told::Stop,
                 _ = interrupt.recv() => Told::Stop,
                 _ = hangup.recv() => Told::Reload,
+                _ = upgrade.recv() => Told::Upgrade,
             },
             None => std::future::pending().await,
         }
@@ -216,51 +240,13 @@ impl Signals for UnixSignals {
 
 async fn serve(
     config: Config,
-    starter: Starter,
+    mut starter: Starter,
     mut signals: impl Signals,
     started: impl FnOnce(Started),
 ) -> Result<(), StartError> {
     signals.listen().map_err(StartError::Runtime)?;
-    // First of all: who answers here already must not lose a client to a second instance.
-    let control = ControlSocket::bind(&config.control)
-        .await
-        .map_err(StartError::Control)?;
-    let workers = config
-        .instance
-        .workers
-        .map_or_else(usable_cores, NonZeroUsize::get);
-    // Before the listeners: there may be more of them than the soft limit allows.
-    let descriptors = raise_descriptor_limit();
-    let mut given = starter.sockets;
-    let listeners =
-        listen::bind(&config.topology, workers, &mut given).map_err(StartError::Bind)?;
-    let observe = match config.observe.listen {
-        Some(address) => Some(
-            observe_listener(address, &mut given)
-                .map_err(|error| StartError::Observe(address, error))?,
-        ),
-        None => None,
-    };
-    given.close_rest();
-    let mut topology = config.topology.clone();
-    take_bound_addresses(&mut topology, &listeners);
-    let manager = starter.manager;
-    manager.keep_listeners(listeners.iter().flatten());
-    let observed = observe.as_ref().and_then(|listener| {
-        let address = listener.local_addr().ok()?;
-        Some((Protocol::Tcp, address, listener))
-    });
-    manager.keep(observed);
-    let (hub, mut inputs) = Hub::start(
-        config,
-        topology,
-        descriptors,
-        listeners,
-        observe,
-        control,
-        manager,
-    )
-    .await?;
+    let heir = starter.heir.take();
+    let (hub, mut inputs, handed_over) = begin(config, starter, heir).await?;
     hub.manager.ready();
     spawn_local(service_manager::accompany(hub.clone()));
     started(Started {
@@ -268,9 +254,15 @@ async fn serve(
         observe: hub.observe_address(),
         socket: hub.socket(),
     });
-    tokio::select! {
-        () = hub.run(&mut inputs) => {}
-        () = stopped(&mut signals, &hub) => {}
+    let following = tokio::select! {
+        () = hub.run(&mut inputs) => None,
+        () = stopped(&mut signals, &hub) => None,
+        Ok(following) = handed_over => Some(following),
+    };
+    if let Some(following) = following {
+        handover::follow(&hub, &mut inputs, following, &mut signals).await;
+        hub.end();
+        return Ok(());
     }
     hub.close();
     tokio::select! {
@@ -290,12 +282,119 @@ async fn serve(
     Ok(())
 }
 
-/// Resolves when the instance is told to stop; reloads whenever it is told to.
+type Begun = (Rc<Hub>, Inputs, oneshot::Receiver<Following>);
+
+/// Binds everything, or takes it over, and starts the hub. Where it takes over and cannot, the
+/// process that was to hand over is told why.
+async fn begin(config: Config, starter: Starter, heir: Option<Heir>) -> Result<Begun, StartError> {
+    let Some(mut heir) = heir else {
+        // First of all: who answers here already must not lose a client to a second instance.
+        let control = ControlSocket::bind(&config.control)
+            .await
+            .map_err(StartError::Control)?;
+        let topology = config.topology.clone();
+        let (beginning, handed_over) = bind(&config, starter, topology, control)?;
+        let (hub, inputs) = Hub::start(config, beginning).await?;
+        return Ok((hub, inputs, handed_over));
+    };
+    let refused = |heir: &Heir, why: StartError| {
+        heir.refuse(&why.to_string());
+        why
+    };
+    let (mut old, before) = match heir.predecessor() {
+        Ok(predecessor) => predecessor,
+        Err(why) => return Err(refused(&heir, StartError::TakeOver(why))),
+    };
+    if let Some(socket) = &starter.socket {
+        old.control.socket.clone_from(socket);
+    }
+    let mut topology = config.topology.clone();
+    reload::take_known_ports(&old.topology, &before, &mut topology);
+    let control = heir.control(&config.control);
+    let starter = Starter {
+        sockets: heir.listeners(),
+        ..starter
+    };
+    let bound = control
+        .map_err(|error| StartError::Control(socket::BindError::Io(PathBuf::new(), error)))
+        .and_then(|control| bind(&config, starter, topology, control));
+    let (mut beginning, handed_over) = match bound {
+        Ok(bound) => bound,
+        Err(why) => return Err(refused(&heir, why)),
+    };
+    let inherited = heir.inherit((&old, before), &config, &beginning.topology);
+    let inheritance = inherited.map_err(|(heir, why)| refused(&heir, StartError::TakeOver(why)))?;
+    beginning.inheritance = Some(inheritance);
+    let (hub, inputs) = Hub::start(config, beginning).await?;
+    Ok((hub, inputs, handed_over))
+}
+
+/// Binds every listener that was not given.
+fn bind(
+    config: &Config,
+    starter: Starter,
+    mut topology: Topology,
+    control: ControlSocket,
+) -> Result<(Beginning, oneshot::Receiver<Following>), StartError> {
+    let workers = config
+        .instance
+        .workers
+        .map_or_else(usable_cores, NonZeroUsize::get);
+    // Before the listeners: there may be more of them than the soft limit allows.
+    let descriptors = raise_descriptor_limit();
+    let mut given = starter.sockets;
+    let listeners = listen::bind(&topology, workers, &mut given).map_err(StartError::Bind)?;
+    let observe = match config.observe.listen {
+        Some(address) => Some(
+            observe_listener(address, &mut given)
+                .map_err(|error| StartError::Observe(address, error))?,
+        ),
+        None => None,
+    };
+    given.close_rest();
+    take_bound_addresses(&mut topology, &listeners);
+    let manager = starter.manager;
+    manager.keep_listeners(listeners.iter().flatten());
+    let observed = observe.as_ref().and_then(|listener| {
+        let address = listener.local_addr().ok()?;
+        Some((Protocol::Tcp, address, listener))
+    });
+    manager.keep(observed);
+    let once_more = |socket: &dyn AsFd| socket.as_fd().try_clone_to_owned();
+    let observed = observe.as_ref().map(|listener| once_more(listener));
+    let (estate, handed_over) = Estate::new(
+        starter.executable,
+        observed.transpose().map_err(StartError::Runtime)?,
+        once_more(&control).map_err(StartError::Runtime)?,
+    );
+    let beginning = Beginning {
+        topology,
+        descriptors,
+        listeners,
+        observe,
+        control,
+        manager,
+        estate,
+        socket_by_hand: starter.socket,
+        inheritance: None,
+    };
+    Ok((beginning, handed_over))
+}
+
+/// Resolves when the instance is told to stop; reloads and upgrades whenever it is told to.
 async fn stopped(signals: &mut impl Signals, hub: &Rc<Hub>) {
-    while signals.told().await == Told::Reload {
+    loop {
         let hub = hub.clone();
-        // What came of it is in the log, in the events and in the status.
-        spawn_local(async move { reload::reload(hub, "SIGHUP").await });
+        // What comes of either is in the log, in the events and in the status.
+        match signals.told().await {
+            Told::Stop => return,
+            Told::Reload => drop(spawn_local(
+                async move { reload::reload(hub, "SIGHUP").await },
+            )),
+            Told::Upgrade => drop(spawn_local(async move {
+                handover::upgrade(hub, "SIGUSR2").await
+            })),
+        }
     }
 }
 

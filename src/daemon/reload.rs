@@ -45,7 +45,7 @@ use crate::time::Time;
 use crate::topology::{PairId, PoolId, Protocol, ServiceId, Succession, TargetId, Topology};
 
 /// How long a reload waits for commands that are under way: the slowest takes a few seconds.
-const COMMANDS: Duration = Duration::from_secs(20);
+pub(super) const COMMANDS: Duration = Duration::from_secs(20);
 /// How long it waits for records that are being written.
 const WRITES: Duration = Duration::from_secs(5);
 /// How often it looks whether they are.
@@ -228,7 +228,7 @@ fn listened(topology: &Topology) -> BTreeMap<(Protocol, SocketAddr), ServiceId> 
 }
 
 /// Waits until no record is being written.
-async fn settle(hub: &Hub) -> Result<(), String> {
+pub(super) async fn settle(hub: &Hub) -> Result<(), String> {
     let settled = async {
         while hub.decider.borrow().legacy().writing().next().is_some() {
             sleep(LOOK).await;
@@ -240,7 +240,7 @@ async fn settle(hub: &Hub) -> Result<(), String> {
 }
 
 /// Where the file asks for any free port, and did before, the one that was found stays.
-fn take_known_ports(declared: &Topology, bound: &Topology, new: &mut Topology) {
+pub(super) fn take_known_ports(declared: &Topology, bound: &Topology, new: &mut Topology) {
     for pool in &mut new.pools {
         let Some(before) = declared.pool_named(&pool.name) else {
             continue;
@@ -426,6 +426,7 @@ impl Hub {
         for (pair, problem) in found {
             self.tell_instance(format!("{pair}: {problem}"), now);
         }
+        self.led.succeed(&self.topology());
         self.readdress();
         (tell, Adopting(adopting))
     }
@@ -443,7 +444,12 @@ impl Hub {
 }
 
 /// Whether the same is asked of a target at the same place: what a verdict is about.
-fn is_same_question(old: &Topology, before: TargetId, new: &Topology, after: TargetId) -> bool {
+pub(super) fn is_same_question(
+    old: &Topology,
+    before: TargetId,
+    new: &Topology,
+    after: TargetId,
+) -> bool {
     let (was, is) = (old.service(before.service()), new.service(after.service()));
     was.check.asks_as(&is.check) && old.endpoint(before) == new.endpoint(after)
 }

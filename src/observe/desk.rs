@@ -58,6 +58,10 @@ pub trait Desk {
     /// each. `by` is who wants it.
     fn reload(&self, by: String) -> LocalFuture<Result<String, Refused>>;
 
+    /// Has the program, as it is on disk now, take over from this process, or says why not; what came
+    /// of it, a line each. `by` is who wants it.
+    fn upgrade(&self, by: String) -> LocalFuture<Result<String, Refused>>;
+
     /// What only metrics show. Implement it by [`measures::measures`](super::measures::measures).
     fn measures(&self) -> Measures;
 }

@@ -22,7 +22,7 @@ use super::events::{MOST_TOLD, Query};
 use super::metrics;
 use super::names::NoSuch;
 use super::problems::problems;
-use super::serve::{Request, Response, ServerCounters, serve};
+use super::serve::{Gate, Request, Response, ServerCounters, serve};
 use super::status::{PairStatus, RedirectRow, Scope, Status};
 use super::view::RunState;
 use crate::config::duration;
@@ -35,7 +35,12 @@ const ENDPOINTS: &str = "/healthz, /readyz, /health/POOL, /metrics, /v1/status, 
                          /v1/pools/POOL, /v1/pairs, /v1/redirects, /v1/events";
 
 /// Serves the read-only endpoints until dropped. Runs inside a local runtime or a `LocalSet`.
-pub async fn run(listener: TcpListener, desk: Rc<dyn Desk>, counters: Rc<ServerCounters>) {
+pub async fn run(
+    listener: TcpListener,
+    desk: Rc<dyn Desk>,
+    counters: Rc<ServerCounters>,
+    gate: Gate,
+) {
     let pages = Pages::new(desk, FRESH_FOR);
     let accept = async || {
         listener
@@ -43,6 +48,7 @@ pub async fn run(listener: TcpListener, desk: Rc<dyn Desk>, counters: Rc<ServerC
             .await
             .map(|(stream, peer)| (stream, peer.ip()))
     };
+    let accept = async || gate.let_in(&accept).await;
     serve(counters, 0, accept, async move |_, request| {
         read_only(&pages, &request)
     })

@@ -659,6 +659,10 @@ impl Desk for FakeDesk {
         Box::pin(async move { Ok(format!("reloaded by {by}")) })
     }
 
+    fn upgrade(&self, by: String) -> LocalFuture<Result<String, Refused>> {
+        Box::pin(async move { Ok(format!("reloaded by {by}")) })
+    }
+
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {
         self.redirections.borrow_mut().push(redirection);
         Box::pin(async { Ok("done".to_owned()) })

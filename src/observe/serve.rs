@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
@@ -75,6 +76,32 @@ pub struct ServerCounters {
     pub broken: Cell<u64>,
     /// Errors of accepting.
     pub accept_errors: Cell<u64>,
+}
+
+/// Whether connections are let in: not while another process may be the one to ask.
+#[derive(Clone, Debug)]
+pub struct Gate(watch::Receiver<bool>);
+
+impl Gate {
+    /// Closed for as long as `closed` says so. One whose sender is gone stays as it is.
+    pub fn new(closed: watch::Receiver<bool>) -> Gate {
+        Gate(closed)
+    }
+
+    /// Waits for what `accept` brings while it is open.
+    pub async fn let_in<T>(&self, accept: impl AsyncFn() -> T) -> T {
+        let mut closed = self.0.clone();
+        loop {
+            if closed.wait_for(|closed| !closed).await.is_err() {
+                return accept().await;
+            }
+            tokio::select! {
+                biased;
+                Ok(_) = closed.wait_for(|closed| *closed) => {}
+                accepted = accept() => return accepted,
+            }
+        }
+    }
 }
 
 /// Serves until dropped: every connection ends with it. Must run inside a local runtime or a

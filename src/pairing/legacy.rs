@@ -14,11 +14,12 @@ use super::Condition;
 use super::isolation::{Isolated, Silence};
 use super::operators::Decision;
 use super::pair::PairMachine;
+use super::record::Phase;
 use super::words::Pause;
 use crate::health::machine::Machine;
 use crate::health::{Reason, Verdict};
 use crate::time::Time;
-use crate::topology::{MemberId, PairId, PoolId, ServiceId, Succession, TargetId};
+use crate::topology::{MemberId, PairId, PoolId, ServiceId, Side, Succession, TargetId, Topology};
 
 /// Everything that a decider knows and that its topology does not say, in that topology's ids.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -151,6 +152,19 @@ impl Legacy {
             target.comes_back = false;
         }
         self
+    }
+
+    /// Pools of `topology`, whose ids these are, whose users are sent to the twin, all or some.
+    pub fn away(&self, topology: &Topology) -> impl Iterator<Item = PoolId> {
+        let known = self.pairs.iter().filter_map(|(id, machine, _)| {
+            let pair = topology.pairs.get(id.index())?;
+            Some((pair, machine.record()))
+        });
+        known.flat_map(|(pair, record)| {
+            let is_away = |side: &Side| record.phase(*side) != Phase::Home;
+            let away = Side::BOTH.into_iter().filter(is_away);
+            away.map(|side| pair.pool(side)).collect::<Vec<_>>()
+        })
     }
 
     /// Pairs whose record is being written. What comes of that is not known here: wait for it.

@@ -5,6 +5,8 @@
 //! and no id of the old topology is kept but by connects that are under way. Those ask for their
 //! service's front anew after everything that they wait for (`connect`'s `renew`).
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -69,6 +71,19 @@ impl Entrances {
         self.closed = true;
         self.udp.close();
         self.doors.drain(..).for_each(Door::shut);
+    }
+
+    /// Lets those in who wait to be accepted, and nobody after them.
+    pub(super) fn leave(&mut self, worker: &Rc<Worker>) {
+        self.closed = true;
+        self.udp.close();
+        self.doors.drain(..).for_each(|door| door.close(worker));
+    }
+
+    /// The listeners once more, by descriptors of their own.
+    pub(super) fn shared(&self) -> io::Result<Vec<OwnedFd>> {
+        let doors = self.doors.iter().filter_map(Door::shared);
+        doors.chain(self.udp.shared()).collect()
     }
 
     /// Has the worker go on under another topology.

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -81,6 +82,12 @@ impl Door {
             tracing::warn!(address = %self.address, %error, "a listener keeps its peer timeout");
         }
         inside.front = front;
+    }
+
+    /// Its listener once more; none where it is closed.
+    pub(super) fn shared(&self) -> Option<io::Result<OwnedFd>> {
+        let inside = self.inside.borrow();
+        Some(inside.listener.as_ref()?.as_fd().try_clone_to_owned())
     }
 
     /// Lets those in who wait to be accepted, and nobody after them.

@@ -61,6 +61,9 @@ pub enum ToWorker {
     End(Which),
     /// Close the listeners: no new sessions.
     Close,
+    /// The same where the listeners live on in another process, or never come back: whoever waits
+    /// to be accepted is let in first.
+    Leave,
 }
 
 /// What a worker needs to go on under another topology: the one that follows the topology that it

@@ -3,13 +3,14 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime::{LocalOptions, LocalRuntime};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::adopt::{Entrances, Era};
@@ -90,6 +91,16 @@ impl WorkerHandle {
         }
     }
 
+    /// Has it duplicate its listeners, in its order, for another process to have them too; nothing
+    /// comes where it is gone.
+    pub fn share_listeners(&self) -> oneshot::Receiver<io::Result<Vec<OwnedFd>>> {
+        let (tell, told) = oneshot::channel();
+        if self.messages.try_send(Inbox::Share(tell)).is_err() {
+            tracing::error!("a worker takes no messages; is it stuck?");
+        }
+        told
+    }
+
     /// Ends it, with what sessions it has left, and waits for that.
     pub fn join(self) -> std::thread::Result<()> {
         drop(self.messages);
@@ -102,6 +113,7 @@ impl WorkerHandle {
 pub(super) enum Inbox {
     News(ToWorker),
     Adopt(Box<Adoption>),
+    Share(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
 }
 
 /// Starts a worker on a thread of its own.
@@ -193,6 +205,12 @@ impl Worker {
                         entrances.udp().end_doomed(&worker);
                     }
                     Some(Inbox::News(ToWorker::Close)) => entrances.close(),
+                    Some(Inbox::News(ToWorker::Leave)) => entrances.leave(&worker),
+                    Some(Inbox::Share(tell)) => {
+                        if tell.send(entrances.shared()).is_err() {
+                            tracing::debug!("nobody waits for the listeners any more");
+                        }
+                    }
                     Some(Inbox::Adopt(adoption)) => entrances.adopt(&worker, *adoption),
                     None => break,
                 },

@@ -96,6 +96,11 @@ fn each_kind_of_change_is_told_in_a_line() {
             "~ [instance]: stop_deadline",
         ),
         (
+            "[sites.seoul]",
+            "[instance]\nupgrade_deadline = \"1h\"\n[sites.seoul]",
+            "~ [instance]: upgrade_deadline 10m -> 1h",
+        ),
+        (
             "services.sip = { listen = \"127.0.0.1:5061\"",
             "drain_deadline = \"5m\"\nservices.sip = { listen = \"127.0.0.1:5061\"",
             "~ pool fe: drain_deadline 10m -> 5m",

@@ -1,5 +1,46 @@
-//! How a running process hands over to its successor, over one Unix socket pair.
+//! An upgrade of the binary without a refused connection: the running process starts its successor
+//! and hands everything over to it.
 //!
-//! [`wire`] carries the messages and the descriptors; it knows nothing of what they mean.
+//! ```text
+//! predecessor                                    successor
+//!   starts it ─── Hello, the listeners ─────────► reads its configuration, compares
+//!             ◄─────────────────── Loaded or Refuses ───
+//!   stands still: commands wait, records are on disk, no turn is taken
+//!             ─── Stands: what it knows ────────► builds all but its workers
+//!             ◄───────────────── Prepared or Refuses ───
+//!   systemd learns its new main process; flows stop
+//!             ─── flows, Yours ─────────────────► its workers begin, on the same listeners
+//!             ◄──────────────────────────── Serves ─────
+//!   closes its descriptors of the listeners, keeps its sessions
+//!             ◄─── News: verdicts, endings, moves ──────
+//! ```
+//!
+//! Listeners are never closed on the way: both hold descriptors of the very same sockets. Until
+//! `Serves` the predecessor accepts, and can go on as if nothing had been: whatever fails before
+//! ends the successor, never a session. From `Yours` on the predecessor decides nothing and writes
+//! nothing. It drains to `upgrade_deadline`, and does to its sessions what the successor tells:
+//! they end with their member, and leave with their pool's users.
+//!
+//! A successor knows all that drain before it, [`MOST_BEFORE`] at most, and hands them on with the
+//! rest: there is one line of processes, and its last one decides for all.
+//!
+//! [`wire`] carries messages and descriptors, [`words`] are what they mean; [`giving`] is the
+//! predecessor's side and [`taking`] the successor's; [`following`] is how one drains under the
+//! other's verdicts, and [`leading`] how the other gives them.
 
-pub mod wire;
+mod flows;
+mod following;
+mod giving;
+mod leading;
+mod taking;
+mod wire;
+mod words;
+
+pub(super) use following::{Following, follow};
+pub(super) use giving::{Estate, upgrade};
+pub(super) use leading::Led;
+pub(super) use taking::Inheritance;
+pub use taking::{Heir, TakeOverError};
+
+/// Earlier processes that may drain at once; each holds some MiB beside its sessions.
+pub(super) const MOST_BEFORE: usize = 8;

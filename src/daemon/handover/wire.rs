@@ -22,9 +22,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Bytes of one message's JSON: no other side makes this one hold more memory than that.
-pub const MOST_BYTES: usize = 64 << 20;
+pub(super) const MOST_BYTES: usize = 64 << 20;
 /// Descriptors with one message: the kernel takes no more at once (SCM_MAX_FD).
-pub const MOST_DESCRIPTORS: usize = 253;
+pub(super) const MOST_DESCRIPTORS: usize = 253;
 
 const HEADER: usize = 6;
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
@@ -35,7 +35,7 @@ const CONTROL: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
 ///
 /// `InvalidInput` where it is over a bound, in which case nothing was sent; `TimedOut` where the
 /// other side does not take it; whatever the socket says.
-pub fn send<T: Serialize>(
+pub(super) fn send<T: Serialize>(
     mut stream: &UnixStream,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
@@ -92,7 +92,7 @@ pub fn send<T: Serialize>(
 ///
 /// `UnexpectedEof` where the other side is gone; `TimedOut` where it says nothing; `InvalidData`
 /// where what it says is over a bound, is not what is expected, or lost descriptors on its way.
-pub fn receive<T: DeserializeOwned>(
+pub(super) fn receive<T: DeserializeOwned>(
     mut stream: &UnixStream,
     patience: Duration,
 ) -> io::Result<(T, Vec<OwnedFd>)> {

@@ -144,6 +144,17 @@ impl Udp {
         }
     }
 
+    /// The listeners once more, by descriptors of their own.
+    pub(super) fn shared(&self) -> Vec<io::Result<OwnedFd>> {
+        let Some(flows) = &self.flows else {
+            return Vec::new();
+        };
+        let flows = flows.borrow();
+        let sockets = flows.listeners.iter();
+        let sockets = sockets.filter_map(|(_, listener)| listener.socket.as_ref());
+        sockets.map(OwnedFd::try_clone).collect()
+    }
+
     /// No new flows from now on. The listeners stay to the worker's end, even when it has no flows
     /// left: the kernel spreads clients over the workers' sockets by how many there are, and one
     /// that is missing would send other workers' clients to where nobody knows their flows.

@@ -1,0 +1,209 @@
+//! How a process drains whose successor serves: it decides nothing any more, and does what the
+//! successor says.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::Duration;
+
+use rustix::net::{SendFlags, send};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+
+use super::giving::last_answers;
+use super::wire;
+use super::words::News;
+use crate::clock;
+use crate::daemon::hub::{Hub, Inputs};
+use crate::daemon::{Signals, Told};
+use crate::observe::stamp::span;
+use crate::pairing::Decider;
+use crate::pairing::legacy::{Legacy, Question};
+use crate::proxy::{ToWorker, Which};
+use crate::time::Time;
+use crate::topology::Succession;
+
+/// Messages of the successor that may wait; it waits with more.
+const WAITING: usize = 16;
+/// How long the successor may be silent: for ever, in effect. It has news, or it has none.
+const SILENCE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How often it is seen whether the sessions are gone.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often the successor is told how many are left.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// What a process that drains has of its successor.
+#[derive(Debug)]
+pub(in crate::daemon) struct Following {
+    child: Child,
+    stream: Arc<UnixStream>,
+    news: mpsc::Receiver<News>,
+    /// How long sessions are kept.
+    deadline: Duration,
+}
+
+impl Following {
+    pub(super) fn begin(child: Child, stream: Arc<UnixStream>, deadline: Duration) -> Following {
+        let (tell, news) = mpsc::channel(WAITING);
+        let heard = Builder::new().name("successor".to_owned()).spawn({
+            let stream = stream.clone();
+            move || hear(&stream, &tell)
+        });
+        if let Err(error) = heard {
+            tracing::error!("draining without the successor's verdicts: {error}");
+        }
+        Following {
+            child,
+            stream,
+            news,
+            deadline,
+        }
+    }
+
+    /// Tells how many sessions are left. A report that finds no room is followed by others.
+    fn report(&self, sessions: u64) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = send(&*self.stream, &sessions.to_be_bytes(), flags);
+        if let Err(error) = sent {
+            tracing::trace!(%error, "the successor was not told how many sessions are left");
+        }
+    }
+}
+
+fn hear(stream: &UnixStream, tell: &mpsc::Sender<News>) {
+    loop {
+        match wire::receive::<News>(stream, SILENCE) {
+            Ok((news, _)) => {
+                if tell.blocking_send(news).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
+            Err(error) => {
+                tracing::error!("draining without the successor's verdicts: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Drains until no session is left, the deadline has passed, or it is told to stop twice.
+pub(in crate::daemon) async fn follow(
+    hub: &Rc<Hub>,
+    inputs: &mut Inputs,
+    mut following: Following,
+    signals: &mut impl Signals,
+) {
+    let pid = following.child.id();
+    tracing::info!(
+        "process {pid} serves; draining {} sessions, for {} at most",
+        hub.open(),
+        span(following.deadline)
+    );
+    let mut until = Instant::now() + following.deadline;
+    let answering = spawn_local({
+        let hub = hub.clone();
+        async move { last_answers(&hub).await }
+    });
+    let (mut led, mut stopping) = (true, false);
+    let mut report = Instant::now();
+    loop {
+        let now = Instant::now();
+        if (hub.open() == 0 && answering.is_finished()) || now >= until {
+            break;
+        }
+        if now >= report {
+            following.report(hub.open());
+            report = now + REPORT;
+        }
+        tokio::select! {
+            news = following.news.recv(), if led => match news {
+                Some(News::Stop) => until = until.min(now + hub.stop_deadline()),
+                Some(news) => hub.hear(news, clock::now()),
+                None => {
+                    led = false;
+                    tracing::warn!("process {pid} is gone; draining by what it said last");
+                    reap(&mut following.child);
+                }
+            },
+            () = hub.idle(inputs) => {}
+            told = signals.told() => match told {
+                Told::Stop if stopping => {
+                    tracing::info!("told again: not waiting for sessions");
+                    break;
+                }
+                Told::Stop => {
+                    stopping = true;
+                    until = until.min(now + hub.stop_deadline());
+                }
+                Told::Reload | Told::Upgrade => {
+                    tracing::info!("process {pid} serves; tell it instead");
+                }
+            },
+            () = sleep_until(now + LOOK) => {}
+        }
+        hub.carry_on(clock::now());
+    }
+    following.report(hub.open());
+}
+
+/// One that has ended is not to stay as a zombie.
+fn reap(child: &mut Child) {
+    if let Err(error) = child.try_wait() {
+        tracing::debug!(%error, "cannot see how the successor ended");
+    }
+}
+
+impl Hub {
+    /// Does what the successor says.
+    fn hear(&self, news: News, now: Time) {
+        let topology = self.topology();
+        match news {
+            News::Stands(legacy) => self.stands(*legacy, now),
+            News::End { member, service } => {
+                // Ids that are not ours would be another version's fault.
+                let known = topology.pools.get(member.pool.index());
+                if known.is_some_and(|pool| member.index() < pool.members.len()) {
+                    let which = Which::Member { member, service };
+                    self.tell_workers(&ToWorker::End(which));
+                }
+            }
+            News::EndDown => self.tell_workers(&ToWorker::End(Which::Down)),
+            News::Clear { home, off, from } => {
+                let pools = topology.pools.len();
+                if [Some(home), off]
+                    .into_iter()
+                    .flatten()
+                    .all(|p| p.index() < pools)
+                {
+                    self.clear(home, off, from, now);
+                }
+            }
+            // Taken where the deadline is known.
+            News::Stop => {}
+        }
+    }
+
+    /// Takes over what is known, without deciding anything by it.
+    fn stands(&self, legacy: Legacy, now: Time) {
+        let topology = self.topology();
+        let ids = Succession::between(&topology, &topology);
+        let legacy = legacy.renumber(&ids, |_, _| Question::Same);
+        let records: Vec<_> = {
+            let decider = self.decider.borrow();
+            let pairs = topology.pairs.iter();
+            pairs
+                .map(|pair| decider.pair(pair.id).record().clone())
+                .collect()
+        };
+        let begin = |pair: crate::topology::PairId| (records[pair.index()].clone(), false);
+        let mut decider = Decider::after(topology, legacy, begin, 0, now);
+        while decider.poll_output().is_some() {}
+        self.decider.replace(decider);
+        self.publish();
+    }
+}
