@@ -142,6 +142,13 @@ fn summary(status: &Status, look: Look) -> String {
         .filter(|(_, n)| *n > 0)
         .map(|(kind, n)| format!("{} ({})", kind.replace('_', " "), number(*n)))
         .collect();
+    parts.extend(status.earlier.iter().map(|earlier| {
+        let left = match earlier.sessions {
+            1 => "1 session".to_owned(),
+            n => format!("{} sessions", number(n)),
+        };
+        format!("{left} in process {}, from before an upgrade", earlier.pid)
+    }));
     if !faults.is_empty() {
         parts.push(format!("own faults since the start: {}", faults.join(", ")));
     }

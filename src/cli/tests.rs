@@ -369,7 +369,9 @@ fn wrong_usage_is_told_apart_from_refusal() {
 fn paths_have_their_defaults() {
     let line = CommandLine::try_parse_from(["twinpool", "run"]).unwrap();
     assert_eq!(line.socket, None);
-    assert!(matches!(line.task, Task::Run { config } if config == Path::new(DEFAULT_CONFIG)));
+    assert!(
+        matches!(line.task, Task::Run { config, successor: false } if config == Path::new(DEFAULT_CONFIG))
+    );
     let line = "twinpool status --socket /tmp/s";
     let line = CommandLine::try_parse_from(line.split(' ')).unwrap();
     assert_eq!(line.socket.as_deref(), Some(Path::new("/tmp/s")));

@@ -42,6 +42,7 @@ impl HubDesk {
         let reloads = hub.reloads.borrow();
         let problem = hub.keeper.problem();
         let event_log = hub.journal.state();
+        let earlier = hub.led.draining();
         let now = clock::now();
         look(&View {
             name: &era.config.instance.name,
@@ -52,6 +53,7 @@ impl HubDesk {
             store_problem: problem.as_deref(),
             reload_refused: reloads.refusal(),
             event_log: &event_log,
+            earlier: &earlier,
             decider: &decider,
             topology: &era.topology,
             workers: &era.counters,

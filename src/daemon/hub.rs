@@ -316,7 +316,7 @@ impl Hub {
         });
         let before = match &inheritance {
             None => "started".to_owned(),
-            Some(inheritance) => format!("took over from {}", inheritance.predecessor()),
+            Some(inheritance) => inheritance.told(),
         };
         let serves = about_to_serve(&hub.era().config);
         hub.tell_instance(format!("{before}: {serves}"), now);

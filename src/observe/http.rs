@@ -359,7 +359,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let desk = Rc::new(FakeDesk::new(status));
         let counters = Rc::new(ServerCounters::default());
-        spawn_local(run(listener, desk.clone(), counters.clone()));
+        spawn_local(run(
+            listener,
+            desk.clone(),
+            counters.clone(),
+            Gate::default(),
+        ));
         Served {
             desk,
             counters,

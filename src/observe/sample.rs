@@ -188,6 +188,7 @@ pub(crate) fn well() -> Status {
         reload_refused_since: None,
         event_log: EventLog::default(),
         event_log_since: None,
+        earlier: vec![],
         servers: vec![ServerStatus {
             name: "observe".to_owned(),
             open: 1,

@@ -82,6 +82,13 @@ pub struct ServerCounters {
 #[derive(Clone, Debug)]
 pub struct Gate(watch::Receiver<bool>);
 
+impl Default for Gate {
+    /// One that is always open.
+    fn default() -> Gate {
+        Gate(watch::channel(false).1)
+    }
+}
+
 impl Gate {
     /// Closed for as long as `closed` says so. One whose sender is gone stays as it is.
     pub fn new(closed: watch::Receiver<bool>) -> Gate {

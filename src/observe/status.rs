@@ -76,6 +76,9 @@ pub struct Status {
     pub event_log: EventLog,
     /// Since when that cannot be written, unless it was so at the start.
     pub event_log_since: Option<Stamp>,
+    /// Earlier processes that drain after an upgrade, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierProcess>,
     /// Its HTTP servers.
     pub servers: Vec<ServerStatus>,
     /// In file order.
@@ -133,6 +136,15 @@ pub struct OwnFaults {
     pub route: u64,
     /// Anything else.
     pub other: u64,
+}
+
+/// A process that was upgraded, and keeps the sessions that it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierProcess {
+    /// Its process id.
+    pub pid: u32,
+    /// Sessions that it has left.
+    pub sessions: u64,
 }
 
 /// One of the instance's HTTP servers.

@@ -38,6 +38,8 @@ pub struct View<'a> {
     pub reload_refused: Option<(&'a str, Time)>,
     /// How the log of events on disk does.
     pub event_log: &'a EventLog,
+    /// Earlier processes that drain after an upgrade, oldest first: process ids and sessions left.
+    pub earlier: &'a [(u32, u64)],
     /// What is decided.
     pub decider: &'a Decider,
     /// What there is.

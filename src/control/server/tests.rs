@@ -51,6 +51,7 @@ async fn served() -> Served {
         socket,
         desk.clone(),
         Rc::new(ServerCounters::default()),
+        Gate::default(),
     ));
     Served { scratch, desk }
 }

@@ -119,7 +119,7 @@ async fn attempt(hub: &Rc<Hub>, by: &str) -> Result<String, String> {
     })?;
     // Somebody may have stopped it meanwhile.
     may_upgrade(hub)?;
-    let hello = hello(hub)?;
+    let hello = hello(hub, by)?;
     let (path, executable) = match &hub.estate.executable {
         Some(executable) => (hello.process.path.clone(), executable.clone()),
         None => return Err("this instance was not started by its own program".to_owned()),
@@ -174,7 +174,7 @@ fn may_upgrade(hub: &Hub) -> Result<(), String> {
     Ok(())
 }
 
-fn hello(hub: &Hub) -> Result<Hello, String> {
+fn hello(hub: &Hub, by: &str) -> Result<Hello, String> {
     let era = hub.era();
     let Some(source) = &era.config.source else {
         return Err("this instance was not started from a file".to_owned());
@@ -188,6 +188,7 @@ fn hello(hub: &Hub) -> Result<Hello, String> {
             text: source.text.to_string(),
             outline: Outline::of(&era.topology),
         },
+        by: by.to_owned(),
         listeners: 0,
         control: hub.claim.identity(),
         before: hub.led.handed_on().0,

@@ -260,12 +260,13 @@ impl Inheritance {
         all
     }
 
-    /// Whom this process follows, in words.
-    pub(in crate::daemon) fn predecessor(&self) -> String {
-        let Hello {
-            version, process, ..
-        } = &self.heir.hello;
-        format!("process {} (version {version})", process.pid)
+    /// Who had it take over, and from whom, in words.
+    pub(in crate::daemon) fn told(&self) -> String {
+        let hello = &self.heir.hello;
+        format!(
+            "{} upgraded: took over from process {} (version {})",
+            hello.by, hello.process.pid, hello.version
+        )
     }
 }
 

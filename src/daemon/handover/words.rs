@@ -80,6 +80,8 @@ pub(super) struct Hello {
     pub(super) format: u32,
     pub(super) version: String,
     pub(super) process: Process,
+    /// Who wants it.
+    pub(super) by: String,
     /// How many listeners come, over TCP or UDP. After them comes the control socket.
     pub(super) listeners: usize,
     /// Whom the control socket answers for, by its file (device and inode).

@@ -1,5 +1,6 @@
 use std::fs;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
@@ -7,7 +8,8 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 
 use super::super::StartError;
-use super::super::hub::Inputs;
+use super::super::handover::Estate;
+use super::super::hub::{Beginning, Inputs};
 use super::super::rig::{self, Scratch};
 use super::*;
 use crate::config::Config;
@@ -49,18 +51,20 @@ async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
     let control = ControlSocket::bind(&config.control).await;
     let listeners =
         listen::bind(&config.topology, 1, &mut listen::Given::default()).expect("listeners");
-    let manager = ServiceManager::default();
-    let topology = config.topology.clone();
-    Hub::start(
-        config,
-        topology,
-        1_024,
+    let control = control.expect("a socket");
+    let once_more = control.as_fd().try_clone_to_owned().expect("a descriptor");
+    let beginning = Beginning {
+        topology: config.topology.clone(),
+        descriptors: 1_024,
         listeners,
-        None,
-        control.expect("a socket"),
-        manager,
-    )
-    .await
+        observe: None,
+        control,
+        manager: ServiceManager::default(),
+        estate: Estate::new(None, None, once_more).0,
+        socket_by_hand: None,
+        inheritance: None,
+    };
+    Hub::start(config, beginning).await
 }
 
 impl Rig {

@@ -110,6 +110,12 @@ fn glance<'a>(hub: &Hub, era: &'a Era, reload: &'a str) -> Glance<'a> {
             .collect(),
         sessions: open(Protocol::Tcp),
         flows: era.room.flows.map(|_| open(Protocol::Udp)),
+        earlier: hub
+            .led
+            .draining()
+            .iter()
+            .map(|(_, sessions)| sessions)
+            .sum(),
         moved: topology
             .pools
             .iter()

@@ -21,6 +21,8 @@ pub(super) struct Glance<'a> {
     pub(super) sessions: u64,
     /// None where no service is over UDP.
     pub(super) flows: Option<u64>,
+    /// Sessions that earlier processes have left after an upgrade.
+    pub(super) earlier: u64,
     /// Home pools whose users are not all at home.
     pub(super) moved: Vec<Moved<'a>>,
     /// What the last reload said; empty for nothing.
@@ -61,6 +63,11 @@ impl Display for Glance<'_> {
         if let Some(flows) = self.flows {
             f.write_str(", ")?;
             count(f, flows, "flow")?;
+        }
+        if self.earlier > 0 {
+            f.write_str(", ")?;
+            count(f, self.earlier, "session")?;
+            f.write_str(" from before an upgrade")?;
         }
         self.moved(f)?;
         if self.is_paused {
@@ -167,6 +174,7 @@ mod tests {
             ],
             sessions: 412,
             flows: None,
+            earlier: 0,
             moved: Vec::new(),
             reload: "",
         }
@@ -194,6 +202,11 @@ mod tests {
         glance.sessions = 1;
         glance.flows = Some(2);
         assert_eq!(glance.to_string(), "1 pool serving, 1 session, 2 flows");
+        glance.earlier = 12;
+        assert_eq!(
+            glance.to_string(),
+            "1 pool serving, 1 session, 2 flows, 12 sessions from before an upgrade"
+        );
     }
 
     #[test]

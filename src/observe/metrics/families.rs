@@ -77,6 +77,22 @@ const INSTANCE: &[Family<Status>] = &[
         "Sessions over TCP that the instance may hold, each worker its share",
         |status| status.sessions.limit,
     ),
+    Family::gauge(
+        "twinpool_earlier_processes",
+        "Processes from before an upgrade that keep the sessions they had",
+        |status| status.earlier.len() as u64,
+    ),
+    Family::gauge(
+        "twinpool_earlier_sessions",
+        "Sessions that those have left, at most `upgrade_deadline` after the upgrade",
+        |status| {
+            status
+                .earlier
+                .iter()
+                .map(|process| process.sessions)
+                .sum::<u64>()
+        },
+    ),
     Family::counter_by(
         "twinpool_own_faults",
         "Faults of our own side that sessions and probes met, by kind; no member is blamed. Raise \

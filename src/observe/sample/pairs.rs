@@ -210,6 +210,7 @@ impl Plight {
             store_problem: None,
             reload_refused: None,
             event_log: &EventLog::default(),
+            earlier: &[],
             decider: &self.decider,
             topology: &self.topology,
             workers: &self.workers,

@@ -36,7 +36,12 @@ async fn served() -> Served {
     let address = listener.local_addr().unwrap();
     let desk = Rc::new(FakeDesk::new(sample::one_member_down()));
     let counters = Rc::new(ServerCounters::default());
-    spawn_local(http::run(listener, desk.clone(), counters.clone()));
+    spawn_local(http::run(
+        listener,
+        desk.clone(),
+        counters.clone(),
+        Gate::default(),
+    ));
     Served {
         desk,
         counters,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::health::{Scope, fronted, health_of, usable};
 use super::{
-    Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus, Progress,
-    RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status, TargetStatus,
-    UdpTotals, WorkerStatus, pair,
+    EarlierProcess, Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus,
+    Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status,
+    TargetStatus, UdpTotals, WorkerStatus, pair,
 };
 use crate::health::Reason;
 use crate::health::readiness::{Mode, OperatorState};
@@ -64,6 +64,11 @@ pub fn status(view: &View<'_>) -> Status {
         store_problem_since: view.onsets.store().map(|at| clock.stamp(at)),
         event_log: view.event_log.clone(),
         event_log_since: view.onsets.event_log().map(|at| clock.stamp(at)),
+        earlier: view
+            .earlier
+            .iter()
+            .map(|&(pid, sessions)| EarlierProcess { pid, sessions })
+            .collect(),
         servers: view
             .servers
             .iter()
