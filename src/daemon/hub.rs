@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::StartError;
 use super::desk::HubDesk;
 use super::era::Era;
-use super::handover::{Estate, Inheritance, Led};
+use super::handover::{Estate, Inheritance, Led, taken_flows};
 use super::journal::Journal;
 use super::keeper::Keeper;
 use super::memory::Remembered;
@@ -54,8 +54,8 @@ use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
 use crate::proxy::listen::Listener;
 use crate::proxy::{
-    Adoption, FlowsWanted, FromWorker, Limits, Plan, ToWorker, Which, WorkerHandle, source_ports,
-    start,
+    Adoption, FlowsWanted, FromWorker, HandFlows, Limits, Plan, ToWorker, Which, WorkerHandle,
+    source_ports, start,
 };
 use crate::time::Time;
 use crate::topology::{PoolId, Protocol, Service, TargetId, Topology};
@@ -225,9 +225,14 @@ impl Hub {
         let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
         let snapshot = Arc::new(snapshot);
 
-        if let Some(inheritance) = &inheritance {
-            inheritance.wait_for_turn().map_err(StartError::TakeOver)?;
-        }
+        let mut taken = match &inheritance {
+            None => Vec::new(),
+            Some(inheritance) => {
+                let flows = inheritance.wait_for_turn().map_err(StartError::TakeOver)?;
+                taken_flows(flows, &listeners, &handles, now)
+            }
+        };
+        taken.resize_with(listeners.len(), Vec::new);
         let (report, reports) = mpsc::channel(REPORTS);
         let mut workers = Vec::new();
         let mut counters = Vec::new();
@@ -236,7 +241,7 @@ impl Hub {
         let room = room(&config, limits, (sessions, flows));
         let shortages = Shortages::new(&topology);
         let onsets = Onsets::new(&topology);
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        for (index, (listeners, flows_taken)) in listeners.into_iter().zip(taken).enumerate() {
             let counted = Arc::new(WorkerCounters::new(&topology));
             counters.push(counted.clone());
             let handle = start(Plan {
@@ -244,6 +249,7 @@ impl Hub {
                 sessions,
                 flows,
                 listeners,
+                flows_taken,
                 topology: topology.clone(),
                 snapshot: snapshot.clone(),
                 counters: counted,
@@ -614,6 +620,21 @@ impl Hub {
         let workers = self.workers.borrow();
         let shared = workers.iter().map(|worker| worker.handle.share_listeners());
         shared.collect()
+    }
+
+    /// Has a worker prepare its flows over UDP for another process.
+    ///
+    /// # Errors
+    /// When it takes no messages.
+    pub(super) fn hand_flows(&self, worker: usize, order: HandFlows) -> Result<(), String> {
+        let workers = self.workers.borrow();
+        let told = workers
+            .get(worker)
+            .map(|worker| worker.handle.hand_flows(order));
+        match told {
+            Some(true) => Ok(()),
+            _ => Err(format!("worker {worker} takes no messages; is it stuck?")),
+        }
     }
 
     /// Closes the listeners, which live on in another process.

@@ -364,6 +364,13 @@ impl Handles {
         next
     }
 
+    /// A place for a session that stands with a member already, however many it has.
+    pub fn stands(&self, id: MemberId, address: SocketAddr, now: Time) -> Attempt {
+        let member = self.member(id).clone();
+        member.take_anyway();
+        Attempt::new(member, address, now)
+    }
+
     /// A pool's queue.
     pub fn queue(&self, id: PoolId) -> &Arc<PoolHandle> {
         &self.pools[id.index()]
@@ -384,6 +391,12 @@ impl MemberHandle {
     /// Sessions and attempts that it holds.
     pub fn load(&self) -> u32 {
         self.load.get()
+    }
+
+    /// Takes a place, even beyond its limit.
+    fn take_anyway(&self) {
+        let taken = self.load.take(None);
+        debug_assert!(taken, "without a limit there is always room");
     }
 
     /// Takes a place, and the arrival of one more where those are limited; both or none.

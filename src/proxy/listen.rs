@@ -225,6 +225,16 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// What tells its socket from any other, in whatever process.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn inode(&self) -> io::Result<u64> {
+        udp::inode(&self.socket)
+    }
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

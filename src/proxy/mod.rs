@@ -41,11 +41,12 @@ pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
 pub use worker::{Plan, WorkerHandle, start};
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::dispatch::Snapshot;
+use crate::dispatch::{Attempt, Snapshot};
 use crate::health::{Failure, OwnFault};
 use crate::observe::counters::WorkerCounters;
 use crate::time::Time;
@@ -99,6 +100,63 @@ pub struct Adoption {
     pub flows: usize,
     /// Told once all of it is in force.
     pub done: oneshot::Sender<()>,
+}
+
+/// A flow over UDP on its way to another process.
+#[derive(Debug)]
+pub struct FlowGiven {
+    /// The socket of its listener, by what [`Listener::inode`] tells in either process.
+    pub listener: u64,
+    /// Its client.
+    pub client: SocketAddr,
+    /// The address at which a listener for all addresses was asked.
+    pub local: Option<IpAddr>,
+    /// With whom it stands, in the ids of the topology in force.
+    pub target: TargetId,
+    /// Where that is.
+    pub member: SocketAddr,
+    /// Whether its member has answered.
+    pub is_answered: bool,
+    /// Whether its client has sent again after an answer.
+    pub is_proven: bool,
+    /// Whether its socket is read in runs; whether runs go to its member, and to its client.
+    pub reads_runs: bool,
+    /// See there.
+    pub runs_in: bool,
+    /// See there.
+    pub runs_out: bool,
+    /// Its own socket towards its member.
+    pub socket: OwnedFd,
+}
+
+/// A flow of another process, and its place at its member.
+#[derive(Debug)]
+pub struct FlowTaken {
+    /// It, in the ids of this process's topology.
+    pub given: FlowGiven,
+    /// Its place.
+    pub attempt: Attempt,
+}
+
+/// What a worker is to do with its flows when they go over to another process.
+#[derive(Debug)]
+pub enum HandFlows {
+    /// Read nothing any more: what comes waits in the kernel. Says how many there are.
+    Pause(oneshot::Sender<usize>),
+    /// Say which those are, and give their sockets once more. One without a descriptor to spare is
+    /// left out.
+    Give {
+        /// How many to pass over.
+        from: usize,
+        /// How many at most.
+        most: usize,
+        /// With whom they go.
+        tell: oneshot::Sender<Vec<FlowGiven>>,
+    },
+    /// Go on as if nothing had been.
+    Resume,
+    /// Forget them, and their listeners.
+    Leave,
 }
 
 /// Which sessions to end.

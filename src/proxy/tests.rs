@@ -164,6 +164,7 @@ impl Bench {
             index: 0,
             sessions: 1000,
             flows: 1000,
+            flows_taken: Vec::new(),
             listeners,
             topology,
             snapshot,

@@ -20,7 +20,7 @@ use super::registry::{Registry, Tick};
 use super::relay::Tools;
 use super::session::Refused;
 use super::spills::Spills;
-use super::{Adoption, FromWorker, ToWorker, Which};
+use super::{Adoption, FlowTaken, FromWorker, HandFlows, ToWorker, Which};
 use crate::dispatch::{Attempt, Snapshot};
 use crate::health::OwnFault;
 use crate::observe::counters::{Counter, Lasting, OwnFaultCounters, WorkerCounters};
@@ -44,6 +44,8 @@ pub struct Plan {
     pub flows: usize,
     /// Its listeners.
     pub listeners: Vec<Listener>,
+    /// Flows over UDP to go on with, that came by these.
+    pub flows_taken: Vec<FlowTaken>,
     /// What they stand in front of.
     pub topology: Arc<Topology>,
     /// Who may be chosen at first.
@@ -101,6 +103,12 @@ impl WorkerHandle {
         told
     }
 
+    /// Has it prepare its flows over UDP for another process; false when it takes no messages.
+    #[must_use]
+    pub fn hand_flows(&self, order: HandFlows) -> bool {
+        self.messages.try_send(Inbox::Flows(order)).is_ok()
+    }
+
     /// Ends it, with what sessions it has left, and waits for that.
     pub fn join(self) -> std::thread::Result<()> {
         drop(self.messages);
@@ -113,6 +121,7 @@ impl WorkerHandle {
 pub(super) enum Inbox {
     News(ToWorker),
     Adopt(Box<Adoption>),
+    Flows(HandFlows),
     Share(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
 }
 
@@ -189,6 +198,7 @@ impl Worker {
             most: Cell::new(plan.sessions),
         });
         let entrances = Entrances::open(&worker, plan.listeners, plan.flows);
+        entrances.udp().take(&worker, plan.flows_taken);
         (worker, entrances)
     }
 
@@ -206,6 +216,7 @@ impl Worker {
                     }
                     Some(Inbox::News(ToWorker::Close)) => entrances.close(),
                     Some(Inbox::News(ToWorker::Leave)) => entrances.leave(&worker),
+                    Some(Inbox::Flows(order)) => entrances.udp().hand_over(&worker, order),
                     Some(Inbox::Share(tell)) => {
                         if tell.send(entrances.shared()).is_err() {
                             tracing::debug!("nobody waits for the listeners any more");

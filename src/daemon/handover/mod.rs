@@ -36,6 +36,7 @@ mod taking;
 mod wire;
 mod words;
 
+pub(super) use flows::taken_flows;
 pub(super) use following::{Following, follow};
 pub(super) use giving::{Estate, upgrade};
 pub(super) use leading::Led;

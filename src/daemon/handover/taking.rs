@@ -20,6 +20,7 @@ use crate::daemon::reload::is_same_question;
 use crate::pairing::Decider;
 use crate::pairing::legacy::{Legacy, Question};
 use crate::pairing::record::Record;
+use crate::proxy::FlowGiven;
 use crate::proxy::listen::Given;
 use crate::time::Time;
 use crate::topology::{PairId, PoolId, Succession, Topology};
@@ -233,12 +234,22 @@ impl Inheritance {
     }
 
     /// Everything is ready but what would disturb the predecessor: returns once it is this one's
-    /// turn to serve.
-    pub(in crate::daemon) fn wait_for_turn(&self) -> Result<(), TakeOverError> {
+    /// turn to serve, with the flows over UDP to go on with.
+    pub(in crate::daemon) fn wait_for_turn(&self) -> Result<Vec<FlowGiven>, TakeOverError> {
         self.heir.say(&FromSuccessor::Prepared)?;
-        match self.heir.hear(TURN)? {
-            ToSuccessor::Yours => Ok(()),
-            other => Err(out_of_turn(&other)),
+        let mut flows = Vec::new();
+        loop {
+            let heard = wire::receive(&self.heir.stream, TURN);
+            match heard.map_err(TakeOverError::Lost)? {
+                (ToSuccessor::Flows(told), sockets) if told.len() == sockets.len() => {
+                    let each = told.into_iter().zip(sockets);
+                    flows.extend(
+                        each.filter_map(|(told, socket)| told.with(socket, &self.succession)),
+                    );
+                }
+                (ToSuccessor::Yours, _) => return Ok(flows),
+                (other, _) => return Err(out_of_turn(&other)),
+            }
         }
     }
 
@@ -310,6 +321,7 @@ fn out_of_turn(message: &ToSuccessor) -> TakeOverError {
         ToSuccessor::Hello(_) => "Hello",
         ToSuccessor::Descriptors => "Descriptors",
         ToSuccessor::Stands(_) => "Stands",
+        ToSuccessor::Flows(_) => "Flows",
         ToSuccessor::Yours => "Yours",
     };
     TakeOverError::Lost(io::Error::new(

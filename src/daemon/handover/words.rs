@@ -3,15 +3,17 @@
 //! Both may be of different versions. What changes between versions is [`FORMAT`]; a successor that
 //! speaks another one says so, and nothing has happened.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::pairing::legacy::Legacy;
+use crate::proxy::FlowGiven;
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, ServiceId, Topology};
+use crate::topology::{MemberId, PoolId, ServiceId, Succession, TargetId, Topology};
 
 /// Rises whenever a message here, or anything inside of one, comes to mean something else.
 pub(super) const FORMAT: u32 = 1;
@@ -25,6 +27,8 @@ pub(super) enum ToSuccessor {
     Descriptors,
     /// From here on the predecessor stands still: what it knows, in the ids of its topology.
     Stands(Box<Legacy>),
+    /// Flows over UDP, each with a descriptor: its socket towards its member.
+    Flows(Vec<FlowTold>),
     /// It is yours; begin.
     Yours,
 }
@@ -91,6 +95,21 @@ pub(super) struct Hello {
     pub(super) before: Vec<Process>,
 }
 
+/// A flow over UDP, but for its socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FlowTold {
+    listener: u64,
+    client: SocketAddr,
+    local: Option<IpAddr>,
+    target: TargetId,
+    member: SocketAddr,
+    is_answered: bool,
+    is_proven: bool,
+    reads_runs: bool,
+    runs_in: bool,
+    runs_out: bool,
+}
+
 /// A process and the configuration that its ids are of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::daemon) struct Process {
@@ -120,6 +139,42 @@ struct ServiceOutline {
     name: String,
     listen: Vec<SocketAddr>,
     listen_at_twin: Vec<SocketAddr>,
+}
+
+impl FlowTold {
+    /// What is told of a flow, and its socket.
+    pub(super) fn of(flow: FlowGiven) -> (FlowTold, OwnedFd) {
+        let told = FlowTold {
+            listener: flow.listener,
+            client: flow.client,
+            local: flow.local,
+            target: flow.target,
+            member: flow.member,
+            is_answered: flow.is_answered,
+            is_proven: flow.is_proven,
+            reads_runs: flow.reads_runs,
+            runs_in: flow.runs_in,
+            runs_out: flow.runs_out,
+        };
+        (told, flow.socket)
+    }
+
+    /// The flow again, where its member and service are found in the topology from now on.
+    pub(super) fn with(self, socket: OwnedFd, succession: &Succession) -> Option<FlowGiven> {
+        Some(FlowGiven {
+            listener: self.listener,
+            client: self.client,
+            local: self.local,
+            target: succession.target(self.target)?,
+            member: self.member,
+            is_answered: self.is_answered,
+            is_proven: self.is_proven,
+            reads_runs: self.reads_runs,
+            runs_in: self.runs_in,
+            runs_out: self.runs_out,
+            socket,
+        })
+    }
 }
 
 impl Process {

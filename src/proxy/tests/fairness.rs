@@ -105,6 +105,7 @@ impl Scene {
             index: 0,
             sessions: 1000,
             flows: 0,
+            flows_taken: Vec::new(),
             listeners,
             topology: topology.clone(),
             snapshot: Arc::new(snapshot),

@@ -98,6 +98,7 @@ impl Control {
             index: 0,
             sessions: control.sessions,
             flows: control.flows,
+            flows_taken: Vec::new(),
             listeners,
             topology: control.topology.clone(),
             snapshot: Arc::new(control.snapshot()),

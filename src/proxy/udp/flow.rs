@@ -56,6 +56,8 @@ pub(super) struct Flows {
     /// Whether no new flows begin. The listeners stay: by how many sockets share its port, the
     /// kernel chooses whose a client is, and flows of other workers would lose theirs.
     pub(super) closing: bool,
+    /// While nothing is read, because all of it may be another process's: the flows of that moment.
+    pub(super) paused: Option<Vec<FlowId>>,
 }
 
 /// A listener of this worker.
@@ -77,7 +79,7 @@ pub(super) struct Flow {
     /// Its member's counters.
     pub(super) serving: Lasting<MemberCounters>,
     pub(super) key: Key,
-    began: Tick,
+    pub(super) began: Tick,
     /// Slots for its next read.
     pub(super) slots: u8,
     /// Whether answers come in runs.
@@ -127,6 +129,7 @@ impl Flows {
             doomed: VecDeque::new(),
             left_over: Rc::default(),
             closing: false,
+            paused: None,
         }
     }
 
@@ -228,19 +231,8 @@ impl Flows {
             attempt,
             socket,
         } = reached;
-        let flow = Flow {
-            socket,
-            attempt,
-            serving: front.member(target.member()).clone(),
-            key: 0,
-            began: worker.tick(),
-            slots: 1,
-            reads_runs: false,
-            runs_in: true,
-            runs_out: true,
-            first: None,
-            search: None,
-        };
+        let member = front.member(target.member()).clone();
+        let flow = Flow::new(socket, attempt, member, worker.tick());
         let id = self.table.insert(origin, flow, worker.tick());
         self.stand(worker, front, id, target);
         if let Err(errno) = self.watch(id) {
@@ -324,7 +316,12 @@ impl Flows {
     }
 
     /// Takes a flow out of the table and the registry.
-    fn forget(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Option<(Flow, Left)> {
+    pub(super) fn forget(
+        &mut self,
+        worker: &Worker,
+        front: &Front,
+        id: FlowId,
+    ) -> Option<(Flow, Left)> {
         let flow = self.table.remove(id)?;
         let left = worker.registry().leave(flow.key);
         front.account.count_over(left.side);
@@ -418,6 +415,28 @@ impl Flows {
 }
 
 impl Flow {
+    /// One that begins now.
+    pub(super) fn new(
+        socket: OwnedFd,
+        attempt: Attempt,
+        serving: Lasting<MemberCounters>,
+        began: Tick,
+    ) -> Flow {
+        Flow {
+            socket,
+            attempt,
+            serving,
+            key: 0,
+            began,
+            slots: 1,
+            reads_runs: false,
+            runs_in: true,
+            runs_out: true,
+            first: None,
+            search: None,
+        }
+    }
+
     /// Fits the next read to what the last one brought: more slots when there was no room left,
     /// fewer when there was a lot. Says whether there may be more to read.
     pub(super) fn fit(&mut self, got: usize) -> bool {

@@ -34,11 +34,13 @@ mod batch;
 mod carry;
 mod firsts;
 mod flow;
+mod handover;
 mod runs;
 mod search;
 mod sockets;
 mod table;
 
+pub(super) use handover::inode;
 pub(super) use sockets::{listener, prepare};
 
 use std::cell::RefCell;
@@ -51,11 +53,13 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 use tokio::task::{spawn_local, yield_now};
 
 use super::front::Front;
 use super::listen::Listener;
 use super::worker::Worker;
+use super::{FlowTaken, HandFlows};
 use crate::topology::ServiceId;
 use batch::{Batch, SLOTS};
 use carry::Heard;
@@ -155,6 +159,29 @@ impl Udp {
         sockets.map(OwnedFd::try_clone).collect()
     }
 
+    /// Carries out an order about flows on their way to another process.
+    pub(super) fn hand_over(&self, worker: &Worker, order: HandFlows) {
+        let flows = self.flows.as_ref();
+        match order {
+            HandFlows::Pause(tell) => {
+                answer(tell, flows.map_or(0, |flows| flows.borrow_mut().pause()));
+            }
+            HandFlows::Give { from, most, tell } => {
+                let given = flows.map(|flows| flows.borrow().give(worker, from, most));
+                answer(tell, given.unwrap_or_default());
+            }
+            HandFlows::Resume => flows.into_iter().for_each(|f| f.borrow_mut().resume()),
+            HandFlows::Leave => flows.into_iter().for_each(|f| f.borrow_mut().leave(worker)),
+        }
+    }
+
+    /// Goes on with flows of another process, before anything is read.
+    pub(super) fn take(&self, worker: &Worker, taken: Vec<FlowTaken>) {
+        if let Some(flows) = &self.flows {
+            flows.borrow_mut().take(worker, taken);
+        }
+    }
+
     /// No new flows from now on. The listeners stay to the worker's end, even when it has no flows
     /// left: the kernel spreads clients over the workers' sockets by how many there are, and one
     /// that is missing would send other workers' clients to where nobody knows their flows.
@@ -173,6 +200,12 @@ impl Udp {
         for id in all {
             flows.end(worker, id, Ending::Told);
         }
+    }
+}
+
+fn answer<T>(tell: oneshot::Sender<T>, with: T) {
+    if tell.send(with).is_err() {
+        tracing::debug!("nobody waits for an answer about flows any more");
     }
 }
 
@@ -252,6 +285,9 @@ impl Flows {
     /// will have news. What a turn has no time for is the first thing of the next one: else a
     /// flood at one socket would starve those behind it.
     fn turn(&mut self, worker: &Worker, desk: &mut Desk) -> bool {
+        if self.paused.is_some() {
+            return false;
+        }
         let mut cost = 0;
         let mut more = true;
         loop {

@@ -249,7 +249,6 @@ impl<F> Table<F> {
     }
 
     /// Whether the flow's client has sent again after an answer.
-    #[cfg(test)]
     pub(super) fn is_proven(&self, id: FlowId) -> bool {
         self.look(id).is_some_and(|entry| entry.is_proven)
     }

@@ -18,6 +18,7 @@ use crate::pairing::record::{Cause, Phase};
 use crate::topology::{MemberId, Policy, PoolId, Protocol, TargetId, Topology};
 
 mod ending;
+mod handover;
 mod reload;
 
 /// How long anything may take before a test fails.
@@ -212,6 +213,7 @@ impl Rig {
             index: 0,
             sessions: 1000,
             flows,
+            flows_taken: Vec::new(),
             listeners,
             topology,
             snapshot,
