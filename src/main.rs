@@ -54,10 +54,14 @@ fn run(path: &Path, socket: Option<PathBuf>, successor: bool) -> ExitCode {
             loaded.config
         }
         Err(errors) => {
-            if let Some(heir) = &starter.heir {
-                heir.refuse(&errors.render(false));
-            }
-            return wrong(&errors);
+            return match &starter.heir {
+                // It tells whoever wants it, and the log.
+                Some(heir) => {
+                    heir.refuse(&errors.render(false));
+                    ExitCode::from(cli::EXIT_CONFIG)
+                }
+                None => wrong(&errors),
+            };
         }
     };
     if let Some(socket) = &socket {

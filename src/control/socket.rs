@@ -84,10 +84,13 @@ impl ControlSocket {
         }
         fs::rename(&making, path).map_err(failed)?;
         let identity = identity(path).map_err(failed)?;
-        Ok(ControlSocket::new(listener, path, identity))
+        let socket = ControlSocket::new(listener, path, identity);
+        socket.claim.take_over();
+        Ok(socket)
     }
 
-    /// One that another process bound, and leaves to this one. `identity` is that of its file.
+    /// One that another process bound, and may leave to this one: its file is that process's until
+    /// [`Claim::take_over`]. `identity` is that of the file.
     ///
     /// # Errors
     /// When it cannot be polled.
@@ -105,7 +108,7 @@ impl ControlSocket {
         let claim = Rc::new(Claim {
             path: path.to_owned(),
             identity,
-            is_ours: Cell::new(true),
+            is_ours: Cell::new(false),
         });
         ControlSocket { listener, claim }
     }
@@ -125,6 +128,11 @@ impl Claim {
     /// Device and inode of the file.
     pub fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    /// Has the file go with this process.
+    pub fn take_over(&self) {
+        self.is_ours.set(true);
     }
 
     /// Leaves the file to another process.

@@ -229,6 +229,7 @@ impl Hub {
             None => Vec::new(),
             Some(inheritance) => {
                 let flows = inheritance.wait_for_turn().map_err(StartError::TakeOver)?;
+                control.claim().take_over();
                 taken_flows(flows, &listeners, &handles, now)
             }
         };
@@ -333,7 +334,7 @@ impl Hub {
             hub.tell_instance(format!("{pair}: {problem}"), now);
         }
         if let Some(inheritance) = inheritance {
-            hub.led.lead(&hub.topology(), inheritance.serves());
+            hub.led.lead(&hub.topology(), inheritance.serves(), now);
         }
         let desk = Rc::new(HubDesk::new(hub.clone()));
         let gate = || Gate::new(hub.still.subscribe());

@@ -426,7 +426,7 @@ impl Hub {
         for (pair, problem) in found {
             self.tell_instance(format!("{pair}: {problem}"), now);
         }
-        self.led.succeed(&self.topology());
+        self.led.succeed(&self.topology(), now);
         self.readdress();
         (tell, Adopting(adopting))
     }

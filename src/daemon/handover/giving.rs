@@ -42,6 +42,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How often it is seen whether they are given.
 const LOOK: Duration = Duration::from_millis(5);
 
+const ENDED: &str = "the new process ended before it served";
+
 /// What an instance keeps in order to hand over one day.
 #[derive(Debug)]
 pub(in crate::daemon) struct Estate {
@@ -144,8 +146,8 @@ async fn attempt(hub: &Rc<Hub>, by: &str) -> Result<String, String> {
             hub.resume_flows();
             drop(standstill);
             Err(match ended {
-                Some(status) => format!("{why} ({status})"),
-                None => why,
+                Some(status) if why == ENDED => format!("{why} ({status})"),
+                _ => why,
             })
         }
     }
@@ -372,7 +374,7 @@ impl Successor {
             io::ErrorKind::TimedOut => "the new process did not answer in time".to_owned(),
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset => "the new process ended before it served".to_owned(),
+            | io::ErrorKind::ConnectionReset => ENDED.to_owned(),
             _ => format!("the new process cannot be talked to: {error}"),
         })
     }

@@ -6,6 +6,7 @@
 //! as there is room.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::wire;
 use super::words::{News, Process};
 use crate::pairing::legacy::{Legacy, Question};
 use crate::time::Time;
-use crate::topology::{MemberId, PoolId, ServiceId, Succession, Topology};
+use crate::topology::{MemberId, PoolId, ServiceId, Succession, TargetId, Topology};
 
 /// Messages that may wait for one process: a transition is a handful.
 const WAITING: usize = 256;
@@ -52,6 +53,8 @@ struct Follower {
 struct Ids {
     theirs: Topology,
     to_theirs: Succession,
+    /// Their members, for a service each, that are not among ours, and when their sessions end.
+    leaving: RefCell<Vec<(Time, TargetId)>>,
 }
 
 /// What a process lets see of itself.
@@ -70,11 +73,16 @@ enum Post {
 
 impl Led {
     /// Leads these from now on.
-    pub(in crate::daemon) fn lead(&self, ours: &Topology, all: Vec<(Process, UnixStream)>) {
+    pub(in crate::daemon) fn lead(
+        &self,
+        ours: &Topology,
+        all: Vec<(Process, UnixStream)>,
+        now: Time,
+    ) {
         let mut led = self.0.borrow_mut();
         for (process, stream) in all {
             let pid = process.pid;
-            match Follower::new(process, stream, ours) {
+            match Follower::new(process, stream, ours, now) {
                 Ok(follower) => led.push(follower),
                 Err(error) => {
                     tracing::error!("process {pid} drains without this one's verdicts: {error}");
@@ -84,10 +92,10 @@ impl Led {
     }
 
     /// The same under another topology of ours.
-    pub(in crate::daemon) fn succeed(&self, ours: &Topology) {
+    pub(in crate::daemon) fn succeed(&self, ours: &Topology, now: Time) {
         for follower in self.0.borrow_mut().iter_mut() {
             if let Some(ids) = &mut follower.ids {
-                ids.to_theirs = Succession::between(ours, &ids.theirs);
+                ids.follow(ours, now);
                 follower.behind.set(true);
             }
         }
@@ -125,6 +133,11 @@ impl Led {
                 .is_none_or(|told| now.since(told) >= PAUSE);
             if follower.behind.get() && (rested || all_down) {
                 follower.stands(ids, legacy(), now);
+            }
+            let is_due = |(at, _): &mut (Time, TargetId)| *at <= now;
+            for (_, target) in ids.leaving.borrow_mut().extract_if(.., is_due) {
+                let (member, service) = (target.member(), Some(target.service()));
+                follower.post(News::End { member, service });
             }
             if all_down {
                 follower.post(News::EndDown);
@@ -165,15 +178,17 @@ impl Led {
         }
     }
 
-    /// When somebody is to be told how things stand.
+    /// When somebody is to be told something.
     pub(in crate::daemon) fn due(&self) -> Option<Time> {
         let led = self.0.borrow();
-        let behind = led
-            .iter()
-            .filter(|follower| follower.ids.is_some() && follower.behind.get());
-        behind
-            .map(|follower| follower.told.get().map_or(Time::ZERO, |told| told + PAUSE))
-            .min()
+        let of = |follower: &Follower| {
+            let ids = follower.ids.as_ref()?;
+            let told = follower.told.get().map_or(Time::ZERO, |told| told + PAUSE);
+            let behind = follower.behind.get().then_some(told);
+            let leaving = ids.leaving.borrow().iter().map(|(at, _)| *at).min();
+            behind.into_iter().chain(leaving).min()
+        };
+        led.iter().filter_map(of).min()
     }
 
     /// Resolves once everything that was told has been written, so that somebody else can go on.
@@ -205,8 +220,42 @@ impl Led {
     }
 }
 
+impl Ids {
+    fn new(theirs: Topology, ours: &Topology, now: Time) -> Ids {
+        let mut ids = Ids {
+            theirs,
+            to_theirs: Succession::default(),
+            leaving: RefCell::default(),
+        };
+        ids.follow(ours, now);
+        ids
+    }
+
+    /// Finds ours anew. Who is no longer among them is let drain, to the deadline of its pool.
+    fn follow(&mut self, ours: &Topology, now: Time) {
+        self.to_theirs = Succession::between(ours, &self.theirs);
+        let to_ours = Succession::between(&self.theirs, ours);
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.retain(|(_, target)| to_ours.target(*target).is_none());
+        let known: HashSet<TargetId> = leaving.iter().map(|(_, target)| *target).collect();
+        let gone = self
+            .theirs
+            .targets()
+            .filter(|target| to_ours.target(*target).is_none() && !known.contains(target));
+        leaving.extend(gone.map(|target| {
+            let deadline = self.theirs.pool(target.pool).drain_deadline;
+            (now + deadline, target)
+        }));
+    }
+}
+
 impl Follower {
-    fn new(process: Process, stream: UnixStream, ours: &Topology) -> std::io::Result<Follower> {
+    fn new(
+        process: Process,
+        stream: UnixStream,
+        ours: &Topology,
+        now: Time,
+    ) -> std::io::Result<Follower> {
         stream.set_read_timeout(None)?;
         let stream = Arc::new(stream);
         let seen = Arc::new(Seen::default());
@@ -221,10 +270,7 @@ impl Follower {
             move || watch(&stream, &seen)
         })?;
         let ids = match process.understood() {
-            Ok((_, theirs)) => Some(Ids {
-                to_theirs: Succession::between(ours, &theirs),
-                theirs,
-            }),
+            Ok((_, theirs)) => Some(Ids::new(theirs, ours, now)),
             Err(why) => {
                 tracing::warn!(
                     "process {} drains without this one's verdicts: {why}",

@@ -229,6 +229,11 @@ impl Daemon {
         finished.stdout
     }
 
+    /// Where its file and its state are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
     }
@@ -281,7 +286,7 @@ fn spawn(setup: &Setup, dir: &Path) -> Killed {
         .open(dir.join("log"))
         .expect("a log");
     let mut command = match (setup.descriptors, setup.cores) {
-        (None, None) => Command::new(BINARY),
+        (None, None) => Command::new(setup.program.as_deref().unwrap_or(Path::new(BINARY))),
         (limit, cores) => {
             let limit = limit.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
             let pin = cores.map_or(String::new(), |cores| format!("taskset -c {cores} "));

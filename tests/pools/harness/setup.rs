@@ -59,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) descriptors: Option<u32>,
     /// The cores that it may run on, as `taskset` lists them.
     pub(crate) cores: Option<&'static str>,
+    /// The program, where it is not the one that was built.
+    pub(crate) program: Option<PathBuf>,
     rest: String,
 }
 
@@ -70,6 +72,7 @@ impl Setup {
             observe: None,
             descriptors: None,
             cores: None,
+            program: None,
             rest: String::new(),
         }
     }
@@ -104,6 +107,12 @@ impl Setup {
     /// Runs it on these cores alone.
     pub(crate) fn on_cores(mut self, cores: &'static str) -> Setup {
         self.cores = Some(cores);
+        self
+    }
+
+    /// Runs this copy of the program.
+    pub(crate) fn program(mut self, path: &Path) -> Setup {
+        self.program = Some(path.to_owned());
         self
     }
 
