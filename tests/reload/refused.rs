@@ -60,7 +60,7 @@ async fn what_only_another_process_can_change_is_refused_with_the_way_to_do_it()
         refused.stderr.contains("workers in [instance]"),
         "{refused:?}"
     );
-    assert!(refused.stderr.contains("a restart can"), "{refused:?}");
+    assert!(refused.stderr.contains("`twinpool upgrade`"), "{refused:?}");
 }
 
 #[tokio::test]

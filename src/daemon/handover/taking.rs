@@ -162,7 +162,7 @@ impl Heir {
         old: (&Config, Topology),
         new: &Config,
         topology: &Topology,
-    ) -> Result<Inheritance, (Heir, TakeOverError)> {
+    ) -> Result<Inheritance, (Box<Heir>, TakeOverError)> {
         let (old, before) = old;
         let succession = Succession::between(&before, topology);
         match self.learn(old, &succession, new) {
@@ -172,7 +172,7 @@ impl Heir {
                 legacy,
                 heir: self,
             }),
-            Err(why) => Err((self, why)),
+            Err(why) => Err((Box::new(self), why)),
         }
     }
 

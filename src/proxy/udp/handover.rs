@@ -30,7 +30,7 @@ impl Flows {
             let flow = self.table.get(*id)?;
             let origin = self.table.origin(*id)?;
             let listener = &self.listeners.get(usize::from(origin.listener))?.socket;
-            let given = Some(FlowGiven {
+            Some(FlowGiven {
                 listener: inode(listener.as_ref()?).ok()?,
                 client: origin.client,
                 local: origin.local,
@@ -42,8 +42,7 @@ impl Flows {
                 runs_in: flow.runs_in,
                 runs_out: flow.runs_out,
                 socket: flow.socket.try_clone().ok()?,
-            });
-            given
+            })
         });
         given.collect()
     }
@@ -53,10 +52,11 @@ impl Flows {
         if self.paused.take().is_none() {
             return;
         }
-        // What came meanwhile was told, and not heard: it is told again.
+        // What came meanwhile was told, and not heard: only a socket that is new is told of again.
         let again = |socket: &OwnedFd, number: u64| {
+            unwatch(&self.epoll, socket);
             let data = epoll::EventData::new_u64(number);
-            if let Err(error) = epoll::modify(&*self.epoll, socket, data, epoll::EventFlags::IN) {
+            if let Err(error) = epoll::add(&*self.epoll, socket, data, epoll::EventFlags::IN) {
                 tracing::error!(%error, "cannot poll a socket again");
             }
         };
