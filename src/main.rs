@@ -1,37 +1,35 @@
-//! The twinpool daemon and its commands. The phases of a run: arguments, logging, configuration,
+//! The twinpool daemon and its commands. The phases of a run: arguments, configuration, the log,
 //! then the daemon, which binds, serves and drains.
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
 use twinpool::cli::{self, Task};
 use twinpool::config::{self, Errors};
 use twinpool::daemon::{self, Signals};
+use twinpool::log;
 
 fn main() -> ExitCode {
     let line = cli::command_line();
-    // The demo tells by itself what happens; its screen and its table are no place for a log.
-    if !matches!(line.task, Task::Demo { .. }) || std::env::var_os("RUST_LOG").is_some() {
-        log_to_stderr();
-    }
     match line.task {
         Task::Run { config } => run(&config, line.socket.as_deref()),
-        Task::Validate { config } => validate(&config),
-        Task::Demo { once } => cli::demo::run(once),
-        Task::Ask(ask) => cli::ask(line.socket.as_deref(), ask),
+        Task::Validate { config } => {
+            log::start(&log::Settings::default());
+            validate(&config)
+        }
+        Task::Demo { once } => {
+            // It tells by itself what happens; its screen and its table are no place for a log.
+            if std::env::var_os("RUST_LOG").is_some() {
+                log::start(&log::Settings::default());
+            }
+            cli::demo::run(once)
+        }
+        Task::Ask(ask) => {
+            log::start(&log::Settings::default());
+            cli::ask(line.socket.as_deref(), ask)
+        }
     }
-}
-
-/// `RUST_LOG` decides what is told; state changes and worse without it.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
 }
 
 fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
@@ -47,6 +45,7 @@ fn run(path: &Path, socket: Option<&Path>) -> ExitCode {
     if let Some(socket) = socket {
         config.control.socket = socket.to_owned();
     }
+    log::start(&config.log.settings);
     match daemon::run(config, Signals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),

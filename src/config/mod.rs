@@ -14,6 +14,7 @@ mod check;
 mod diagnostic;
 pub mod duration;
 mod listeners;
+mod logs;
 mod members;
 mod pairs;
 mod pool;
@@ -35,6 +36,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::log::Settings;
+use crate::log::access::Destination;
 use crate::topology::{SiteId, Topology};
 
 /// A thousand pools with a thousand members each take less; a device that never ends stops here.
@@ -49,6 +52,8 @@ pub struct Config {
     pub observe: Observe,
     /// `[control]`.
     pub control: Control,
+    /// `[log]`.
+    pub log: Log,
     /// `[sites]`, `[roles]`, `[pools]` and `[pairs]`; the pairs that are in force on this instance.
     pub topology: Topology,
 }
@@ -84,6 +89,15 @@ pub struct Observe {
 pub struct Control {
     /// Its path.
     pub socket: PathBuf,
+}
+
+/// What is told of the instance and of its sessions, and where.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Log {
+    /// The log of the instance.
+    pub settings: Settings,
+    /// Where a line is written for each session; nowhere when none.
+    pub access: Option<Destination>,
 }
 
 /// A configuration that validated, and what is worth a warning in it.

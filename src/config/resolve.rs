@@ -15,7 +15,9 @@ use super::diagnostic::Diagnostic;
 use super::listeners::{Listener, UNWRITTEN, tell_shared_listeners};
 use super::presets::{self, RoleDef};
 use super::reader::{Notes, Table, unknown};
-use super::{Config, Control, Errors, Instance, Loaded, Observe, after_pool, pairs, pool, roles};
+use super::{
+    Config, Control, Errors, Instance, Loaded, Observe, after_pool, logs, pairs, pool, roles,
+};
 use crate::topology::{Pool, PoolId, Protocol, Site, SiteId, Topology};
 
 pub(super) const MOST_POOLS: usize = 1_000;
@@ -76,6 +78,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
     let (instance, instance_places) = instance(&root.table("instance", "[instance]"), &names);
     let (observe, observe_place) = observe(&root.table("observe", "[observe]"));
     let control = control(&root.table("control", "[control]"));
+    let log = logs::read(&root.table("log", "[log]"));
     let mut pools = pools(
         &root.table("pools", "pools"),
         &roles,
@@ -113,6 +116,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
         instance,
         observe,
         control,
+        log,
         topology: Topology {
             sites,
             pools,
