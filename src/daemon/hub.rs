@@ -191,6 +191,7 @@ impl Hub {
                 topology: topology.clone(),
                 snapshot: snapshot.clone(),
                 counters: counted,
+                access: None,
                 reports: report.clone(),
                 seed: seed.rotate_left(17).wrapping_add(index as u64),
             })

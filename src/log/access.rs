@@ -301,9 +301,8 @@ fn open(path: &Path) -> io::Result<File> {
 /// An entry as the journal's native protocol has it: the line as the message, and each of its
 /// values as a field.
 fn journal_entry(line: &str) -> String {
-    let mut entry = format!(
-        "MESSAGE={line}\nPRIORITY=6\nSYSLOG_IDENTIFIER={IDENTIFIER}\nTARGET={TARGET}\n"
-    );
+    let mut entry =
+        format!("MESSAGE={line}\nPRIORITY=6\nSYSLOG_IDENTIFIER={IDENTIFIER}\nTARGET={TARGET}\n");
     let values: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(line).unwrap_or_default();
     for (name, value) in values {

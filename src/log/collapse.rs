@@ -92,12 +92,7 @@ impl<S: Subscriber> Layer<S> for Collapse {
 impl Held {
     fn is_told(&self, event: &Event<'_>, now: Time) -> bool {
         let source = Source(event.metadata());
-        let storms = || {
-            self.0
-                .storms
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let storms = || self.0.storms.lock().unwrap_or_else(PoisonError::into_inner);
         let fate = storms().handle_event(&source, source.limit(), now);
         if fate == Fate::HeldFirst {
             // Said without the lock: what writes it may log.
@@ -116,11 +111,7 @@ impl Held {
             return;
         }
         let summaries = {
-            let mut storms = self
-                .0
-                .storms
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut storms = self.0.storms.lock().unwrap_or_else(PoisonError::into_inner);
             let summaries = storms.poll_summaries(now, last);
             self.0.owing.store(storms.is_owing(), Ordering::Relaxed);
             summaries

@@ -135,7 +135,11 @@ where
         let metadata = event.metadata();
         let level = *metadata.level();
         let ansi = writer.has_ansi_escapes();
-        let (dim, plain) = if ansi { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        let (dim, plain) = if ansi {
+            ("\x1b[2m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
         if self.priority {
             write!(writer, "<{}>", priority(level))?;
         }
@@ -207,7 +211,10 @@ mod tests {
         let all = [Stderr::Journal, Stderr::Terminal, Stderr::Other];
         let outputs = |format: Format| all.map(|stderr| format.output(stderr));
         assert_eq!(outputs(Format::Auto), [O::Journal, O::Terminal, O::Lines]);
-        assert_eq!(outputs(Format::Text), [O::JournalLines, O::Terminal, O::Lines]);
+        assert_eq!(
+            outputs(Format::Text),
+            [O::JournalLines, O::Terminal, O::Lines]
+        );
         assert_eq!(outputs(Format::Json), [O::Json; 3]);
         assert_eq!(outputs(Format::Journal), [O::Journal; 3]);
     }
@@ -215,7 +222,9 @@ mod tests {
     #[test]
     fn the_journal_is_known_by_device_and_inode() {
         assert!(names("9:1234", (9, 1234)));
-        for other in ["9:1235", "8:1234", "9", "", ":", "9:1234:", "x:1234", "-9:1234"] {
+        for other in [
+            "9:1235", "8:1234", "9", "", ":", "9:1234:", "x:1234", "-9:1234",
+        ] {
             assert!(!names(other, (9, 1234)), "{other}");
         }
     }
@@ -263,8 +272,14 @@ mod tests {
     fn plain_lines_have_a_full_time_and_no_colour() {
         let lines = written(Text::PLAIN, false, one_of_each);
         let (time, rest) = lines.split_once(' ').unwrap();
-        assert!(time.parse::<Timestamp>().is_ok() && time.len() == 27, "{time}");
-        assert!(rest.starts_with(" WARN twinpool::x: told count=3\n"), "{rest}");
+        assert!(
+            time.parse::<Timestamp>().is_ok() && time.len() == 27,
+            "{time}"
+        );
+        assert!(
+            rest.starts_with(" WARN twinpool::x: told count=3\n"),
+            "{rest}"
+        );
         assert!(!lines.contains('\x1b'));
     }
 

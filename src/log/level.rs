@@ -163,9 +163,22 @@ mod tests {
     fn what_is_no_level_is_told_what_to_write() {
         let help = |text: &str| Level::parse(text).unwrap_err().help;
         assert_eq!(help("debgu"), "write `debug`");
-        assert_eq!(help("info,twinpool=warning"), "write one of off, error, warn, info, debug, trace, or for a part of it `twinpool::proxy=debug`");
+        assert_eq!(
+            help("info,twinpool=warning"),
+            "write one of off, error, warn, info, debug, trace, or for a part of it `twinpool::proxy=debug`"
+        );
         assert_eq!(help("warnn"), "write `warn`");
-        for text in ["", ",", "info,", "=debug", "a[b]=debug", "a=", "a=b=c", "twinpool::proxy", "5"] {
+        for text in [
+            "",
+            ",",
+            "info,",
+            "=debug",
+            "a[b]=debug",
+            "a=",
+            "a=b=c",
+            "twinpool::proxy",
+            "5",
+        ] {
             assert!(Level::parse(text).is_err(), "{text}");
         }
         assert!(Level::parse(&"a=info,".repeat(1_000)).is_err());

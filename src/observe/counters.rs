@@ -41,6 +41,8 @@ pub struct WorkerCounters {
     pub own_faults: OwnFaultCounters,
     /// Evidence that found the way to the control thread full; the next probe makes up for it.
     pub reports_dropped: Counter,
+    /// Lines of the access log that found its queue full.
+    pub access_dropped: Counter,
 }
 
 /// What one worker counts for one service.

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::access::Account;
 use super::queue;
 use super::session::Refused;
 use super::worker::{Front, Worker};
@@ -40,8 +41,9 @@ pub(super) async fn connect(
     front: &Front,
     client: &TcpStream,
     source: IpAddr,
+    account: &Account,
 ) -> Result<(TcpStream, Attempt), Refused> {
-    let mut phase = Phase::new(worker, front, source, clock::now());
+    let mut phase = Phase::new(worker, front, source, account, clock::now());
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
@@ -79,6 +81,7 @@ pub(super) async fn connect(
 struct Phase<'a> {
     worker: &'a Worker,
     front: &'a Front,
+    account: &'a Account,
     client: IpAddr,
     /// The service that serves this client, by the snapshot.
     serving: ServiceId,
@@ -130,7 +133,13 @@ enum Step {
 }
 
 impl<'a> Phase<'a> {
-    fn new(worker: &'a Worker, front: &'a Front, client: IpAddr, now: Time) -> Phase<'a> {
+    fn new(
+        worker: &'a Worker,
+        front: &'a Front,
+        client: IpAddr,
+        account: &'a Account,
+        now: Time,
+    ) -> Phase<'a> {
         let service = front.service;
         let snapshot = worker.snapshot();
         let serving = snapshot.serving(service, client);
@@ -144,6 +153,7 @@ impl<'a> Phase<'a> {
         Phase {
             worker,
             front,
+            account,
             client,
             serving,
             on: remembered.unwrap_or(serving),
@@ -172,7 +182,9 @@ impl<'a> Phase<'a> {
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
         let (worker, front) = (self.worker, self.front);
         let line = worker.line(front.service.pool, self.on.pool);
+        self.account.queues();
         let waited = queue::wait(worker, front, line, client, || self.pick()).await?;
+        self.account.has_queued();
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
         self.turns = self.started + front.connect.first_share();
@@ -290,10 +302,12 @@ impl<'a> Phase<'a> {
         let again = std::mem::replace(&mut self.made, true);
         if self.first.is_some() {
             counters.hedged.add(1);
+            self.account.hedges();
         } else {
             self.front.hedges.attempt(now);
             if again {
                 counters.retried.add(1);
+                self.account.retries();
             }
         }
         self.tried.add(attempt.target().member().index() as u16);

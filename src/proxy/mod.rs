@@ -19,6 +19,7 @@
 //! This room never decides whether a member lives. It reports what the connect phase saw
 //! ([`FromWorker`]) and ends what it is told to end ([`ToWorker`]).
 
+mod access;
 mod connect;
 mod limits;
 pub mod listen;
@@ -33,6 +34,7 @@ mod spills;
 mod udp;
 mod worker;
 
+pub use access::AccessLog;
 pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
 pub use worker::{Plan, WorkerHandle, start};
 

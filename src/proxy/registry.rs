@@ -54,8 +54,8 @@ pub(super) enum Owner {
 pub(super) struct Doomed {
     /// The number that its table gave it.
     pub(super) flow: u64,
-    /// Whether it is because it was idle for too long.
-    pub(super) idle: bool,
+    /// Why, unless it was idle for too long.
+    pub(super) told: Option<Told>,
 }
 
 /// The search for sessions of users who move.
@@ -92,6 +92,21 @@ struct Entry {
     owner: Owner,
 }
 
+/// Why a session or flow is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Its member is down.
+    Down,
+    /// Its member met an operator's deadline.
+    Drained,
+    /// Its address is no longer its member's.
+    Readdressed,
+    /// Its client's pool is served elsewhere.
+    Moved,
+    /// The instance stops.
+    Stopped,
+}
+
 /// What a session is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -101,8 +116,8 @@ pub(super) enum Fate {
     Settle,
     /// Go on.
     Settled,
-    /// End: its member is down or was told to let go, or the instance stops.
-    End,
+    /// End, for this reason.
+    End(Told),
     /// End: it was idle for too long.
     Idle,
 }
@@ -177,6 +192,14 @@ impl Registry {
         {
             return self.end_moved(home, off, job, most, now);
         }
+        let told = match which {
+            // Verdicts are of a service; an operator's deadline is of all.
+            Which::Member { service, .. } if service.is_none() => Told::Drained,
+            Which::Member { .. } | Which::Down => Told::Down,
+            Which::Strays { .. } => Told::Readdressed,
+            Which::Moved { .. } => Told::Moved,
+            Which::All => Told::Stopped,
+        };
         let entries = self.entries.borrow();
         let hit = |entry: &&Entry| match which {
             Which::Member { member, service } => {
@@ -194,7 +217,7 @@ impl Registry {
             .iter()
             .map(|(_, entry)| entry)
             .filter(hit)
-            .map(|entry| entry.doom(Fate::End, &self.doomed))
+            .map(|entry| entry.doom(Fate::End(told), &self.doomed))
             .count()
     }
 
@@ -288,7 +311,7 @@ impl Move {
             });
             match hit {
                 Some(entry) => {
-                    entry.doom(Fate::End, doomed);
+                    entry.doom(Fate::End(Told::Moved), doomed);
                     self.owed -= 1;
                     ended += 1;
                     self.barren = 0;
@@ -320,7 +343,10 @@ impl Entry {
             Owner::Session(waker) => waker.wake_by_ref(),
             Owner::Flow(flow) => doomed.borrow_mut().push(Doomed {
                 flow: *flow,
-                idle: fate == Fate::Idle,
+                told: match fate {
+                    Fate::End(told) => Some(told),
+                    _ => None,
+                },
             }),
         }
     }
@@ -337,7 +363,7 @@ impl Entry {
     }
 
     fn is_doomed(&self) -> bool {
-        matches!(self.fate.get(), Fate::End | Fate::Idle)
+        matches!(self.fate.get(), Fate::End(_) | Fate::Idle)
     }
 }
 
@@ -373,7 +399,7 @@ mod tests {
     }
 
     fn ended(registry: &Registry, keys: &[Key]) -> usize {
-        let is = |&&key: &&Key| registry.fate(key) == Fate::End;
+        let is = |&&key: &&Key| matches!(registry.fate(key), Fate::End(_));
         keys.iter().filter(is).count()
     }
 
@@ -458,8 +484,9 @@ mod tests {
         for _ in 0..2 {
             registry.end(&Which::All, |_| false, 1);
         }
-        assert_eq!(registry.fate(session), Fate::End);
-        let flow = |flow| Doomed { flow, idle: false };
+        assert_eq!(registry.fate(session), Fate::End(Told::Stopped));
+        let told = Some(Told::Stopped);
+        let flow = |flow| Doomed { flow, told };
         assert_eq!(doomed(&registry), [flow(7), flow(8)]);
         registry.sweep(1, Tick::MAX);
         assert_eq!(doomed(&registry), []);
@@ -480,7 +507,7 @@ mod tests {
         registry.sweep(1, 19);
         let idle = Doomed {
             flow: 7,
-            idle: true,
+            told: None,
         };
         assert_eq!(doomed(&registry), [idle]);
     }

@@ -23,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
+use super::access::{Account, Tally};
 use super::pipes::{Pipe, Pipes};
-use super::registry::{Fate, Key};
+use super::registry::{Fate, Key, Told};
 use super::sockets;
 use super::worker::Worker;
 use crate::observe::counters::{Counter, ServiceCounters};
@@ -56,7 +57,7 @@ pub(super) enum Broken {
     /// Nothing moved for too long.
     Idle,
     /// It was told to end.
-    Told,
+    Told(Told),
 }
 
 impl fmt::Display for Broken {
@@ -65,7 +66,7 @@ impl fmt::Display for Broken {
             Broken::Client(error) => write!(f, "client's side: {error}"),
             Broken::Member(error) => write!(f, "member's side: {error}"),
             Broken::Idle => f.write_str("idle for too long"),
-            Broken::Told => f.write_str("told to end"),
+            Broken::Told(_) => f.write_str("told to end"),
         }
     }
 }
@@ -78,6 +79,8 @@ struct Direction<'a> {
     haste: Haste,
     tools: &'a Tools,
     carried: &'a Counter,
+    /// The session's own count, where there is an access log.
+    tally: Option<&'a Tally>,
 }
 
 enum Flow {
@@ -125,18 +128,24 @@ pub(super) async fn relay(
     client: &mut TcpStream,
     member: &mut TcpStream,
     haste: Haste,
+    account: &Account,
     settle: impl Fn(&TcpStream),
 ) -> Result<(), Broken> {
-    let mut up = Direction::new(worker.tools(), &counters.bytes_in, haste);
+    let mut up = Direction::new(worker.tools(), &counters.bytes_in, account.up(), haste);
     // What the listener was told is inherited by its clients' sockets.
-    let mut down = Direction::new(worker.tools(), &counters.bytes_out, Haste::Set);
+    let mut down = Direction::new(
+        worker.tools(),
+        &counters.bytes_out,
+        account.down(),
+        Haste::Set,
+    );
     let mut acknowledgements = OPENING;
     poll_fn(|cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
             Fate::Settle => settle(member),
             Fate::Idle => return Poll::Ready(Err(Broken::Idle)),
-            Fate::End => return Poll::Ready(Err(Broken::Told)),
+            Fate::End(told) => return Poll::Ready(Err(Broken::Told(told))),
         }
         let mut moved = false;
         let there = up.poll(cx, client, member, down.is_ended(), &mut moved);
@@ -169,13 +178,19 @@ pub(super) async fn relay(
 }
 
 impl<'a> Direction<'a> {
-    fn new(tools: &'a Tools, carried: &'a Counter, haste: Haste) -> Direction<'a> {
+    fn new(
+        tools: &'a Tools,
+        carried: &'a Counter,
+        tally: Option<&'a Tally>,
+        haste: Haste,
+    ) -> Direction<'a> {
         Direction {
             flow: Flow::Rest,
             bulk: false,
             haste,
             tools,
             carried,
+            tally,
         }
     }
 
@@ -227,6 +242,9 @@ impl<'a> Direction<'a> {
         };
         if carried > 0 {
             self.carried.add(carried as u64);
+            if let Some(tally) = self.tally {
+                tally.add(carried as u64);
+            }
             *moved = true;
         }
         outcome
@@ -376,6 +394,9 @@ impl<'a> Direction<'a> {
         if last {
             return Ok(());
         }
+        if let Some(tally) = self.tally {
+            tally.ended_first();
+        }
         SockRef::from(sink)
             .shutdown(Shutdown::Write)
             .map_err(Fault::Sink)
@@ -458,7 +479,7 @@ mod tests {
     async fn carry(mut source: TcpStream, haste: Haste) -> (Vec<u8>, Result<(), Fault>) {
         let (mut sink, mut reader) = pair().await;
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, &carried, haste);
+        let mut direction = Direction::new(&tools, &carried, None, haste);
         let outcome = poll_fn(|cx| direction.poll(cx, &mut source, &mut sink, false, &mut false));
         let outcome = outcome.await;
         drop(sink);
@@ -525,7 +546,7 @@ mod tests {
         SockRef::from(&sink).set_send_buffer_size(4096).unwrap();
         SockRef::from(&reader).set_recv_buffer_size(4096).unwrap();
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, &carried, Haste::Set);
+        let mut direction = Direction::new(&tools, &carried, None, Haste::Set);
         while !matches!(direction.flow, Flow::Full { .. }) {
             feeder.write_all(&[7; 1024]).await.unwrap();
             let mut moved = false;

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::access::Account;
 use super::connect::connect;
 use super::proxy_header::{self, HEADER_TIMEOUT, HeaderError};
 use super::registry::{Key, Owner};
@@ -64,8 +65,17 @@ pub(super) async fn serve(
     let _open = Open::new(&worker, &front);
     let mut sockets = Sockets::new(client);
     let counters = front.counters(&worker);
+    let listener = || sockets.client.local_addr().ok();
+    let account = Account::begin(&worker, front.service, peer, listener);
     // Boxed, so that a session which has been established no longer holds room for it.
-    let established = Box::pin(establish(&worker, &front, &mut sockets.client, peer)).await;
+    let established = Box::pin(establish(
+        &worker,
+        &front,
+        &mut sockets.client,
+        peer,
+        &account,
+    ))
+    .await;
     match established {
         Ok((member, attempt)) => {
             counters.established.add(1);
@@ -74,15 +84,21 @@ pub(super) async fn serve(
                 .member(attempt.target().member())
                 .sessions
                 .add(1);
+            account.reached(&worker, &front, &attempt);
             let member = sockets.member.insert(member);
-            match carry(&worker, &front, &mut sockets.client, member, &attempt).await {
-                Ok(()) => sockets.orderly = true,
+            let client = &mut sockets.client;
+            match carry(&worker, &front, client, member, &attempt, &account).await {
+                Ok(()) => {
+                    account.ended_well();
+                    sockets.orderly = true;
+                }
                 Err(broken) => {
+                    account.broke(&broken);
                     match &broken {
                         Broken::Client(_) => counters.reset_by_client.add(1),
                         Broken::Member(_) => counters.reset_by_member.add(1),
                         Broken::Idle => counters.ended_idle.add(1),
-                        Broken::Told => counters.ended_by_us.add(1),
+                        Broken::Told(_) => counters.ended_by_us.add(1),
                     }
                     tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
                 }
@@ -94,6 +110,7 @@ pub(super) async fn serve(
             }
         }
         Err(refused) => {
+            account.refused(&refused);
             match &refused {
                 Refused::NoMember => counters.refused_no_member.add(1),
                 Refused::Attempts => counters.refused_attempts.add(1),
@@ -114,20 +131,24 @@ async fn establish(
     front: &Front,
     client: &mut TcpStream,
     peer: SocketAddr,
+    account: &Account,
 ) -> Result<(TcpStream, Attempt), Refused> {
     let mut source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut destination = None;
     if front.expects_header_from(source.ip()) {
+        account.awaits_header();
         let header = timeout(HEADER_TIMEOUT, proxy_header::read(client))
             .await
             .unwrap_or(Err(HeaderError::Late))
             .map_err(Refused::Header)?;
         if let Some((from, to)) = header {
             source = from;
+            account.comes_from(from);
             destination = Some(to);
         }
     }
-    let (mut member, attempt) = connect(worker, front, client, source.ip()).await?;
+    account.seeks();
+    let (mut member, attempt) = connect(worker, front, client, source.ip(), account).await?;
     if front.sends_header_to(attempt.target().pool) {
         send_header(client, &mut member, source, destination)
             .await
@@ -162,6 +183,7 @@ async fn carry(
     client: &mut TcpStream,
     member: &mut TcpStream,
     attempt: &Attempt,
+    account: &Account,
 ) -> Result<(), Broken> {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let key = worker.registry().enter(
@@ -179,7 +201,10 @@ async fn carry(
         false => Haste::Fresh,
     };
     let counters = front.counters(worker);
-    relay(worker, counters, key, client, member, haste, settle).await
+    relay(
+        worker, counters, key, client, member, haste, account, settle,
+    )
+    .await
 }
 
 /// A session's sockets. However the session is left, they close with a reset unless it ended in

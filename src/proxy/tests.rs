@@ -164,6 +164,7 @@ impl Bench {
             topology,
             snapshot,
             counters,
+            access: None,
             reports: report,
             seed: 1,
         };

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::access::{Access, AccessLog, Account};
 use super::listen::Listener;
 use super::queue::Line;
 use super::registry::{Registry, Tick};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub snapshot: Arc<Snapshot>,
     /// Where it counts.
     pub counters: Arc<WorkerCounters>,
+    /// Where its sessions are told; nowhere when none.
+    pub access: Option<AccessLog>,
     /// Where it reports.
     pub reports: mpsc::Sender<FromWorker>,
     /// What its draws follow from.
@@ -122,6 +125,7 @@ pub(super) struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     counters: Arc<WorkerCounters>,
     reports: mpsc::Sender<FromWorker>,
+    access: Option<Rc<Access>>,
     registry: Registry,
     tools: Tools,
     /// By home pool.
@@ -164,6 +168,10 @@ impl Worker {
     pub(super) async fn run(plan: Plan, mut inbox: mpsc::Receiver<ToWorker>) {
         let worker = Rc::new(Worker {
             snapshot: RefCell::new(plan.snapshot),
+            access: plan.access.map(|log| {
+                let (topology, counters) = (plan.topology.clone(), plan.counters.clone());
+                Rc::new(Access::new(log, topology, counters))
+            }),
             counters: plan.counters,
             reports: plan.reports,
             registry: Registry::default(),
@@ -259,6 +267,8 @@ impl Worker {
                     if self.open.get() >= self.most {
                         counters.shed.add(1);
                         counters.ended.add(1);
+                        let listener = || client.local_addr().ok();
+                        Account::begin(&self, front.service, peer, listener).shed();
                         reset_on_close(&client);
                         continue;
                     }
@@ -295,6 +305,11 @@ impl Worker {
 
     pub(super) fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// Where sessions are told, if they are.
+    pub(super) fn access(&self) -> Option<&Rc<Access>> {
+        self.access.as_ref()
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -64,6 +64,9 @@ impl Flows {
                 Ok(()) => {
                     counters.udp.datagrams_in.add(parcel.datagrams);
                     counters.bytes_in.add(parcel.bytes);
+                    if let Some(tally) = flow.account.up() {
+                        tally.add(parcel.bytes);
+                    }
                     return true;
                 }
                 Err(errno) => errno,
@@ -106,12 +109,19 @@ impl Flows {
             return;
         };
         let listener = &listener.socket;
+        let Some(flow) = self.table.get_mut(id) else {
+            return;
+        };
+        let tally = flow.account.down();
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {
                 Ok(()) => {
                     counters.udp.datagrams_out.add(datagrams);
                     counters.bytes_out.add(bytes);
+                    if let Some(tally) = tally {
+                        tally.add(bytes);
+                    }
                 }
                 Err(errno) if may_split && takes_no_runs(errno) => return false,
                 Err(errno) => {
@@ -120,9 +130,6 @@ impl Flows {
                 }
             }
             true
-        };
-        let Some(flow) = self.table.get_mut(id) else {
-            return;
         };
         let whole = run.whole();
         if whole.datagrams > 1 && flow.runs_out {
@@ -191,7 +198,7 @@ impl Flows {
                 flow.attempt.target(),
             )),
         };
-        let (attempt, socket) = match search.reach(worker, front) {
+        let (attempt, socket) = match search.reach(worker, front, &flow.account) {
             Ok(reached) => reached,
             Err(refused) => {
                 let why = match refused {
@@ -205,6 +212,7 @@ impl Flows {
         let before = worker.registry().leave(flow.key);
         front.count_over(worker, before.pool);
         let attempt = std::mem::replace(&mut flow.attempt, attempt);
+        flow.account.reached(worker, front, &flow.attempt);
         flow.socket = socket;
         flow.search = Some(search);
         flow.slots = 1;

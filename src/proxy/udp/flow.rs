@@ -8,7 +8,8 @@ use std::rc::Rc;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::super::registry::{Doomed, Key, Owner, Tick};
+use super::super::access::Account;
+use super::super::registry::{Doomed, Key, Owner, Tick, Told};
 use super::super::worker::{Front, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
@@ -49,7 +50,7 @@ pub(super) struct Flows {
 pub(super) struct Listening {
     pub(super) socket: OwnedFd,
     pub(super) front: Rc<Front>,
-    pub(super) is_v6: bool,
+    pub(super) address: SocketAddr,
     /// Slots for its next read.
     pub(super) slots: usize,
 }
@@ -71,6 +72,7 @@ pub(super) struct Flow {
     pub(super) first: Option<usize>,
     /// How its member was found, once one has refused.
     pub(super) search: Option<Box<Search>>,
+    pub(super) account: Account,
 }
 
 /// Why a datagram went nowhere.
@@ -83,9 +85,9 @@ pub(super) enum Dropped {
 
 /// Why a flow ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::proxy) enum Ending {
     /// The registry says so, or the instance stops.
-    Told,
+    Told(Told),
     Idle,
     /// A new one takes its place.
     Evicted,
@@ -122,7 +124,11 @@ impl Flows {
         let front = self.listeners[usize::from(origin.listener)].front.clone();
         let counters = front.counters(worker);
         counters.accepted.add(1);
-        let mut reached = self.try_to_begin(worker, &front, origin, room);
+        let account = Account::begin(worker, front.service, origin.client, || {
+            Some(self.asked_at(&origin))
+        });
+        account.seeks();
+        let mut reached = self.try_to_begin(worker, &front, origin, room, &account);
         if let Err(refused) = reached
             && refused.is_for_want_of_room()
             && let Some(oldest) = self.who_makes_room(worker, &front, origin, refused)
@@ -130,14 +136,21 @@ impl Flows {
             // A flood of forged flows may have all of what is short; it gives back of its own.
             self.end(worker, oldest, Ending::Evicted);
             let room = self.table.room(now);
-            reached = self.try_to_begin(worker, &front, origin, room);
+            reached = self.try_to_begin(worker, &front, origin, room, &account);
         }
         match reached {
             Ok(id) => {
                 counters.established.add(1);
+                if account.is_kept()
+                    && let Some(flow) = self.table.get_mut(id)
+                {
+                    account.reached(worker, &front, &flow.attempt);
+                    flow.account = account;
+                }
                 Ok(id)
             }
             Err(refused) => {
+                account.flow_refused(refused);
                 counters.ended.add(1);
                 match refused {
                     Refused::NoMember | Refused::Full => counters.refused_no_member.add(1),
@@ -150,6 +163,14 @@ impl Flows {
                 })
             }
         }
+    }
+
+    /// Where a client sent its datagrams to.
+    fn asked_at(&self, origin: &Origin) -> SocketAddr {
+        let listener = self.listeners[usize::from(origin.listener)].address;
+        origin
+            .local
+            .map_or(listener, |local| SocketAddr::new(local, listener.port()))
     }
 
     /// The oldest unproven flow that holds some of what was short.
@@ -179,9 +200,10 @@ impl Flows {
         front: &Front,
         origin: Origin,
         room: Room,
+        account: &Account,
     ) -> Result<FlowId, Refused> {
         let mut search = Search::new(worker, front, origin.client.ip());
-        let (attempt, socket) = search.reach(worker, front)?;
+        let (attempt, socket) = search.reach(worker, front, account)?;
         match room {
             Room::Free => {}
             Room::GiveUp(other) => self.end(worker, other, Ending::Evicted),
@@ -210,6 +232,7 @@ impl Flows {
             runs_out: true,
             first: None,
             search: None,
+            account: Account::default(),
         };
         let id = self.table.insert(origin, flow, worker.tick());
         self.stand(worker, front, id);
@@ -269,16 +292,17 @@ impl Flows {
         let counters = front.counters(worker);
         counters.ended.add(1);
         match why {
-            Ending::Told => counters.ended_by_us.add(1),
+            Ending::Told(_) => counters.ended_by_us.add(1),
             Ending::Idle => counters.ended_idle.add(1),
             Ending::Evicted => counters.udp.evicted.add(1),
             Ending::Refused => counters.reset_by_member.add(1),
             // Counted by its kind.
             Ending::OwnFault => {}
         }
+        flow.account.flow_ended(why);
         let target = flow.attempt.target();
         tracing::debug!(client = %origin.client, address = %flow.attempt.address(), ?why, "flow ended");
-        if why == Ending::Told && worker.snapshot().is_down(target) {
+        if matches!(why, Ending::Told(_)) && worker.snapshot().is_down(target) {
             if self.bereft.len() >= BEREFT {
                 self.bereft.clear();
             }
@@ -302,15 +326,17 @@ impl Flows {
         worker.registry().take_doomed(&mut doomed);
         for doomed in doomed.drain(..) {
             let id = FlowId::from(doomed.flow);
-            if doomed.idle {
+            let Some(told) = doomed.told else {
                 self.end(worker, id, Ending::Idle);
-            } else if self.waits_for_the_dead(worker, id) {
+                continue;
+            };
+            if self.waits_for_the_dead(worker, id) {
                 if let Some(origin) = self.table.origin(id) {
                     let front = self.listeners[usize::from(origin.listener)].front.clone();
                     self.move_on(worker, &front, id);
                 }
             } else {
-                self.end(worker, id, Ending::Told);
+                self.end(worker, id, Ending::Told(told));
             }
         }
         self.doomed = doomed;

@@ -35,6 +35,8 @@ mod search;
 mod sockets;
 mod table;
 
+pub(super) use flow::Ending;
+pub(super) use search::Refused;
 pub(super) use sockets::listener;
 
 use std::cell::RefCell;
@@ -49,10 +51,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{spawn_local, yield_now};
 
 use super::listen::Listener;
+use super::registry::Told;
 use super::worker::{Front, Worker};
 use batch::{Batch, SLOTS};
 use carry::Heard;
-use flow::{Dropped, Ending, Flows, Listening, fit};
+use flow::{Dropped, Flows, Listening, fit};
 use runs::{Piece, runs};
 use table::{FlowId, Origin};
 
@@ -120,7 +123,7 @@ impl Udp {
         flows.closing = true;
         let all: Vec<FlowId> = flows.table.iter().map(|(id, _)| id).collect();
         for id in all {
-            flows.end(worker, id, Ending::Told);
+            flows.end(worker, id, Ending::Told(Told::Stopped));
         }
     }
 }
@@ -139,7 +142,7 @@ fn begin(
         listening.push(Listening {
             socket,
             front,
-            is_v6: listener.address.is_ipv6(),
+            address: listener.address,
             slots: FEWEST_SLOTS,
         });
     }
@@ -253,7 +256,8 @@ impl Flows {
     /// Passes on what one read of a listener brings.
     fn hear(&mut self, worker: &Worker, batch: &mut Batch, at: usize) -> Read {
         let listener = &mut self.listeners[at];
-        let read = batch.read_listener(&listener.socket, listener.is_v6, listener.slots);
+        let read =
+            batch.read_listener(&listener.socket, listener.address.is_ipv6(), listener.slots);
         let count = match read {
             Ok(got) => got.len(),
             Err(Errno::AGAIN) => return Read::NOTHING,

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use super::super::FromWorker;
+use super::super::access::Account;
 use super::super::worker::{Front, Worker};
 use super::sockets;
 use crate::balance::Tried;
@@ -47,7 +48,7 @@ enum Leg {
 
 /// Why there is no member for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(in crate::proxy) enum Refused {
     /// None is usable.
     NoMember,
     /// All are full.
@@ -120,6 +121,7 @@ impl Search {
         &mut self,
         worker: &Worker,
         front: &Front,
+        account: &Account,
     ) -> Result<(Attempt, OwnedFd), Refused> {
         loop {
             let attempt = self
@@ -132,6 +134,7 @@ impl Search {
                 })?;
             if std::mem::replace(&mut self.made, true) {
                 front.counters(worker).retried.add(1);
+                account.retries();
             }
             self.left -= 1;
             self.tried.add(attempt.target().member().index() as u16);

@@ -1,0 +1,590 @@
+//! The account of a session or flow, for the access log: who came, who served, who ended it and in
+//! which phase, what it cost.
+//!
+//! Where the access log is off an [`Account`] is empty, and each word to it one branch. Where it is
+//! on, the account is a box of plain numbers that the worker's own thread writes; when it is
+//! dropped, however the session was left, what it says is handed to the writer's queue, and looked
+//! up, formatted and written there. A full queue costs the line, and is counted.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::registry::Told;
+use super::relay::Broken;
+use super::session::Refused;
+use super::udp;
+use super::worker::{Front, Worker};
+use crate::clock;
+use crate::dispatch::Attempt;
+use crate::log::access::{Entry, Sink};
+use crate::observe::counters::WorkerCounters;
+use crate::time::Time;
+use crate::topology::{PoolId, Protocol, ServiceId, TargetId, Topology};
+
+/// What a worker is given for its access log.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    /// Where lines go.
+    pub sink: Sink,
+    /// The name of this instance.
+    pub instance: Arc<str>,
+}
+
+/// Where the sessions of one worker are told.
+#[derive(Debug)]
+pub(super) struct Access {
+    log: AccessLog,
+    topology: Arc<Topology>,
+    counters: Arc<WorkerCounters>,
+}
+
+/// A session's account while it lives; empty where the access log is off.
+#[derive(Debug, Default)]
+pub(super) struct Account(Option<Box<Open>>);
+
+/// What one direction carried.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    bytes: Cell<u64>,
+    /// Its source ended before the other one's did.
+    first: Cell<bool>,
+}
+
+/// How far a session came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Phase {
+    /// It had just been accepted.
+    Accept,
+    /// Its PROXY header was awaited.
+    Header,
+    /// It waited for a member with room.
+    Queue,
+    /// A member was sought.
+    Connect,
+    /// It was carried.
+    Relay,
+}
+
+/// How it came to the pool that serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Way {
+    /// It is the home pool.
+    Home,
+    /// The redirect table sent it there.
+    Redirected,
+    /// No member of the pool that it was sent to accepted it.
+    Spilled,
+}
+
+/// Who ended a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    Client,
+    Member,
+    Idle,
+    MemberDown,
+    Drained,
+    Readdressed,
+    Moved,
+    Evicted,
+    OwnFault,
+    Shed,
+    Refused,
+    Stopped,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+struct End {
+    by: By,
+    orderly: bool,
+    /// Why it was refused, in the words of the metrics.
+    reason: Option<&'static str>,
+    /// What the kernel or the caller said.
+    detail: Option<String>,
+}
+
+/// The member that was reached.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    target: TargetId,
+    address: SocketAddr,
+    way: Way,
+    generation: Option<u64>,
+    at: Time,
+}
+
+#[derive(Debug)]
+struct Open {
+    access: Rc<Access>,
+    service: ServiceId,
+    client: SocketAddr,
+    listener: Option<SocketAddr>,
+    wall: SystemTime,
+    began: Time,
+    source: Cell<Option<SocketAddr>>,
+    phase: Cell<Phase>,
+    /// When a member was first sought.
+    sought: Cell<Option<Time>>,
+    /// Since when it waits in the queue.
+    queued: Cell<Time>,
+    queue: Cell<Duration>,
+    reached: Cell<Option<Reached>>,
+    retries: Cell<u32>,
+    hedges: Cell<u32>,
+    /// From the client, and from the member.
+    up: Tally,
+    down: Tally,
+    end: RefCell<Option<End>>,
+}
+
+impl Access {
+    /// Names are looked up in `topology`, drops counted in `counters`.
+    pub(super) fn new(
+        log: AccessLog,
+        topology: Arc<Topology>,
+        counters: Arc<WorkerCounters>,
+    ) -> Access {
+        Access {
+            log,
+            topology,
+            counters,
+        }
+    }
+}
+
+impl Account {
+    /// The account of a client that just came. `listener` is asked only where there is a log.
+    pub(super) fn begin(
+        worker: &Worker,
+        service: ServiceId,
+        client: SocketAddr,
+        listener: impl FnOnce() -> Option<SocketAddr>,
+    ) -> Account {
+        let open = worker.access().map(|access| {
+            Box::new(Open {
+                access: access.clone(),
+                service,
+                client: canonical(client),
+                listener: listener().map(canonical),
+                wall: clock::wall(),
+                began: clock::now(),
+                source: Cell::new(None),
+                phase: Cell::new(Phase::Accept),
+                sought: Cell::new(None),
+                queued: Cell::new(Time::ZERO),
+                queue: Cell::new(Duration::ZERO),
+                reached: Cell::new(None),
+                retries: Cell::new(0),
+                hedges: Cell::new(0),
+                up: Tally::default(),
+                down: Tally::default(),
+                end: RefCell::new(None),
+            })
+        });
+        Account(open)
+    }
+
+    /// Whether there is a log.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Its PROXY header is awaited.
+    pub(super) fn awaits_header(&self) {
+        if let Some(open) = &self.0 {
+            open.phase.set(Phase::Header);
+        }
+    }
+
+    /// The PROXY header says that it comes from there.
+    pub(super) fn comes_from(&self, source: SocketAddr) {
+        if let Some(open) = &self.0 {
+            open.source.set(Some(source));
+        }
+    }
+
+    /// A member is sought now.
+    pub(super) fn seeks(&self) {
+        if let Some(open) = &self.0 {
+            open.phase.set(Phase::Connect);
+            open.sought.set(Some(clock::now()));
+        }
+    }
+
+    /// It waits for a member with room.
+    pub(super) fn queues(&self) {
+        if let Some(open) = &self.0 {
+            open.phase.set(Phase::Queue);
+            open.queued.set(clock::now());
+        }
+    }
+
+    /// It waits no longer, and goes on.
+    pub(super) fn has_queued(&self) {
+        if let Some(open) = &self.0 {
+            open.add_wait(clock::now());
+            open.phase.set(Phase::Connect);
+        }
+    }
+
+    /// One more attempt is made.
+    pub(super) fn retries(&self) {
+        if let Some(open) = &self.0 {
+            open.retries.set(open.retries.get() + 1);
+        }
+    }
+
+    /// An attempt is made beside one that is slow.
+    pub(super) fn hedges(&self) {
+        if let Some(open) = &self.0 {
+            open.hedges.set(open.hedges.get() + 1);
+        }
+    }
+
+    /// It stands with this member now. `front` is where it came.
+    pub(super) fn reached(&self, worker: &Worker, front: &Front, attempt: &Attempt) {
+        let Some(open) = &self.0 else { return };
+        let (home, target) = (front.service, attempt.target());
+        let snapshot = worker.snapshot();
+        let sent_to = snapshot.serving(home, open.source().ip());
+        let way = match (target.pool == home.pool, target.service() == sent_to) {
+            (_, false) => Way::Spilled,
+            (false, true) => Way::Redirected,
+            (true, true) => Way::Home,
+        };
+        open.phase.set(Phase::Relay);
+        open.reached.set(Some(Reached {
+            target,
+            address: attempt.address(),
+            way,
+            generation: snapshot.generation(home.pool),
+            at: clock::now(),
+        }));
+    }
+
+    /// Where to count what comes from the client.
+    pub(super) fn up(&self) -> Option<&Tally> {
+        self.0.as_ref().map(|open| &open.up)
+    }
+
+    /// Where to count what comes from the member.
+    pub(super) fn down(&self) -> Option<&Tally> {
+        self.0.as_ref().map(|open| &open.down)
+    }
+
+    /// Both sides ended it in good order.
+    pub(super) fn ended_well(&self) {
+        self.ends(|open| End {
+            by: match open.down.first.get() {
+                true => By::Member,
+                false => By::Client,
+            },
+            orderly: true,
+            reason: None,
+            detail: None,
+        });
+    }
+
+    /// It broke.
+    pub(super) fn broke(&self, broken: &Broken) {
+        self.ends(|_| match broken {
+            Broken::Client(error) => End::because(By::Client, error),
+            Broken::Member(error) => End::because(By::Member, error),
+            Broken::Idle => End::by(By::Idle),
+            Broken::Told(told) => End::by(By::of(*told)),
+        });
+    }
+
+    /// It got no member.
+    pub(super) fn refused(&self, refused: &Refused) {
+        let end = || match refused {
+            Refused::NoMember => End::refused("no_member"),
+            Refused::Attempts => End::refused("attempts"),
+            Refused::QueueFull => End::refused("queue_full"),
+            Refused::QueueTimeout => End::refused("queue_timeout"),
+            Refused::LeftQueue => End {
+                by: By::Client,
+                ..End::refused("left_queue")
+            },
+            Refused::OwnFault(fault) => End {
+                detail: Some(fault.to_string()),
+                ..End::refused("own_fault")
+            },
+            Refused::Header(error) => End {
+                detail: Some(error.to_string()),
+                ..End::refused("proxy_header")
+            },
+        };
+        self.ends(|_| end());
+    }
+
+    /// The worker holds as many as it may.
+    pub(super) fn shed(&self) {
+        self.ends(|_| End::by(By::Shed));
+    }
+
+    /// No member took a flow.
+    pub(super) fn flow_refused(&self, refused: udp::Refused) {
+        self.ends(|_| match refused {
+            udp::Refused::NoMember | udp::Refused::Full => End::refused("no_member"),
+            udp::Refused::Attempts => End::refused("attempts"),
+            udp::Refused::OwnFault(fault) => End {
+                detail: Some(fault.to_string()),
+                ..End::refused("own_fault")
+            },
+        });
+    }
+
+    /// A flow ended.
+    pub(super) fn flow_ended(&self, why: udp::Ending) {
+        self.ends(|_| match why {
+            udp::Ending::Told(told) => End::by(By::of(told)),
+            udp::Ending::Idle => End::by(By::Idle),
+            udp::Ending::Evicted => End::by(By::Evicted),
+            udp::Ending::Refused => End {
+                reason: Some("attempts"),
+                ..End::by(By::Member)
+            },
+            udp::Ending::OwnFault => End::by(By::OwnFault),
+        });
+    }
+
+    fn ends(&self, how: impl FnOnce(&Open) -> End) {
+        if let Some(open) = &self.0 {
+            *open.end.borrow_mut() = Some(how(open));
+        }
+    }
+}
+
+impl Tally {
+    /// So many bytes went through.
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    /// Its source has ended, and the other one has not.
+    pub(super) fn ended_first(&self) {
+        self.first.set(true);
+    }
+}
+
+impl By {
+    fn of(told: Told) -> By {
+        match told {
+            Told::Down => By::MemberDown,
+            Told::Drained => By::Drained,
+            Told::Readdressed => By::Readdressed,
+            Told::Moved => By::Moved,
+            Told::Stopped => By::Stopped,
+        }
+    }
+}
+
+impl End {
+    fn by(by: By) -> End {
+        End {
+            by,
+            orderly: false,
+            reason: None,
+            detail: None,
+        }
+    }
+
+    fn refused(reason: &'static str) -> End {
+        End {
+            reason: Some(reason),
+            ..End::by(By::Refused)
+        }
+    }
+
+    fn because(by: By, error: &impl fmt::Display) -> End {
+        End {
+            detail: Some(error.to_string()),
+            ..End::by(by)
+        }
+    }
+}
+
+impl Open {
+    fn source(&self) -> SocketAddr {
+        self.source.get().unwrap_or(self.client)
+    }
+
+    fn add_wait(&self, now: Time) {
+        self.queue
+            .set(self.queue.get() + now.since(self.queued.get()));
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let now = clock::now();
+        if self.phase.get() == Phase::Queue {
+            self.add_wait(now);
+        }
+        let reached = self.reached.get();
+        let connect = self.sought.get().map(|sought| {
+            let until = reached.map_or(now, |reached| reached.at);
+            until.since(sought).saturating_sub(self.queue.get())
+        });
+        // Nobody said how where its task was dropped with the runtime.
+        let end = self.end.take().unwrap_or(End::by(By::Stopped));
+        let line = Line {
+            instance: self.access.log.instance.clone(),
+            topology: self.access.topology.clone(),
+            service: self.service,
+            client: self.client,
+            source: self.source.get().filter(|source| *source != self.client),
+            listener: self.listener,
+            began: self.wall,
+            phase: self.phase.get(),
+            reached,
+            end,
+            retries: self.retries.get(),
+            hedges: self.hedges.get(),
+            bytes_in: self.up.bytes.get(),
+            bytes_out: self.down.bytes.get(),
+            queue: self.queue.get(),
+            connect: connect.unwrap_or_default(),
+            total: now.since(self.began),
+        };
+        if !self.access.log.sink.tell(Box::new(line)) {
+            self.access.counters.access_dropped.add(1);
+        }
+    }
+}
+
+/// What is handed to the writer.
+#[derive(Debug)]
+struct Line {
+    instance: Arc<str>,
+    topology: Arc<Topology>,
+    service: ServiceId,
+    client: SocketAddr,
+    source: Option<SocketAddr>,
+    listener: Option<SocketAddr>,
+    began: SystemTime,
+    phase: Phase,
+    reached: Option<Reached>,
+    end: End,
+    retries: u32,
+    hedges: u32,
+    bytes_in: u64,
+    bytes_out: u64,
+    queue: Duration,
+    connect: Duration,
+    total: Duration,
+}
+
+/// A line as it is read.
+#[derive(Serialize)]
+struct Written<'a> {
+    /// When it was accepted.
+    time: String,
+    instance: &'a str,
+    pool: &'a str,
+    service: &'a str,
+    protocol: &'static str,
+    client: SocketAddr,
+    /// Where it comes from by its PROXY header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener: Option<SocketAddr>,
+    ended: By,
+    orderly: bool,
+    phase: Phase,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(flatten)]
+    served: Option<Served<'a>>,
+    retries: u32,
+    hedges: u32,
+    bytes_in: u64,
+    bytes_out: u64,
+    #[serde(serialize_with = "seconds")]
+    queue: Duration,
+    #[serde(serialize_with = "seconds")]
+    connect: Duration,
+    #[serde(serialize_with = "seconds")]
+    total: Duration,
+}
+
+/// Of a session that reached a member.
+#[derive(Serialize)]
+struct Served<'a> {
+    member: String,
+    address: SocketAddr,
+    /// The pool that serves it: its own, or the twin.
+    serving: &'a str,
+    way: Way,
+    /// Of the pair's record by which it was sent, where there is a pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+}
+
+impl Entry for Line {
+    fn write(&self, line: &mut String) {
+        let pool = |id: PoolId| self.topology.pool(id).name.as_str();
+        let service = self.topology.service(self.service);
+        let written = Written {
+            time: time(self.began),
+            instance: &self.instance,
+            pool: pool(self.service.pool),
+            service: &service.name,
+            protocol: Protocol::word(service.protocol),
+            client: self.client,
+            source: self.source,
+            listener: self.listener,
+            ended: self.end.by,
+            orderly: self.end.orderly,
+            phase: self.phase,
+            reason: self.end.reason,
+            detail: self.end.detail.as_deref(),
+            served: self.reached.map(|reached| Served {
+                member: self.topology.member_path(reached.target.member()),
+                address: canonical(reached.address),
+                serving: pool(reached.target.pool),
+                way: reached.way,
+                generation: reached.generation,
+            }),
+            retries: self.retries,
+            hedges: self.hedges,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            queue: self.queue,
+            connect: self.connect,
+            total: self.total,
+        };
+        *line += &serde_json::to_string(&written).expect("plain values have a form in JSON");
+    }
+}
+
+fn time(wall: SystemTime) -> String {
+    let stamp = Timestamp::try_from(wall).unwrap_or(Timestamp::MAX);
+    format!("{stamp:.6}")
+}
+
+/// To the microsecond.
+fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(span.as_micros() as f64 / 1e6)
+}
+
+/// An address of IPv4 as one, however the socket that tells it writes it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = address.ip().to_canonical();
+    SocketAddr::new(ip, address.port())
+}
