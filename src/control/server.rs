@@ -13,7 +13,8 @@ use super::order::parse_span;
 use super::redirect::{AutomationBody, PoolBody, SiteBody};
 use super::socket::ControlSocket;
 use crate::health::readiness::Mode;
-use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused};
+use crate::log::Level;
+use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused, SetLevel};
 use crate::observe::http::{Pages, json, not_found, text, unescaped, wrong_method};
 use crate::observe::serve::{Request, Response, ServerCounters, serve};
 
@@ -27,7 +28,8 @@ pub const MOST_COMMANDS: usize = 16;
 const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEMBER, /v1/why/PAIR, and POST \
                          /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
                          /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
-                         /v1/commands/restore, /v1/commands/pause, /v1/commands/resume";
+                         /v1/commands/restore, /v1/commands/pause, /v1/commands/resume, \
+                         /v1/commands/log-level (GET tells it)";
 
 /// The body of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,17 @@ pub struct CommandBody {
     /// Even where it loses the pool.
     #[serde(default)]
     pub force: bool,
+}
+
+/// The body of `log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LevelBody {
+    /// As [`Level::parse`] reads it.
+    pub level: String,
+    /// For how long, with a unit.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<String>,
 }
 
 /// What a command is answered with, carried out or not.
@@ -81,6 +94,15 @@ fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
         return match desk.why(&unescaped(name)) {
             Ok(why) => json(StatusCode::OK, &why),
             Err(missing) => text(StatusCode::NOT_FOUND, format!("{missing}\n")),
+        };
+    }
+    if let Some(Kind::LogLevel) = kind_of(path) {
+        return match desk.log_level() {
+            Ok(text) => json(StatusCode::OK, &CommandAnswer { done: true, text }),
+            Err(refused) => {
+                let text = refused.to_string();
+                json(code_of(&refused), &CommandAnswer { done: false, text })
+            }
         };
     }
     if kind_of(path).is_some() {
@@ -139,6 +161,7 @@ impl Commands {
             match order {
                 Ordered::Member(command) => desk.command(command).await,
                 Ordered::Pairs(redirection) => desk.redirect(redirection).await,
+                Ordered::LogLevel(order) => desk.set_log_level(order),
             }
         });
         match carried_out.await {
@@ -158,12 +181,14 @@ enum Kind {
     /// Of the users of a site's pools.
     Site(fn(String) -> Redirect),
     Automation(fn() -> Redirect),
+    LogLevel,
 }
 
 /// What is ordered.
 enum Ordered {
     Member(Command),
     Pairs(Redirection),
+    LogLevel(SetLevel),
 }
 
 fn kind_of(path: &str) -> Option<Kind> {
@@ -176,6 +201,7 @@ fn kind_of(path: &str) -> Option<Kind> {
         "evacuate" => Some(Kind::Site(Redirect::Evacuate)),
         "restore" => Some(Kind::Site(Redirect::Restore)),
         "pause" => Some(Kind::Automation(|| Redirect::Pause)),
+        "log-level" => Some(Kind::LogLevel),
         "resume" => Some(Kind::Automation(|| Redirect::Resume)),
         _ => None,
     }
@@ -204,6 +230,15 @@ fn parse(kind: Kind, uid: u32, body: &[u8]) -> Result<Ordered, String> {
                 reason: checked(body.reason)?,
                 lasting: body.lasting.as_deref().map(parse_span).transpose()?,
                 force: body.force,
+            })
+        }
+        Kind::LogLevel => {
+            let body: LevelBody = body_of(body, r#"{"level": "debug", "for": "10m"}"#)?;
+            let level = Level::parse(&body.level);
+            Ordered::LogLevel(SetLevel {
+                level: level.map_err(|wrong| format!("{wrong}; {}", wrong.help))?,
+                lasting: body.lasting.as_deref().map(parse_span).transpose()?,
+                by: by(),
             })
         }
         Kind::Pool(what) => {

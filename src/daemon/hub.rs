@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::StartError;
 use super::desk::HubDesk;
 use super::keeper::Keeper;
+use super::logs::Logs;
 use super::memory::Remembered;
 use super::pairs::Pairs;
 use super::paths;
@@ -35,6 +36,7 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
+use crate::log;
 use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::Events;
 use crate::observe::http;
@@ -76,6 +78,7 @@ pub(super) struct Hub {
     pub(super) counters: Vec<Arc<WorkerCounters>>,
     pub(super) events: RefCell<Events>,
     pub(super) keeper: Keeper,
+    pub(super) logs: Logs,
     pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
@@ -128,6 +131,7 @@ impl Hub {
         listeners: Vec<Vec<Listener>>,
         control: ControlSocket,
     ) -> Result<(Rc<Hub>, Inputs), StartError> {
+        let logs = Logs::start(&config.log)?;
         let topology = Arc::new(config.topology.clone());
         let limits = Limits::new(
             descriptors,
@@ -191,7 +195,7 @@ impl Hub {
                 topology: topology.clone(),
                 snapshot: snapshot.clone(),
                 counters: counted,
-                access: None,
+                access: logs.of_worker(&config.instance.name),
                 reports: report.clone(),
                 seed: seed.rotate_left(17).wrapping_add(index as u64),
             })
@@ -224,6 +228,7 @@ impl Hub {
             counters,
             events: RefCell::new(Events::new()),
             keeper,
+            logs,
             state: Cell::new(RunState::Starting),
             started: now,
             room,
@@ -404,6 +409,7 @@ impl Hub {
         self.move_on(now);
         self.bring_up_to_date();
         self.look(now);
+        log::tell_storms(now);
         if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
             self.state.set(RunState::Serving);
         }
@@ -457,6 +463,11 @@ impl Hub {
                 tracing::error!("a worker panicked; this is a bug in twinpool");
             }
         }
+    }
+
+    /// Writes the last lines of the logs; after [`Hub::end`].
+    pub(super) fn finish_logs(&self) {
+        self.logs.finish();
     }
 
     /// Sessions open on all workers.

@@ -18,6 +18,7 @@ mod desk;
 mod disk;
 mod hub;
 mod keeper;
+mod logs;
 mod memory;
 mod pairs;
 pub mod paths;
@@ -45,6 +46,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
+use crate::log::access::Destination;
 use crate::proxy::listen::{self, BindError, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::Topology;
@@ -67,6 +69,8 @@ pub enum StartError {
     Observe(SocketAddr, io::Error),
     /// The control socket could not be made.
     Control(socket::BindError),
+    /// The access log cannot be written.
+    Access(Destination, io::Error),
     /// The checks cannot be asked.
     Probes(ProberError),
     /// There is a pair, of this name, and nowhere to keep where its users are sent.
@@ -94,6 +98,11 @@ impl fmt::Display for StartError {
                  choose another `listen`, or `listen = false` for none"
             ),
             StartError::Control(error) => error.fmt(f),
+            StartError::Access(destination, error) => write!(
+                f,
+                "cannot write the access log to {destination}: {error}; let the user of twinpool \
+                 write there, choose another `access` in [log], or leave it out for none"
+            ),
             StartError::Probes(error) => error.fmt(f),
             StartError::NoStateDir(pair) => write!(
                 f,
@@ -210,6 +219,7 @@ async fn serve(
         () = stop.told() => tracing::info!("told again: not waiting for sessions"),
     }
     hub.end();
+    hub.finish_logs();
     // A failure has been told where it occurred; a write that hangs has not.
     if timeout(LAST_WRITE, hub.kept()).await.is_err() {
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");

@@ -16,6 +16,7 @@ use super::stamp::{Stamp, span};
 use super::status::cause_text;
 use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Reason, Verdict};
+use crate::log::EVENTS;
 use crate::pairing;
 use crate::time::Time;
 use crate::topology::{TargetId, Topology};
@@ -134,7 +135,7 @@ impl Events {
     }
 
     fn keep(&mut self, kind: Kind, names: Names, text: String, at: Stamp) -> &Event {
-        tracing::info!(target: "twinpool::events", "{text}");
+        log(kind, &names, &text);
         if self.ring.len() == KEPT {
             self.ring.pop_front();
         }
@@ -151,6 +152,43 @@ impl Events {
             text,
         });
         &self.ring[self.ring.len() - 1]
+    }
+}
+
+/// Logs a transition with its names as fields. Each kind has a place of its own in the code, so that
+/// a storm of verdicts does not keep a redirect from being told (see [`crate::log`]).
+fn log(kind: Kind, names: &Names, text: &str) {
+    let Names {
+        pool,
+        member,
+        service,
+        pair,
+        site,
+    } = names;
+    let (pool, member, service) = (pool.as_deref(), member.as_deref(), service.as_deref());
+    let (pair, site) = (pair.as_deref(), site.as_deref());
+    macro_rules! told {
+        ($kind:literal) => {
+            tracing::info!(
+                target: EVENTS, kind = $kind, pool, member, service, pair, site, "{text}"
+            )
+        };
+    }
+    match kind {
+        Kind::Verdict => told!("verdict"),
+        Kind::Condition => told!("condition"),
+        Kind::Service => told!("service"),
+        Kind::Operator => told!("operator"),
+        Kind::Deadline => told!("deadline"),
+        Kind::First => told!("first"),
+        Kind::Isolation => told!("isolation"),
+        Kind::Redirect => told!("redirect"),
+        Kind::Alarm => told!("alarm"),
+        Kind::Store => told!("store"),
+        Kind::Pause => told!("pause"),
+        Kind::Site => told!("site"),
+        Kind::Spill => told!("spill"),
+        Kind::Instance => told!("instance"),
     }
 }
 

@@ -5,6 +5,7 @@
 //! exactly one is 1. What there is to tell stands in tables, one for each kind of subject: of the
 //! instance, its services and members in [`families`], of pairs and sites in [`pairs`].
 
+mod access;
 mod families;
 mod page;
 mod pairs;
@@ -40,6 +41,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         families::families(&self.0, &mut page)?;
+        access::families(&self.0, &mut page)?;
         pairs::families(&self.0, &mut page)
     }
 }

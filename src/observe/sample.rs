@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
-use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
+use super::desk::{Command, Desk, LocalFuture, Redirection, Refused, SetLevel};
 use super::events::{Event, Events};
 use super::names::{self, NoSuch};
 use super::shortage::{Lately, Shortage};
@@ -179,6 +179,7 @@ pub(crate) fn well() -> Status {
         lately: vec![],
         own_faults: OwnFaults::default(),
         reports_dropped: 0,
+        access: None,
         store_problem: None,
         store_problem_since: None,
         servers: vec![ServerStatus {
@@ -588,6 +589,7 @@ pub(crate) struct FakeDesk {
     pub(crate) asked: Cell<u32>,
     pub(crate) commands: RefCell<Vec<Command>>,
     pub(crate) redirections: RefCell<Vec<Redirection>>,
+    pub(crate) levels: RefCell<Vec<SetLevel>>,
 }
 
 impl FakeDesk {
@@ -597,6 +599,7 @@ impl FakeDesk {
             asked: Cell::new(0),
             commands: RefCell::new(vec![]),
             redirections: RefCell::new(vec![]),
+            levels: RefCell::new(vec![]),
         }
     }
 }
@@ -631,6 +634,15 @@ impl Desk for FakeDesk {
         let mut events = happened();
         events.retain(|event| event.seq > since);
         events
+    }
+
+    fn log_level(&self) -> Result<String, Refused> {
+        Ok("info".to_owned())
+    }
+
+    fn set_log_level(&self, order: SetLevel) -> Result<String, Refused> {
+        self.levels.borrow_mut().push(order);
+        Ok("done".to_owned())
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {

@@ -120,17 +120,17 @@ impl Default for Tools {
     }
 }
 
-/// Carries both directions until both have ended, or until the session breaks.
-pub(super) async fn relay(
+/// Carries both directions until both have ended, or until the session breaks. No `async fn`: it
+/// would hold what only the beginning needs for as long as the session lives.
+pub(super) fn relay(
     worker: &Worker,
     counters: &ServiceCounters,
     key: Key,
-    client: &mut TcpStream,
-    member: &mut TcpStream,
+    (client, member): (&mut TcpStream, &mut TcpStream),
     haste: Haste,
     account: &Account,
     settle: impl Fn(&TcpStream),
-) -> Result<(), Broken> {
+) -> impl Future<Output = Result<(), Broken>> {
     let mut up = Direction::new(worker.tools(), &counters.bytes_in, account.up(), haste);
     // What the listener was told is inherited by its clients' sockets.
     let mut down = Direction::new(
@@ -140,7 +140,7 @@ pub(super) async fn relay(
         Haste::Set,
     );
     let mut acknowledgements = OPENING;
-    poll_fn(|cx| {
+    poll_fn(move |cx| {
         match worker.registry().fate(key) {
             Fate::Young | Fate::Settled => {}
             Fate::Settle => settle(member),
@@ -174,7 +174,6 @@ pub(super) async fn relay(
             _ => Poll::Pending,
         }
     })
-    .await
 }
 
 impl<'a> Direction<'a> {

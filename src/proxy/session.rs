@@ -201,10 +201,8 @@ async fn carry(
         false => Haste::Fresh,
     };
     let counters = front.counters(worker);
-    relay(
-        worker, counters, key, client, member, haste, account, settle,
-    )
-    .await
+    let both = (client, member);
+    relay(worker, counters, key, both, haste, account, settle).await
 }
 
 /// A session's sockets. However the session is left, they close with a reset unless it ended in
@@ -294,6 +292,6 @@ mod tests {
     #[test]
     fn the_task_of_a_session_takes_less_than_three_quarters_of_a_kib() {
         let size = size(serve);
-        assert!(size < 768, "{size}");
+        eprintln!("{size}"); assert!(size < 768, "{size}");
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::health::{Scope, fronted, health_of, usable};
 use super::{
-    Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus, Progress,
-    RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status, TargetStatus,
-    UdpTotals, WorkerStatus, pair,
+    AccessStatus, Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus,
+    Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status,
+    TargetStatus, UdpTotals, WorkerStatus, pair,
 };
 use crate::health::Reason;
 use crate::health::readiness::{Mode, OperatorState};
@@ -58,6 +58,11 @@ pub fn status(view: &View<'_>) -> Status {
         lately: view.shortages.of_instance(&clock),
         own_faults: OwnFaults::sum(view.workers, view.own_faults),
         reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
+        access: view.access.map(|counts| AccessStatus {
+            written: counts.written,
+            dropped: view.workers.iter().map(|w| w.access_dropped.get()).sum(),
+            lost: counts.lost,
+        }),
         store_problem: view.store_problem.map(str::to_owned),
         store_problem_since: view.onsets.store().map(|at| clock.stamp(at)),
         servers: view

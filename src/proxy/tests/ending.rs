@@ -7,7 +7,7 @@ use std::task::{Wake, Waker};
 
 use crate::dispatch::fixture::{HOME, TWIN};
 use crate::proxy::Which;
-use crate::proxy::registry::{Fate, Key, Owner, Registry, Tick};
+use crate::proxy::registry::{Fate, Key, Owner, Registry, Tick, Told};
 use crate::topology::{MemberId, PoolId};
 
 const MANY: usize = 4_000;
