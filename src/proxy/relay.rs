@@ -122,15 +122,15 @@ impl Default for Tools {
 
 /// Carries both directions until both have ended, or until the session breaks. No `async fn`: it
 /// would hold what only the beginning needs for as long as the session lives.
-pub(super) fn relay(
-    worker: &Worker,
-    counters: &ServiceCounters,
+pub(super) fn relay<'a>(
+    worker: &'a Worker,
+    counters: &'a ServiceCounters,
     key: Key,
-    (client, member): (&mut TcpStream, &mut TcpStream),
+    (client, member): (&'a mut TcpStream, &'a mut TcpStream),
     haste: Haste,
-    account: &Account,
-    settle: impl Fn(&TcpStream),
-) -> impl Future<Output = Result<(), Broken>> {
+    account: &'a Account,
+    settle: impl Fn(&TcpStream) + 'a,
+) -> impl Future<Output = Result<(), Broken>> + 'a {
     let mut up = Direction::new(worker.tools(), &counters.bytes_in, account.up(), haste);
     // What the listener was told is inherited by its clients' sockets.
     let mut down = Direction::new(
