@@ -255,6 +255,8 @@ impl Hub {
                 hub.observe_counters.clone(),
             ));
         }
+        let logs = hub.clone();
+        spawn_local(async move { logs.logs.reopen_when_told().await });
         spawn_local(server::run(control, desk, hub.control_counters.clone()));
         Ok((hub, inputs))
     }

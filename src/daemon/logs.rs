@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
@@ -64,6 +65,20 @@ impl Logs {
     /// What became of the lines that the writer took, where there is an access log.
     pub(super) fn counts(&self) -> Option<Counts> {
         self.access.borrow().as_ref().map(Writer::counts)
+    }
+
+    /// Has the access log's file opened anew whenever SIGUSR1 says that it was moved away.
+    pub(super) async fn reopen_when_told(&self) {
+        let mut told = match signal(SignalKind::user_defined1()) {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::warn!(%error, "SIGUSR1 cannot be heard: it ends this process");
+                return;
+            }
+        };
+        while told.recv().await.is_some() {
+            self.reopen();
+        }
     }
 
     /// Has the access log's file opened anew, for it may have been moved away.

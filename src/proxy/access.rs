@@ -26,7 +26,7 @@ use crate::dispatch::Attempt;
 use crate::log::access::{Entry, Sink};
 use crate::observe::counters::WorkerCounters;
 use crate::time::Time;
-use crate::topology::{PoolId, Protocol, ServiceId, TargetId, Topology};
+use crate::topology::{Protocol, ServiceId, TargetId, Topology};
 
 /// What a worker is given for its access log.
 #[derive(Clone, Debug)]
@@ -115,8 +115,10 @@ struct End {
 }
 
 /// The member that was reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Reached {
+    /// What its ids are of.
+    topology: Arc<Topology>,
     target: TargetId,
     address: SocketAddr,
     way: Way,
@@ -139,7 +141,7 @@ struct Open {
     /// Since when it waits in the queue.
     queued: Cell<Time>,
     queue: Cell<Duration>,
-    reached: Cell<Option<Reached>>,
+    reached: RefCell<Option<Reached>>,
     retries: Cell<u32>,
     hedges: Cell<u32>,
     /// From the client, and from the member.
@@ -184,7 +186,7 @@ impl Account {
                 sought: Cell::new(None),
                 queued: Cell::new(Time::ZERO),
                 queue: Cell::new(Duration::ZERO),
-                reached: Cell::new(None),
+                reached: RefCell::new(None),
                 retries: Cell::new(0),
                 hedges: Cell::new(0),
                 up: Tally::default(),
@@ -254,7 +256,9 @@ impl Account {
 
     /// It stands with this member now. `front` is where it came.
     pub(super) fn reached(&self, worker: &Worker, front: &Front, attempt: &Attempt) {
-        let Some(open) = &self.0 else { return };
+        let (Some(open), Some(access)) = (&self.0, worker.access()) else {
+            return;
+        };
         let (home, target) = (front.service, attempt.target());
         let snapshot = worker.snapshot();
         let sent_to = snapshot.serving(home, open.source().ip());
@@ -264,7 +268,8 @@ impl Account {
             (true, true) => Way::Home,
         };
         open.phase.set(Phase::Relay);
-        open.reached.set(Some(Reached {
+        open.reached.replace(Some(Reached {
+            topology: access.topology.clone(),
             target,
             address: attempt.address(),
             way,
@@ -433,9 +438,9 @@ impl Drop for Open {
         if self.phase.get() == Phase::Queue {
             self.add_wait(now);
         }
-        let reached = self.reached.get();
+        let reached = self.reached.take();
         let connect = self.sought.get().map(|sought| {
-            let until = reached.map_or(now, |reached| reached.at);
+            let until = reached.as_ref().map_or(now, |reached| reached.at);
             until.since(sought).saturating_sub(self.queue.get())
         });
         // Nobody said how where its task was dropped with the runtime.
@@ -538,12 +543,11 @@ struct Served<'a> {
 
 impl Entry for Line {
     fn write(&self, line: &mut String) {
-        let pool = |id: PoolId| self.topology.pool(id).name.as_str();
         let service = self.topology.service(self.service);
         let written = Written {
             time: time(self.began),
             instance: &self.instance,
-            pool: pool(self.service.pool),
+            pool: &self.topology.pool(self.service.pool).name,
             service: &service.name,
             protocol: Protocol::word(service.protocol),
             client: self.client,
@@ -554,10 +558,10 @@ impl Entry for Line {
             phase: self.phase,
             reason: self.end.reason,
             detail: self.end.detail.as_deref(),
-            served: self.reached.map(|reached| Served {
-                member: self.topology.member_path(reached.target.member()),
+            served: self.reached.as_ref().map(|reached| Served {
+                member: reached.topology.member_path(reached.target.member()),
                 address: canonical(reached.address),
-                serving: pool(reached.target.pool),
+                serving: &reached.topology.pool(reached.target.pool).name,
                 way: reached.way,
                 generation: reached.generation,
             }),

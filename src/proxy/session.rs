@@ -292,7 +292,6 @@ mod tests {
     #[test]
     fn the_task_of_a_session_takes_less_than_three_quarters_of_a_kib() {
         let size = size(serve);
-        eprintln!("{size}");
         assert!(size < 768, "{size}");
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) descriptors: Option<u32>,
     /// The cores that it may run on, as `taskset` lists them.
     pub(crate) cores: Option<&'static str>,
+    /// What the shell that starts the daemon does before; the scratch directory is `$DIR`.
+    pub(crate) before: String,
     rest: String,
 }
 
@@ -70,6 +72,7 @@ impl Setup {
             observe: None,
             descriptors: None,
             cores: None,
+            before: String::new(),
             rest: String::new(),
         }
     }
@@ -107,6 +110,13 @@ impl Setup {
         self
     }
 
+    /// Has the shell that starts it do this before; the scratch directory is `$DIR`.
+    pub(crate) fn before(mut self, script: &str) -> Setup {
+        self.before += script;
+        self.before.push('\n');
+        self
+    }
+
     /// Listens for HTTP.
     pub(crate) fn observe(mut self, address: SocketAddr) -> Setup {
         self.observe = Some(address);
@@ -138,6 +148,7 @@ impl Setup {
         };
         let workers = workers.map_or(String::new(), |n| format!("workers = {n}"));
         let dir = dir.display();
+        let rest = rest.replace("{DIR}", &dir.to_string());
         format!(
             r#"
 [instance]
