@@ -11,7 +11,6 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +20,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use super::{FIELD_PREFIX, IDENTIFIER};
+use super::journal::{self, Journal};
 
 /// Entries that may wait. A worker that ends ten thousand sessions at once leaves room for more,
 /// and a disk may hold its breath for a moment; some MiB when it is full.
@@ -30,8 +29,6 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 256;
 /// Who reads the log may be in a group of its own; nobody else may.
 const MODE: u32 = 0o640;
-/// Where the journal takes entries with fields.
-const JOURNAL: &str = "/run/systemd/journal/socket";
 /// What the entries are found by in the journal.
 const TARGET: &str = "twinpool::access";
 
@@ -230,7 +227,7 @@ enum Out {
         /// A write failed, perhaps in the middle of a line.
         broken: bool,
     },
-    Journal(UnixDatagram),
+    Journal(Journal),
     Stderr,
 }
 
@@ -242,12 +239,7 @@ impl Out {
                 path,
                 broken: false,
             },
-            Destination::Journal => {
-                let socket = UnixDatagram::unbound()?;
-                // An empty one is thrown away there, and an error here when nobody listens.
-                socket.send_to(&[], JOURNAL)?;
-                Out::Journal(socket)
-            }
+            Destination::Journal => Out::Journal(Journal::open()?),
             Destination::Stderr => Out::Stderr,
         })
     }
@@ -278,10 +270,7 @@ impl Out {
                 *broken = written.is_err();
                 written
             }
-            Out::Journal(socket) => {
-                socket.send_to(journal_entry(lines.trim_end()).as_bytes(), JOURNAL)?;
-                Ok(())
-            }
+            Out::Journal(journal) => journal.send(&journal_entry(lines.trim_end())),
             Out::Stderr => io::stderr().lock().write_all(lines.as_bytes()),
         }
     }
@@ -298,21 +287,18 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// An entry as the journal's native protocol has it: the line as the message, and each of its
-/// values as a field.
-fn journal_entry(line: &str) -> String {
-    let mut entry =
-        format!("MESSAGE={line}\nPRIORITY=6\nSYSLOG_IDENTIFIER={IDENTIFIER}\nTARGET={TARGET}\n");
+/// The line as the message, and each of its values as a field.
+fn journal_entry(line: &str) -> journal::Entry {
+    let mut entry = journal::Entry::new(tracing::Level::INFO, TARGET);
+    entry.message(line);
     let values: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(line).unwrap_or_default();
     for (name, value) in values {
-        let text = match value {
-            serde_json::Value::Null => continue,
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
-        };
-        let name = name.to_ascii_uppercase();
-        entry += &format!("{FIELD_PREFIX}_{name}={}\n", text.replace('\n', " "));
+        match value {
+            serde_json::Value::Null => {}
+            serde_json::Value::String(text) => entry.field(&name, &text),
+            other => entry.field(&name, &other.to_string()),
+        }
     }
     entry
 }
@@ -484,18 +470,12 @@ mod tests {
 
     #[test]
     fn an_entry_of_the_journal_has_a_field_for_each_value() {
-        let entry = journal_entry(r#"{"pool":"fe","bytes_in":7,"reason":"a\nb","none":null}"#);
-        let lines: Vec<&str> = entry.lines().collect();
-        for line in [
-            r#"MESSAGE={"pool":"fe","bytes_in":7,"reason":"a\nb","none":null}"#,
-            "PRIORITY=6",
-            "SYSLOG_IDENTIFIER=twinpool",
-            "TWINPOOL_POOL=fe",
-            "TWINPOOL_BYTES_IN=7",
-            "TWINPOOL_REASON=a b",
-        ] {
-            assert!(lines.contains(&line), "{line} in {entry}");
-        }
-        assert_eq!(lines.len(), 7);
+        let line = r#"{"pool":"fe","bytes_in":7,"none":null}"#;
+        let mut expected = journal::Entry::new(tracing::Level::INFO, TARGET);
+        expected.message(line);
+        expected.field("BYTES_IN", "7");
+        expected.field("POOL", "fe");
+        let entry = journal_entry(line);
+        assert_eq!(entry, expected);
     }
 }

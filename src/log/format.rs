@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::EVENTS;
+use super::journal::priority;
 
 /// How systemd says that stderr is the journal: by the device and inode of its socket.
 const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
@@ -176,16 +177,6 @@ impl Visit for Message<'_> {
         if field.name() == "message" && self.1.is_ok() {
             self.1 = write!(self.0, "{value:?}");
         }
-    }
-}
-
-/// As `syslog.h` has it.
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        _ => 7,
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod access;
 mod collapse;
 mod format;
+mod journal;
 mod level;
 pub mod storm;
 
@@ -29,6 +30,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use crate::time::Time;
 use collapse::{Collapse, Held};
 use format::{Output, Stderr, Text};
+use journal::ToJournal;
 
 pub use format::Format;
 pub use level::{Level, NotALevel};
@@ -37,10 +39,6 @@ pub use level::{Level, NotALevel};
 pub const EVENTS: &str = "twinpool::events";
 /// What programs read a level from before the configuration's is.
 const ENVIRONMENT: &str = "RUST_LOG";
-/// Who wrote an entry, in the journal.
-const IDENTIFIER: &str = "twinpool";
-/// What names of our own fields begin with there.
-const FIELD_PREFIX: &str = "TWINPOOL";
 
 static STARTED: OnceLock<Started> = OnceLock::new();
 
@@ -134,7 +132,7 @@ fn layer(output: Output) -> (Box<dyn Layer<Inner> + Send + Sync>, Option<io::Err
         lines.boxed()
     };
     match output {
-        Output::Journal => match journal() {
+        Output::Journal => match ToJournal::open() {
             Ok(journal) => (journal.boxed(), None),
             Err(error) => (lines(Text::FOR_JOURNAL, false), Some(error)),
         },
@@ -149,21 +147,6 @@ fn layer(output: Output) -> (Box<dyn Layer<Inner> + Send + Sync>, Option<io::Err
             (json.boxed(), None)
         }
     }
-}
-
-fn journal() -> io::Result<tracing_journald::Layer> {
-    use tracing_journald::{Priority, PriorityMappings};
-    let priorities = PriorityMappings {
-        info: Priority::Informational,
-        debug: Priority::Debug,
-        trace: Priority::Debug,
-        ..PriorityMappings::new()
-    };
-    let journal = tracing_journald::Layer::new()?
-        .with_syslog_identifier(IDENTIFIER.to_owned())
-        .with_field_prefix(Some(FIELD_PREFIX.to_owned()))
-        .with_priority_mappings(priorities);
-    Ok(journal)
 }
 
 /// What is told now; none where this process has set up no log.

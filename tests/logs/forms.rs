@@ -145,12 +145,12 @@ async fn the_journal_gets_entries_with_fields_and_stderr_nothing() {
     let (daemon, log) = told(|setup| setup.before(&journal.script()).text(access)).await;
     let entry = journal.entry("p/a line: up → down").await;
     for field in [
-        "PRIORITY\n\u{1}\0\0\0\0\0\0\06\n",
-        "SYSLOG_IDENTIFIER\n",
-        "TARGET\n",
-        "TWINPOOL_KIND\n",
-        "TWINPOOL_POOL\n",
-        "TWINPOOL_MEMBER\n",
+        "PRIORITY=6\n",
+        "SYSLOG_IDENTIFIER=twinpool\n",
+        "TARGET=twinpool::events\n",
+        "TWINPOOL_KIND=verdict\n",
+        "TWINPOOL_POOL=p\n",
+        "TWINPOOL_MEMBER=a\n",
     ] {
         assert!(entry.contains(field), "{field} in {entry:?}");
     }
@@ -159,4 +159,33 @@ async fn the_journal_gets_entries_with_fields_and_stderr_nothing() {
     assert!(entry.contains("TWINPOOL_ENDED=refused\n"), "{entry}");
     assert!(entry.contains("MESSAGE={\"time\":"), "{entry}");
     assert_eq!(log, "");
+}
+
+#[tokio::test]
+async fn a_journal_that_hangs_holds_nobody_up_and_is_told_what_it_missed() {
+    if !may_unshare() {
+        eprintln!("skipped here: no journal of one's own without a mount namespace");
+        return;
+    }
+    // More than any kernel keeps for one who does not read.
+    const MANY: u64 = 900;
+    let journal = Journal::new();
+    let mut a = Member::start("a").await;
+    let setup = Setup::of(&Pool::of([&a])).text("[log]\nlevel = \"debug\"");
+    let daemon = Daemon::start(setup.before(&journal.script())).await;
+    a.die().await;
+    daemon.verdict("a", Verdict::Down).await;
+    let address = daemon.address().await;
+    for _ in 0..MANY {
+        assert_eq!(turned_away(address).await, Ended::Reset);
+    }
+    daemon.counted("all of them", |t| t.refused() == MANY).await;
+    assert!(daemon.done(&["status"]).await.contains("p/a"));
+    let mut seen = 0;
+    while journal.socket.recv(&mut [0; 1 << 12]).is_ok() {
+        seen += 1;
+    }
+    assert!(seen < MANY, "it kept {seen} entries: nothing was lost");
+    daemon.done(&["drain", "p/a"]).await;
+    journal.entry("were lost: the journal took none").await;
 }
