@@ -6,27 +6,26 @@
 //! dropped, however the session was left, what it says is handed to the writer's queue, and looked
 //! up, formatted and written there. A full queue costs the line, and is counted.
 
+mod line;
+
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use line::{By, End, Line, Phase, Reached, Way, canonical};
 
-use super::registry::Told;
 use super::relay::Broken;
 use super::session::Refused;
 use super::udp;
 use super::worker::{Front, Worker};
 use crate::clock;
 use crate::dispatch::Attempt;
-use crate::log::access::{Entry, Sink};
+use crate::log::access::Sink;
 use crate::observe::counters::WorkerCounters;
 use crate::time::Time;
-use crate::topology::{Protocol, ServiceId, TargetId, Topology};
+use crate::topology::{ServiceId, Topology};
 
 /// What a worker is given for its access log.
 #[derive(Clone, Debug)]
@@ -55,75 +54,6 @@ pub(super) struct Tally {
     bytes: Cell<u64>,
     /// Its source ended before the other one's did.
     first: Cell<bool>,
-}
-
-/// How far a session came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Phase {
-    /// It had just been accepted.
-    Accept,
-    /// Its PROXY header was awaited.
-    Header,
-    /// It waited for a member with room.
-    Queue,
-    /// A member was sought.
-    Connect,
-    /// It was carried.
-    Relay,
-}
-
-/// How it came to the pool that serves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Way {
-    /// It is the home pool.
-    Home,
-    /// The redirect table sent it there.
-    Redirected,
-    /// No member of the pool that it was sent to accepted it.
-    Spilled,
-}
-
-/// Who ended a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum By {
-    Client,
-    Member,
-    Idle,
-    MemberDown,
-    Drained,
-    Readdressed,
-    Moved,
-    Evicted,
-    OwnFault,
-    Shed,
-    Refused,
-    Stopped,
-}
-
-/// How it ended.
-#[derive(Clone, Debug)]
-struct End {
-    by: By,
-    orderly: bool,
-    /// Why it was refused, in the words of the metrics.
-    reason: Option<&'static str>,
-    /// What the kernel or the caller said.
-    detail: Option<String>,
-}
-
-/// The member that was reached.
-#[derive(Clone, Debug)]
-struct Reached {
-    /// What its ids are of.
-    topology: Arc<Topology>,
-    target: TargetId,
-    address: SocketAddr,
-    way: Way,
-    generation: Option<u64>,
-    at: Time,
 }
 
 #[derive(Debug)]
@@ -384,43 +314,6 @@ impl Tally {
     }
 }
 
-impl By {
-    fn of(told: Told) -> By {
-        match told {
-            Told::Down => By::MemberDown,
-            Told::Drained => By::Drained,
-            Told::Readdressed => By::Readdressed,
-            Told::Moved => By::Moved,
-            Told::Stopped => By::Stopped,
-        }
-    }
-}
-
-impl End {
-    fn by(by: By) -> End {
-        End {
-            by,
-            orderly: false,
-            reason: None,
-            detail: None,
-        }
-    }
-
-    fn refused(reason: &'static str) -> End {
-        End {
-            reason: Some(reason),
-            ..End::by(By::Refused)
-        }
-    }
-
-    fn because(by: By, error: &impl fmt::Display) -> End {
-        End {
-            detail: Some(error.to_string()),
-            ..End::by(by)
-        }
-    }
-}
-
 impl Open {
     fn source(&self) -> SocketAddr {
         self.source.get().unwrap_or(self.client)
@@ -468,127 +361,4 @@ impl Drop for Open {
             self.access.counters.access_dropped.add(1);
         }
     }
-}
-
-/// What is handed to the writer.
-#[derive(Debug)]
-struct Line {
-    instance: Arc<str>,
-    topology: Arc<Topology>,
-    service: ServiceId,
-    client: SocketAddr,
-    source: Option<SocketAddr>,
-    listener: Option<SocketAddr>,
-    began: SystemTime,
-    phase: Phase,
-    reached: Option<Reached>,
-    end: End,
-    retries: u32,
-    hedges: u32,
-    bytes_in: u64,
-    bytes_out: u64,
-    queue: Duration,
-    connect: Duration,
-    total: Duration,
-}
-
-/// A line as it is read.
-#[derive(Serialize)]
-struct Written<'a> {
-    /// When it was accepted.
-    time: String,
-    instance: &'a str,
-    pool: &'a str,
-    service: &'a str,
-    protocol: &'static str,
-    client: SocketAddr,
-    /// Where it comes from by its PROXY header.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<SocketAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listener: Option<SocketAddr>,
-    ended: By,
-    orderly: bool,
-    phase: Phase,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
-    #[serde(flatten)]
-    served: Option<Served<'a>>,
-    retries: u32,
-    hedges: u32,
-    bytes_in: u64,
-    bytes_out: u64,
-    #[serde(serialize_with = "seconds")]
-    queue: Duration,
-    #[serde(serialize_with = "seconds")]
-    connect: Duration,
-    #[serde(serialize_with = "seconds")]
-    total: Duration,
-}
-
-/// Of a session that reached a member.
-#[derive(Serialize)]
-struct Served<'a> {
-    member: String,
-    address: SocketAddr,
-    /// The pool that serves it: its own, or the twin.
-    serving: &'a str,
-    way: Way,
-    /// Of the pair's record by which it was sent, where there is a pair.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
-}
-
-impl Entry for Line {
-    fn write(&self, line: &mut String) {
-        let service = self.topology.service(self.service);
-        let written = Written {
-            time: time(self.began),
-            instance: &self.instance,
-            pool: &self.topology.pool(self.service.pool).name,
-            service: &service.name,
-            protocol: Protocol::word(service.protocol),
-            client: self.client,
-            source: self.source,
-            listener: self.listener,
-            ended: self.end.by,
-            orderly: self.end.orderly,
-            phase: self.phase,
-            reason: self.end.reason,
-            detail: self.end.detail.as_deref(),
-            served: self.reached.as_ref().map(|reached| Served {
-                member: reached.topology.member_path(reached.target.member()),
-                address: canonical(reached.address),
-                serving: &reached.topology.pool(reached.target.pool).name,
-                way: reached.way,
-                generation: reached.generation,
-            }),
-            retries: self.retries,
-            hedges: self.hedges,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            queue: self.queue,
-            connect: self.connect,
-            total: self.total,
-        };
-        *line += &serde_json::to_string(&written).expect("plain values have a form in JSON");
-    }
-}
-
-fn time(wall: SystemTime) -> String {
-    let stamp = Timestamp::try_from(wall).unwrap_or(Timestamp::MAX);
-    format!("{stamp:.6}")
-}
-
-/// To the microsecond.
-fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_micros() as f64 / 1e6)
-}
-
-/// An address of IPv4 as one, however the socket that tells it writes it.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    let ip: IpAddr = address.ip().to_canonical();
-    SocketAddr::new(ip, address.port())
 }

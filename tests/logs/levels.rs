@@ -107,7 +107,7 @@ async fn a_storm_is_told_by_its_beginning_and_a_count() {
     daemon.signal(Signal::TERM);
     daemon.exited().await;
     let log = daemon.log();
-    let told = log.matches(": refused peer=").count() as u64;
+    let told = log.matches("session: refused peer=").count() as u64;
     let summaries = log.lines().filter_map(|line| {
         let (_, rest) = line.split_once("DEBUG twinpool::proxy::session: ")?;
         let (count, like) = rest.split_once(" more like this in ")?;
