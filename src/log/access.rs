@@ -103,6 +103,34 @@ impl Sink {
     }
 }
 
+/// The other end of a [`Sink`] that nobody writes from.
+#[cfg(test)]
+pub(crate) struct Queue(Receiver<Message>);
+
+#[cfg(test)]
+impl Sink {
+    /// One with room for `most`.
+    pub(crate) fn of(most: usize) -> (Sink, Queue) {
+        let (queue, messages) = sync_channel(most);
+        (Sink(queue), Queue(messages))
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// Takes what has come.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let write = |message| {
+            let mut line = String::new();
+            if let Message::Entry(entry) = message {
+                entry.write(&mut line);
+            }
+            line
+        };
+        self.0.try_iter().map(write).collect()
+    }
+}
+
 impl Writer {
     /// Opens the destination, and starts the thread.
     ///
