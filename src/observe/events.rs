@@ -1,7 +1,8 @@
 //! What happened lately: transitions, in words, in a bounded ring.
 //!
 //! One sentence is made of each transition, here and nowhere else; the log, `/v1/events` and the
-//! status page all tell that sentence. Storms are told whole.
+//! status page all tell that sentence. The ring keeps storms whole; the log collapses them (see
+//! [`crate::log`]).
 
 mod redirects;
 
