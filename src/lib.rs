@@ -19,12 +19,13 @@
 //! | [`time`] | the clock value that deciding code is given | nothing |
 //! | [`clock`] | the one place where the clock is read | time |
 //! | [`topology`] | sites, pools, members, services, pairs and their ids; look-up only | nothing |
-//! | [`config`] | TOML to `Config`, or every mistake in it at once | topology |
+//! | [`log`] | the log of this process: where it goes, what is told, storms; the access log's writer | clock |
+//! | [`config`] | TOML to `Config`, or every mistake in it at once | topology, log |
 //! | [`health`] | verdict machine (pure); probes and the runner that asks them | topology |
 //! | [`pairing`] | quorum, condition, isolation, the pair machine, and the decider that holds every machine (pure); where records are kept | health |
 //! | [`balance`] | choosing a member (pure), load accounting | topology |
 //! | [`dispatch`] | the snapshot with its redirects, and the one way to get a member from it | balance, pairing |
-//! | [`proxy`] | workers, listeners, relay, session registry | dispatch |
+//! | [`proxy`] | workers, listeners, relay, session registry | dispatch, log |
 //! | [`observe`] | HTTP endpoints, metrics, status, events | pairing |
 //! | [`control`] | the control socket and its commands | observe |
 //! | [`daemon`] | wiring: workers, snapshot, signals, systemd | all of the above |
@@ -59,6 +60,7 @@ pub mod control;
 pub mod daemon;
 pub mod dispatch;
 pub mod health;
+pub mod log;
 pub mod observe;
 pub mod pairing;
 pub mod proxy;

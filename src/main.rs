@@ -1,20 +1,19 @@
-//! The twinpool daemon and its commands. The phases of a run: arguments, logging, configuration,
+//! The twinpool daemon and its commands. The phases of a run: arguments, configuration, the log,
 //! then the daemon, which binds, serves and drains.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
 use twinpool::cli::{self, Task};
 use twinpool::config::{self, Errors};
 use twinpool::daemon::{self, Heir, Starter, UnixSignals};
+use twinpool::log;
 
 fn main() -> ExitCode {
     let line = cli::command_line();
-    // The demo tells by itself what happens; its screen and its table are no place for a log.
-    if !matches!(line.task, Task::Demo { .. }) || std::env::var_os("RUST_LOG").is_some() {
-        log_to_stderr();
+    if !tells_by_itself(&line.task) {
+        log::start(&log::Settings::default());
     }
     match line.task {
         Task::Run { config, successor } => run(&config, line.socket, successor),
@@ -28,14 +27,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// `RUST_LOG` decides what is told; state changes and worse without it.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+/// The daemon's log is as its configuration says; and the demo's screen and table are no place for
+/// one, unless somebody wants it.
+fn tells_by_itself(task: &Task) -> bool {
+    match task {
+        Task::Run { .. } => true,
+        Task::Demo { .. } => std::env::var_os("RUST_LOG").is_none(),
+        _ => false,
+    }
 }
 
 fn run(path: &Path, socket: Option<PathBuf>, successor: bool) -> ExitCode {
@@ -68,6 +67,7 @@ fn run(path: &Path, socket: Option<PathBuf>, successor: bool) -> ExitCode {
         config.control.socket.clone_from(socket);
     }
     starter.socket = socket;
+    log::start(&config.log.settings);
     match daemon::run(config, starter, UnixSignals::default(), |_| ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::control::server::{CommandAnswer, CommandBody, ReloadBody};
+use crate::control::server::{CommandAnswer, CommandBody, LevelBody, ReloadBody};
 use crate::health::readiness::Mode;
 use crate::observe::events::{Event, Query, mode_word};
 use crate::observe::status::Status;
@@ -123,6 +123,18 @@ impl Client {
         let (path, order) = ("/v1/commands/upgrade", ReloadBody {});
         self.post(path, &order, ORDER_PATIENCE, "twinpool status")
             .await
+    }
+
+    /// What the daemon's log tells.
+    pub async fn log_level(&self) -> Result<String, AskError> {
+        let answer: CommandAnswer = parsed(&self.get("/v1/commands/log-level").await?)?;
+        Ok(answer.text)
+    }
+
+    /// Has it tell more or less; what was done.
+    pub async fn set_log_level(&self, body: &LevelBody) -> Result<String, AskError> {
+        let path = "/v1/commands/log-level";
+        self.post(path, body, PATIENCE, "twinpool log-level").await
     }
 
     /// `look` is the command that tells what became of it where no answer does.

@@ -24,8 +24,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::order::parse_span;
-use crate::control::server::CommandBody;
+use crate::control::server::{CommandBody, LevelBody};
 use crate::health::readiness::Mode;
+use crate::log::Level;
 use client::{AskError, Client};
 use happened::EventsAsked;
 use moves::{Because, MovePool, MoveSite, give};
@@ -155,6 +156,20 @@ pub enum Ask {
     Upgrade,
     /// Let automation go on; ends alarms, and the wait after a damaged record
     Resume(Because),
+    /// How much the daemon's log tells; with LEVEL, change it
+    LogLevel(LogLevel),
+}
+
+/// What the log is to tell.
+#[derive(Debug, Args)]
+pub struct LogLevel {
+    /// off, error, warn, info, debug or trace; with more or less for parts of the program,
+    /// `info,twinpool::proxy=debug`
+    #[arg(value_parser = level_as_typed)]
+    pub level: Option<String>,
+    /// For how long, as 90s, 30m or 2h; then it tells what it told before
+    #[arg(long = "for", value_name = "SPAN", value_parser = span_as_typed, requires = "level")]
+    pub lasting: Option<String>,
 }
 
 /// A member, and what goes with an order about it.
@@ -284,6 +299,13 @@ pub async fn answered(client: &Client, ask: Ask, out: &mut impl Write) -> Result
         Ask::Evacuate(order) => give(client, moves::Order::Evacuate(order), out).await?,
         Ask::Restore(order) => give(client, moves::Order::Restore(order), out).await?,
         Ask::Pause(because) => give(client, moves::Order::Pause(because), out).await?,
+        Ask::LogLevel(LogLevel { level, lasting }) => {
+            let told = match level {
+                None => client.log_level().await?,
+                Some(level) => client.set_log_level(&LevelBody { level, lasting }).await?,
+            };
+            writeln!(out, "{}", harmless(&told))?;
+        }
         Ask::Resume(because) => give(client, moves::Order::Resume(because), out).await?,
     }
     out.flush()?;
@@ -319,6 +341,14 @@ fn print_json(out: &mut impl Write, body: &impl serde::Serialize) -> Result<(), 
         .map_err(|error| AskError::Strange(format!("cannot write JSON: {error}")))?;
     writeln!(out, "{text}")?;
     Ok(())
+}
+
+/// A level that the daemon will understand, kept as it was typed.
+fn level_as_typed(text: &str) -> Result<String, String> {
+    match Level::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(wrong) => Err(format!("{wrong}; {}", wrong.help)),
+    }
 }
 
 /// A span that the daemon will understand, kept as it was typed.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::duration;
+use crate::log::Level;
 use crate::topology::{
     BelowQuorum, Check, Member, Pair, Policy, Pool, Service, ServiceId, Succession, Topology,
 };
@@ -156,6 +157,17 @@ impl Difference {
             &new.control.socket,
             socket,
         );
+        let (was, is) = (&old.log, &new.log);
+        self.key(
+            "[log]",
+            "level",
+            &was.settings.level,
+            &is.settings.level,
+            Level::to_string,
+        );
+        let same = was.settings.format == is.settings.format;
+        self.told("[log]", "format", same);
+        self.told("[log]", "access", was.access == is.access);
     }
 
     fn pools(&mut self, sides: &Sides<'_>, was: &Pool, is: &Pool) {

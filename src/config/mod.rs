@@ -16,6 +16,7 @@ mod diagnostic;
 pub mod difference;
 pub mod duration;
 mod listeners;
+mod logs;
 mod members;
 mod pairs;
 mod pool;
@@ -38,6 +39,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::log::Settings;
+use crate::log::access::Destination;
 use crate::topology::{SiteId, Topology};
 
 /// A thousand pools with a thousand members each take less; a device that never ends stops here.
@@ -52,6 +55,8 @@ pub struct Config {
     pub observe: Observe,
     /// `[control]`.
     pub control: Control,
+    /// `[log]`.
+    pub log: Log,
     /// `[sites]`, `[roles]`, `[pools]` and `[pairs]`; the pairs that are in force on this instance.
     pub topology: Topology,
     /// The file that all of it was read from; none for text that was given otherwise.
@@ -118,6 +123,15 @@ impl Control {
             group: None,
         }
     }
+}
+
+/// What is told of the instance and of its sessions, and where.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Log {
+    /// The log of the instance.
+    pub settings: Settings,
+    /// Where a line is written for each session; nowhere when none.
+    pub access: Option<Destination>,
 }
 
 /// A configuration that validated, and what is worth a warning in it.

@@ -15,7 +15,9 @@ use super::diagnostic::Diagnostic;
 use super::listeners::{Listener, UNWRITTEN, tell_shared_listeners};
 use super::presets::{self, RoleDef};
 use super::reader::{Notes, Table, unknown};
-use super::{Config, Errors, Instance, Loaded, Observe, after_pool, control, pairs, pool, roles};
+use super::{
+    Config, Errors, Instance, Loaded, Observe, after_pool, control, logs, pairs, pool, roles,
+};
 use crate::topology::{Pool, PoolId, Protocol, Site, SiteId, Topology};
 
 pub(super) const MOST_POOLS: usize = 1_000;
@@ -73,6 +75,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
     let (instance, instance_places) = instance(&root.table("instance", "[instance]"), &names);
     let (observe, observe_place) = observe(&root.table("observe", "[observe]"));
     let control = control::control(&root.table("control", "[control]"));
+    let log = logs::read(&root.table("log", "[log]"));
     let mut pools = pools(
         &root.table("pools", "pools"),
         &roles,
@@ -111,6 +114,7 @@ pub(super) fn read(text: &str, notes: &Notes) -> Option<Config> {
         instance,
         observe,
         control,
+        log,
         topology: Topology {
             sites,
             pools,

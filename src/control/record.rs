@@ -36,7 +36,9 @@ impl Record {
                 (what, Some(&command.member), &command.reason)
             }
             // The daemon tells of it, with what it changed; so it does where nobody sent a command.
-            Ordered::Reload { .. } | Ordered::Upgrade { .. } => return Record(None),
+            Ordered::Reload { .. } | Ordered::Upgrade { .. } | Ordered::LogLevel(_) => {
+                return Record(None);
+            }
             Ordered::Pairs(redirection) if redirection.dry_run => return Record(None),
             Ordered::Pairs(redirection) => {
                 let about = match &redirection.what {

@@ -51,6 +51,11 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
             old.instance.workers == new.instance.workers,
         ),
         ("listen in [observe]", old.observe == new.observe),
+        (
+            "format in [log]",
+            old.log.settings.format == new.log.settings.format,
+        ),
+        ("access in [log]", old.log.access == new.log.access),
     ])
 }
 

@@ -14,7 +14,8 @@ use super::record::{Quota, Record};
 use super::redirect::{AutomationBody, PoolBody, SiteBody};
 use super::socket::ControlSocket;
 use crate::health::readiness::Mode;
-use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused};
+use crate::log::Level;
+use crate::observe::desk::{Command, Desk, Redirect, Redirection, Refused, SetLevel};
 use crate::observe::http::{Pages, json, not_found, text, unescaped, wrong_method};
 use crate::observe::serve::{BodyError, Gate, Request, Response, ServerCounters, serve};
 
@@ -29,7 +30,8 @@ const ENDPOINTS: &str = "the read-only endpoints, /v1/why/POOL, /v1/why/POOL/MEM
                          /v1/commands/drain, /v1/commands/maintenance, /v1/commands/ready, \
                          /v1/commands/failover, /v1/commands/failback, /v1/commands/evacuate, \
                          /v1/commands/restore, /v1/commands/pause, /v1/commands/resume, \
-                         /v1/commands/reload, /v1/commands/upgrade";
+                         /v1/commands/reload, /v1/commands/upgrade, /v1/commands/log-level (GET \
+                         tells it)";
 
 /// The body of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,17 @@ pub struct CommandBody {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadBody {}
+
+/// The body of `log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LevelBody {
+    /// As [`Level::parse`] reads it.
+    pub level: String,
+    /// For how long, with a unit.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<String>,
+}
 
 /// What a command is answered with, carried out or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +118,15 @@ fn read(desk: &dyn Desk, pages: &Pages, request: &Request) -> Response {
                 StatusCode::NOT_FOUND,
                 "this instance was not started from a file\n".to_owned(),
             ),
+        };
+    }
+    if let Some(Kind::LogLevel) = kind_of(path) {
+        return match desk.log_level() {
+            Ok(text) => json(StatusCode::OK, &CommandAnswer { done: true, text }),
+            Err(refused) => {
+                let text = refused.to_string();
+                json(code_of(&refused), &CommandAnswer { done: false, text })
+            }
         };
     }
     if kind_of(path).is_some() {
@@ -170,6 +192,7 @@ impl Commands {
                 Ordered::Pairs(redirection) => desk.redirect(redirection).await,
                 Ordered::Reload { by } => desk.reload(by).await,
                 Ordered::Upgrade { by } => desk.upgrade(by).await,
+                Ordered::LogLevel(order) => desk.set_log_level(order),
             };
             record.keep(&*desk, &quota, &outcome);
             outcome
@@ -193,6 +216,7 @@ enum Kind {
     Automation(fn() -> Redirect),
     Reload,
     Upgrade,
+    LogLevel,
 }
 
 /// What is ordered.
@@ -201,6 +225,7 @@ pub(super) enum Ordered {
     Pairs(Redirection),
     Reload { by: String },
     Upgrade { by: String },
+    LogLevel(SetLevel),
 }
 
 fn kind_of(path: &str) -> Option<Kind> {
@@ -213,6 +238,7 @@ fn kind_of(path: &str) -> Option<Kind> {
         "evacuate" => Some(Kind::Site(Redirect::Evacuate)),
         "restore" => Some(Kind::Site(Redirect::Restore)),
         "pause" => Some(Kind::Automation(|| Redirect::Pause)),
+        "log-level" => Some(Kind::LogLevel),
         "resume" => Some(Kind::Automation(|| Redirect::Resume)),
         "reload" => Some(Kind::Reload),
         "upgrade" => Some(Kind::Upgrade),
@@ -243,6 +269,15 @@ fn parse(kind: Kind, by: &str, body: &[u8]) -> Result<Ordered, String> {
                 reason: checked(body.reason)?,
                 lasting: body.lasting.as_deref().map(parse_span).transpose()?,
                 force: body.force,
+            })
+        }
+        Kind::LogLevel => {
+            let body: LevelBody = body_of(body, r#"{"level": "debug", "for": "10m"}"#)?;
+            let level = Level::parse(&body.level);
+            Ordered::LogLevel(SetLevel {
+                level: level.map_err(|wrong| format!("{wrong}; {}", wrong.help))?,
+                lasting: body.lasting.as_deref().map(parse_span).transpose()?,
+                by: by(),
             })
         }
         Kind::Pool(what) => {

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::control::order;
 use crate::health::Answer;
 use crate::health::runner::{self, Runner};
-use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused};
+use crate::observe::desk::{Command, Desk, LocalFuture, Redirection, Refused, SetLevel};
 use crate::observe::events::{Commanded, Event, Query};
 use crate::observe::measures::{self, Measures, Sources};
 use crate::observe::names::NoSuch;
@@ -69,6 +69,7 @@ impl HubDesk {
             spilling: &|pool| hub.is_spilling(pool),
             record_problem: &|pair| hub.pairs.problem(pair, now),
             events: &events,
+            access: hub.logs.counts(),
             servers: &[
                 ("observe", &*hub.observe_counters),
                 ("control", &*hub.control_counters),
@@ -120,6 +121,14 @@ impl Desk for HubDesk {
 
     fn record(&self, command: Commanded) {
         self.0.tell_command(&command);
+    }
+
+    fn log_level(&self) -> Result<String, Refused> {
+        self.0.log_level(clock::now())
+    }
+
+    fn set_log_level(&self, order: SetLevel) -> Result<String, Refused> {
+        self.0.set_log_level(order)
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {

@@ -25,6 +25,7 @@ use super::era::Era;
 use super::handover::{Estate, Inheritance, Led, taken_flows};
 use super::journal::Journal;
 use super::keeper::Keeper;
+use super::logs::Logs;
 use super::memory::Remembered;
 use super::pairs::Pairs;
 use super::paths;
@@ -41,6 +42,7 @@ use crate::dispatch::{Handles, Snapshot};
 use crate::health::probe::Prober;
 use crate::health::runner::{self, Runner};
 use crate::health::{Answer, Evidence, Failure, OwnFault, ProbeOutcome, Severity};
+use crate::log;
 use crate::observe::counters::{OwnFaultCounters, WorkerCounters};
 use crate::observe::events::{Commanded, Events};
 use crate::observe::http;
@@ -83,6 +85,7 @@ pub(super) struct Hub {
     pub(super) events: RefCell<Events>,
     pub(super) keeper: Keeper,
     pub(super) journal: Journal,
+    pub(super) logs: Logs,
     pub(super) pairs: Pairs,
     pub(super) state: Cell<RunState>,
     pub(super) started: Time,
@@ -184,6 +187,7 @@ impl Hub {
             socket_by_hand,
             inheritance,
         } = beginning;
+        let logs = Logs::start(&config.log)?;
         let topology = Arc::new(topology);
         let limits = Limits::new(
             descriptors,
@@ -254,6 +258,7 @@ impl Hub {
                 topology: topology.clone(),
                 snapshot: snapshot.clone(),
                 counters: counted,
+                access: logs.of_worker(&config.instance.name),
                 reports: report.clone(),
                 seed: seed.rotate_left(17).wrapping_add(index as u64),
             })
@@ -287,6 +292,7 @@ impl Hub {
             events: RefCell::new(Events::after(past.events)),
             keeper,
             journal,
+            logs,
             state: Cell::new(RunState::Starting),
             started: now,
             own_faults: OwnFaultCounters::default(),
@@ -347,6 +353,8 @@ impl Hub {
         let server = server::run(control, desk, hub.control_counters.clone(), gate());
         servers.push(spawn_local(server).abort_handle());
         hub.servers.replace(servers);
+        let logs = hub.clone();
+        spawn_local(async move { logs.logs.reopen_when_told().await });
         Ok((hub, inputs))
     }
 
@@ -568,6 +576,7 @@ impl Hub {
         self.end_strays(now);
         self.bring_up_to_date();
         self.look(now);
+        log::tell_storms(now);
         if self.state.get() == RunState::Starting && self.decider.borrow().settled() {
             self.state.set(RunState::Serving);
         }
@@ -704,6 +713,11 @@ impl Hub {
                 tracing::error!("a worker panicked; this is a bug in twinpool");
             }
         }
+    }
+
+    /// Writes the last lines of the logs; after [`Hub::end`].
+    pub(super) fn finish_logs(&self) {
+        self.logs.finish();
     }
 
     /// Sessions open on all workers.

@@ -24,6 +24,7 @@ mod handover;
 mod hub;
 mod journal;
 mod keeper;
+mod logs;
 mod memory;
 mod pairs;
 pub mod paths;
@@ -58,6 +59,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
+use crate::log::access::Destination;
 use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::{Protocol, Topology};
@@ -83,6 +85,8 @@ pub enum StartError {
     Observe(SocketAddr, io::Error),
     /// The control socket could not be made.
     Control(socket::BindError),
+    /// The access log cannot be written.
+    Access(Destination, io::Error),
     /// The checks cannot be asked.
     Probes(ProberError),
     /// There is a pair, of this name, and nowhere to keep where its users are sent.
@@ -112,6 +116,11 @@ impl fmt::Display for StartError {
                  choose another `listen`, or `listen = false` for none"
             ),
             StartError::Control(error) => error.fmt(f),
+            StartError::Access(destination, error) => write!(
+                f,
+                "cannot write the access log to {destination}: {error}; let the user of twinpool \
+                 write there, choose another `access` in [log], or leave it out for none"
+            ),
             StartError::Probes(error) => error.fmt(f),
             StartError::NoStateDir(pair) => write!(
                 f,
@@ -262,6 +271,7 @@ async fn serve(
     if let Some(following) = following {
         handover::follow(&hub, &mut inputs, following, &mut signals).await;
         hub.end();
+        hub.finish_logs();
         return Ok(());
     }
     hub.close();
@@ -273,6 +283,7 @@ async fn serve(
         }
     }
     hub.end();
+    hub.finish_logs();
     // A failure has been told where it occurred; a write that hangs has not.
     hub.tell_instance("stopped".to_owned(), crate::clock::now());
     let last = async { tokio::join!(hub.kept(), hub.journal.flushed()) };
@@ -324,9 +335,17 @@ async fn begin(config: Config, starter: Starter, heir: Option<Heir>) -> Result<B
     };
     let inherited = heir.inherit((&old, before), &config, &beginning.topology);
     let inheritance = inherited.map_err(|(heir, why)| refused(&heir, StartError::TakeOver(why)))?;
+    let voice = inheritance.voice();
     beginning.inheritance = Some(inheritance);
-    let (hub, inputs) = Hub::start(config, beginning).await?;
-    Ok((hub, inputs, handed_over))
+    match Hub::start(config, beginning).await {
+        Ok((hub, inputs)) => Ok((hub, inputs, handed_over)),
+        Err(why) => {
+            if let Some(voice) = voice {
+                voice.refuse(&why.to_string());
+            }
+            Err(why)
+        }
+    }
 }
 
 /// Binds every listener that was not given.

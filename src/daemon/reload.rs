@@ -410,6 +410,7 @@ impl Hub {
                 succession: succession.clone(),
                 snapshot: snapshot.clone(),
                 counters: counters.clone(),
+                access: self.logs.of_worker(&next.config.instance.name),
                 sessions,
                 flows,
                 open,
@@ -426,6 +427,7 @@ impl Hub {
         for (pair, problem) in found {
             self.tell_instance(format!("{pair}: {problem}"), now);
         }
+        self.reload_logs(&era.config.log, &next.config.log);
         self.led.succeed(&self.topology(), now);
         self.readdress();
         (tell, Adopting(adopting))

@@ -17,6 +17,8 @@ use crate::topology::{Pool, PoolId, ServiceId};
 #[derive(Debug)]
 pub(super) struct Redirect {
     phase: Phase,
+    /// Of the pair's record.
+    generation: u64,
     /// By service of the home pool: the twin's of the same name, or itself where there is none.
     twins: Box<[ServiceId]>,
     spill: Spill,
@@ -39,7 +41,8 @@ impl Redirect {
         let topology = decider.topology();
         let (pair, side) = topology.pair_of(pool.id)?;
         let twin_of = |service| topology.twin_service(service).unwrap_or(service);
-        let entry = decider.pair(pair.id).record().entry(side);
+        let record = decider.pair(pair.id).record();
+        let entry = record.entry(side);
         let phase = entry.phase;
         let may_take = |pool: PoolId| {
             let lost = decider.condition(pool).0 == Condition::Lost;
@@ -55,6 +58,7 @@ impl Redirect {
         };
         Some(Redirect {
             phase,
+            generation: record.generation,
             twins: pool.services.iter().map(|s| twin_of(s.id)).collect(),
             spill: Spill {
                 to_twin: phase != Phase::Away && may_take(pair.pool(side.other())),
@@ -68,6 +72,11 @@ impl Redirect {
     /// Where these users are sent.
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Of the record that says so.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The service that serves this client. While clients come home each moves once, and all in

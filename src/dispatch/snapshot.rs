@@ -169,6 +169,13 @@ impl Snapshot {
         }
     }
 
+    /// The generation of the record that says where a pool's users are sent, where it has a twin.
+    pub fn generation(&self, pool: PoolId) -> Option<u64> {
+        self.redirects[pool.index()]
+            .as_ref()
+            .map(Redirect::generation)
+    }
+
     /// Home pools whose users are sent elsewhere than `before`, of the same topology, sent them.
     pub fn redirected_since(&self, before: &Snapshot) -> impl Iterator<Item = PoolId> {
         let both = (0..).map(PoolId).take(self.redirects.len());

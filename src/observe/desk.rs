@@ -14,6 +14,7 @@ use super::status::{PoolHealth, Scope, Status};
 use super::view::RunState;
 use super::why::Why;
 use crate::health::readiness::Mode;
+use crate::log::Level;
 
 /// A future that stays on this thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -41,6 +42,12 @@ pub trait Desk {
 
     /// Keeps what a person ordered, and what came of it, among the events.
     fn record(&self, command: Commanded);
+
+    /// What the log tells, and until when, in words.
+    fn log_level(&self) -> Result<String, Refused>;
+
+    /// Has the log tell more or less.
+    fn set_log_level(&self, order: SetLevel) -> Result<String, Refused>;
 
     /// Carries a command out, and answers once it is in force (and stored, where it must outlive a
     /// restart) with a sentence for the person who gave it. Implement it by
@@ -81,6 +88,17 @@ pub struct Command {
     pub lasting: Option<Duration>,
     /// Even where it loses the pool.
     pub force: bool,
+}
+
+/// What a person wants the log to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetLevel {
+    /// What.
+    pub level: Level,
+    /// For how long; until told otherwise when none.
+    pub lasting: Option<Duration>,
+    /// Who orders, by the credentials of the connection.
+    pub by: String,
 }
 
 /// What a person orders of pairs over the control socket.

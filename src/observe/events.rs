@@ -1,8 +1,9 @@
 //! What happened lately: transitions, in words, in a bounded ring.
 //!
 //! One sentence is made of each transition, here and nowhere else; the log, `/v1/events` and the
-//! status page all tell that sentence. Storms are told whole. The daemon writes each to disk too,
-//! and begins with what is found there, so that numbers go on rising over a restart.
+//! status page all tell that sentence. The ring keeps storms whole; the log collapses them (see
+//! [`crate::log`]). The daemon writes each to disk too, and begins with what is found there, so that
+//! numbers go on rising over a restart.
 
 mod query;
 mod redirects;
@@ -21,6 +22,7 @@ use super::stamp::{Stamp, span};
 use super::status::cause_text;
 use crate::health::readiness::{Mode, OperatorState};
 use crate::health::{Reason, Verdict};
+use crate::log::EVENTS;
 use crate::pairing;
 use crate::time::Time;
 use crate::topology::{PoolId, TargetId, Topology};
@@ -290,7 +292,7 @@ impl Events {
 
     fn keep(&mut self, kind: Kind, names: Names, text: String, at: Stamp) -> &Event {
         let text: String = text.chars().take(LONGEST_TEXT).collect();
-        tracing::info!(target: "twinpool::events", "{text}");
+        log(kind, &names, &text);
         self.last_seq += 1;
         self.push(Event {
             seq: self.last_seq,
@@ -311,6 +313,45 @@ impl Events {
             self.ring.pop_front();
         }
         self.ring.push_back(event);
+    }
+}
+
+/// Logs a transition with its names as fields. Each kind has a place of its own in the code, so that
+/// a storm of verdicts does not keep a redirect from being told (see [`crate::log`]).
+fn log(kind: Kind, names: &Names, text: &str) {
+    let Names {
+        pool,
+        member,
+        service,
+        pair,
+        site,
+    } = names;
+    let (pool, member, service) = (pool.as_deref(), member.as_deref(), service.as_deref());
+    let (pair, site) = (pair.as_deref(), site.as_deref());
+    macro_rules! told {
+        ($kind:literal) => {
+            tracing::info!(
+                target: EVENTS, kind = $kind, pool, member, service, pair, site, "{text}"
+            )
+        };
+    }
+    match kind {
+        Kind::Verdict => told!("verdict"),
+        Kind::Condition => told!("condition"),
+        Kind::Service => told!("service"),
+        Kind::Operator => told!("operator"),
+        Kind::Deadline => told!("deadline"),
+        Kind::First => told!("first"),
+        Kind::Isolation => told!("isolation"),
+        Kind::Redirect => told!("redirect"),
+        Kind::Alarm => told!("alarm"),
+        Kind::Store => told!("store"),
+        Kind::Pause => told!("pause"),
+        Kind::Site => told!("site"),
+        Kind::Spill => told!("spill"),
+        Kind::Instance => told!("instance"),
+        Kind::Command => told!("command"),
+        Kind::Moved => told!("moved"),
     }
 }
 

@@ -27,6 +27,7 @@
 //! | pool | 7, and 11 more in a pair |
 //! | pair, worker, site | 7, 12 and 1 more with flows, 1 |
 
+mod access;
 mod families;
 mod measured;
 mod page;
@@ -65,6 +66,7 @@ impl Collector for Scrape {
         let mut page = Page(encoder);
         families::families(&self.0, &mut page)?;
         measured::families(&self.1, &mut page)?;
+        access::families(&self.0, &mut page)?;
         pairs::families(&self.0, &mut page)
     }
 }

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
-use super::desk::{Command, Desk, LocalFuture, Redirection, Refused};
+use super::desk::{Command, Desk, LocalFuture, Redirection, Refused, SetLevel};
 use super::events::{Commanded, Event, Events, Query};
 use super::measures::Measures;
 use super::names::{self, NoSuch};
@@ -182,6 +182,7 @@ pub(crate) fn well() -> Status {
         lately: vec![],
         own_faults: OwnFaults::default(),
         reports_dropped: 0,
+        access: None,
         store_problem: None,
         store_problem_since: None,
         reload_refused: None,
@@ -598,6 +599,7 @@ pub(crate) struct FakeDesk {
     pub(crate) commands: RefCell<Vec<Command>>,
     pub(crate) redirections: RefCell<Vec<Redirection>>,
     pub(crate) log: RefCell<Events>,
+    pub(crate) levels: RefCell<Vec<SetLevel>>,
 }
 
 impl FakeDesk {
@@ -608,6 +610,7 @@ impl FakeDesk {
             commands: RefCell::new(vec![]),
             redirections: RefCell::new(vec![]),
             log: RefCell::new(Events::after(happened())),
+            levels: RefCell::new(vec![]),
         }
     }
 }
@@ -662,6 +665,15 @@ impl Desk for FakeDesk {
 
     fn upgrade(&self, by: String) -> LocalFuture<Result<String, Refused>> {
         Box::pin(async move { Ok(format!("reloaded by {by}")) })
+    }
+
+    fn log_level(&self) -> Result<String, Refused> {
+        Ok("info".to_owned())
+    }
+
+    fn set_log_level(&self, order: SetLevel) -> Result<String, Refused> {
+        self.levels.borrow_mut().push(order);
+        Ok("done".to_owned())
     }
 
     fn redirect(&self, redirection: Redirection) -> LocalFuture<Result<String, Refused>> {

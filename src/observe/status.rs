@@ -62,6 +62,9 @@ pub struct Status {
     pub own_faults: OwnFaults,
     /// Evidence from traffic that found the way to the control thread full.
     pub reports_dropped: u64,
+    /// The access log, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessStatus>,
     /// Why decisions might not outlive a restart.
     pub store_problem: Option<String>,
     /// Since when, unless it was so at the start.
@@ -100,6 +103,17 @@ pub struct Isolated {
     pub since: Stamp,
     /// Why, in words.
     pub cause: String,
+}
+
+/// What became of the lines of the access log, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessStatus {
+    /// Written.
+    pub written: u64,
+    /// Not taken, because the queue was full.
+    pub dropped: u64,
+    /// Lost, because they could not be written.
+    pub lost: u64,
 }
 
 /// Sessions held, and how many there may be.

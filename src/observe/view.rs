@@ -15,6 +15,7 @@ use super::onset::Onsets;
 use super::serve::ServerCounters;
 use super::shortage::Shortages;
 use super::stamp::Clock;
+use crate::log::access::Counts;
 use crate::pairing::Decider;
 use crate::time::Time;
 use crate::topology::{MemberId, PairId, PoolId, SiteId, TargetId, Topology};
@@ -71,6 +72,8 @@ pub struct View<'a> {
     pub record_problem: &'a dyn Fn(PairId) -> Option<String>,
     /// What happened lately.
     pub events: &'a Events,
+    /// What became of the lines that the access log's writer took, where there is one.
+    pub access: Option<Counts>,
     /// The HTTP servers by name (`observe`, `control`) and what they counted.
     pub servers: &'a [(&'static str, &'a ServerCounters)],
     /// The moment, by the clock that decides.

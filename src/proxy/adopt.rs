@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::access::{Access, AccessLog};
 use super::door::Door;
 use super::front::{Account, Front, Queue};
 use super::udp::{Change, Udp};
@@ -31,8 +32,10 @@ pub(super) struct Entrances {
 /// What a worker knows of one topology.
 #[derive(Debug)]
 pub(super) struct Era {
-    topology: Arc<Topology>,
+    pub(super) topology: Arc<Topology>,
     pub(super) counters: Arc<WorkerCounters>,
+    /// Where sessions are told, with names of this topology.
+    pub(super) access: Option<Rc<Access>>,
     /// By pool, then by service.
     fronts: Vec<Vec<Rc<Front>>>,
     /// By home pool; and its twin.
@@ -93,6 +96,7 @@ impl Entrances {
             succession,
             snapshot,
             counters,
+            access,
             open,
             close,
             pass,
@@ -110,7 +114,7 @@ impl Entrances {
             // They find out by themselves what became of their service.
             door.close(worker);
         }
-        worker.succeed(&succession, topology, counters, snapshot, sessions);
+        worker.succeed(&succession, topology, counters, access, snapshot, sessions);
         let turned = |door: &Door| {
             let to = passed(&pass, Protocol::Tcp, door);
             to.map_or_else(|| door.front().current(), |to| worker.front(to))
@@ -187,11 +191,12 @@ impl Worker {
         succession: &Succession,
         topology: Arc<Topology>,
         counters: Arc<WorkerCounters>,
+        access: Option<AccessLog>,
         snapshot: Arc<Snapshot>,
         sessions: usize,
     ) {
         let mut era = self.era.borrow_mut();
-        let next = era.succeed(succession, topology, counters, snapshot.epoch());
+        let next = era.succeed(succession, topology, counters, access, snapshot.epoch());
         let idle = |service| next.front(service).map_or(0, |front| front.idle_ticks);
         self.registry()
             .adopt(&era.topology, succession, idle, self.tick());
@@ -224,18 +229,20 @@ impl Era {
     pub(super) fn first(
         topology: Arc<Topology>,
         counters: Arc<WorkerCounters>,
+        access: Option<AccessLog>,
         epoch: u32,
         seed: u64,
     ) -> Era {
         let nothing = Era {
             topology: Arc::default(),
             counters: Arc::default(),
+            access: None,
             fronts: Vec::new(),
             queues: Vec::new(),
             services: 0,
             seed,
         };
-        nothing.succeed(&Succession::default(), topology, counters, epoch)
+        nothing.succeed(&Succession::default(), topology, counters, access, epoch)
     }
 
     /// The one that comes after this. Fronts of services that are gone retire.
@@ -244,6 +251,7 @@ impl Era {
         succession: &Succession,
         topology: Arc<Topology>,
         counters: Arc<WorkerCounters>,
+        access: Option<AccessLog>,
         epoch: u32,
     ) -> Era {
         let pools = || topology.pools.iter();
@@ -281,9 +289,11 @@ impl Era {
         let fronts = pools()
             .map(|pool| pool.services.iter().map(|s| front(s.id)).collect())
             .collect();
+        let access = access.map(|log| Rc::new(Access::new(log, topology.clone(), &counters)));
         Era {
             fronts,
             queues,
+            access,
             services,
             seed: self.seed,
             counters,

@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::access::SessionLog;
 use super::front::Front;
 use super::queue::{self, Line};
 use super::session::Refused;
@@ -53,9 +54,10 @@ pub(super) async fn connect(
     client: &TcpStream,
     source: IpAddr,
     now: Time,
+    log: &SessionLog,
 ) -> Result<Connected, Refused> {
     let hedge = front.connect.hedge;
-    let mut phase = Phase::new(worker, front, source, now);
+    let mut phase = Phase::new(worker, front, source, now, log);
     if phase.is_queueing() {
         // Nobody overtakes those who wait.
         phase.queue(client).await?;
@@ -93,6 +95,7 @@ pub(super) async fn connect(
 pub(super) struct Phase<'a> {
     pub(super) worker: &'a Worker,
     pub(super) front: &'a mut Rc<Front>,
+    log: &'a SessionLog,
     walk: Walk,
     started: Time,
     /// When it began, by the clock that decides and by the timer's.
@@ -128,9 +131,16 @@ enum Step {
 }
 
 impl<'a> Phase<'a> {
-    fn new(worker: &'a Worker, front: &'a mut Rc<Front>, client: IpAddr, now: Time) -> Phase<'a> {
+    fn new(
+        worker: &'a Worker,
+        front: &'a mut Rc<Front>,
+        client: IpAddr,
+        now: Time,
+        log: &'a SessionLog,
+    ) -> Phase<'a> {
         Phase {
             worker,
+            log,
             walk: walk::begin(worker, front, client, now),
             started: now,
             origin: (now, Instant::now()),
@@ -189,7 +199,9 @@ impl<'a> Phase<'a> {
     /// Waits for a place and takes it, or turns to the other pool where there is none to wait for.
     async fn queue(&mut self, client: &TcpStream) -> Result<(), Refused> {
         self.fresh = None;
+        self.log.queues();
         let waited = queue::wait(self, client).await?;
+        self.log.has_queued();
         // The budget is for connecting; a wait in the queue has a limit of its own.
         self.started = clock::now();
         self.turns = self.started + self.front.connect.first_share();
@@ -255,10 +267,12 @@ impl<'a> Phase<'a> {
         let again = self.walk.attempt(target);
         if self.first.is_some() {
             counters.hedged.add(1);
+            self.log.hedges();
         } else {
             self.front.account.hedges.attempt(now);
             if again {
                 counters.retried.add(1);
+                self.log.retries();
             }
         }
         match sockets::dial(attempt.address()) {

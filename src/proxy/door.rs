@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
+use super::access::SessionLog;
 use super::front::Front;
 use super::listen::Listener;
 use super::session::serve;
@@ -177,6 +178,8 @@ impl Worker {
         if !self.open_one() {
             counters.shed.add(1);
             counters.ended.add(1);
+            let listener = || client.local_addr().ok();
+            SessionLog::begin(self, front.service, peer, listener).shed();
             reset_on_close(&client);
             return;
         }

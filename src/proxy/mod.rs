@@ -19,6 +19,7 @@
 //! This room never decides whether a member lives. It reports what the connect phase saw
 //! ([`FromWorker`]) and ends what it is told to end ([`ToWorker`]).
 
+mod access;
 mod adopt;
 mod connect;
 mod door;
@@ -37,6 +38,7 @@ mod udp;
 mod walk;
 mod worker;
 
+pub use access::AccessLog;
 pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
 pub use worker::{Plan, WorkerHandle, start};
 
@@ -94,6 +96,8 @@ pub struct Adoption {
     /// Listeners that stand in front of another service from now on, by its new id. Connections go
     /// there from the next one on; flows over UDP that came by one end.
     pub pass: Vec<(Protocol, SocketAddr, ServiceId)>,
+    /// Where sessions that come from now on are told; nowhere when none.
+    pub access: Option<AccessLog>,
     /// Its share of the sessions that the instance may hold from now on.
     pub sessions: usize,
     /// Its share of the flows over UDP.

@@ -142,6 +142,23 @@ pub(super) struct Left {
     pub(super) on: Option<PoolId>,
 }
 
+/// Why a session or flow is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Its member is down.
+    Down,
+    /// Its member met an operator's deadline.
+    Drained,
+    /// Its member, service or listener is no longer in the configuration.
+    Removed,
+    /// Its address is no longer its member's.
+    Readdressed,
+    /// Its client's pool is served elsewhere.
+    Moved,
+    /// The instance stops.
+    Stopped,
+}
+
 /// What a session is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -151,8 +168,8 @@ pub(super) enum Fate {
     Settle,
     /// Go on.
     Settled,
-    /// End: its member is down or was told to let go, or the instance stops.
-    End,
+    /// End, for this reason.
+    End(Told),
     /// End: it was idle for too long.
     Idle,
 }
@@ -209,7 +226,9 @@ impl Registry {
                 (Stand::With { asked, .. }, Owner::Session(_)) => {
                     entry.idle_ticks.set(idle(*asked));
                 }
-                (Stand::Leaving { .. }, Owner::Flow(_)) => entry.doom(Fate::End, &self.doomed),
+                (Stand::Leaving { .. }, Owner::Flow(_)) => {
+                    entry.doom(Fate::End(Told::Removed), &self.doomed)
+                }
                 _ => {}
             }
         }
@@ -245,7 +264,7 @@ impl Registry {
 
     /// Ends one.
     pub(super) fn end_one(&self, key: Key) {
-        self.entries.borrow()[key].doom(Fate::End, &self.doomed);
+        self.entries.borrow()[key].doom(Fate::End(Told::Removed), &self.doomed);
     }
 
     /// Adds the numbers of the flows that are to end to `taken`; their fates tell why.
@@ -280,6 +299,14 @@ impl Registry {
         {
             return self.end_moved(home, off, job, most, now);
         }
+        let told = match which {
+            // Verdicts are of a service; an operator's deadline is of all.
+            Which::Member { service, .. } if service.is_none() => Told::Drained,
+            Which::Member { .. } | Which::Down => Told::Down,
+            Which::Strays { .. } => Told::Readdressed,
+            Which::Moved { .. } => Told::Moved,
+            Which::All => Told::Stopped,
+        };
         let entries = self.entries.borrow();
         let hit = |entry: &&Entry| match which {
             Which::Member { member, service } => entry.stand.target().is_some_and(|target| {
@@ -297,7 +324,7 @@ impl Registry {
             .iter()
             .map(|(_, entry)| entry)
             .filter(hit)
-            .map(|entry| entry.doom(Fate::End, &self.doomed))
+            .map(|entry| entry.doom(Fate::End(told), &self.doomed))
             .count()
     }
 
@@ -346,7 +373,7 @@ impl Registry {
             if now.wrapping_sub(entry.moved.get()) >= entry.idle_ticks.get() {
                 entry.doom(Fate::Idle, &self.doomed);
             } else if entry.stand.is_over(now) {
-                entry.doom(Fate::End, &self.doomed);
+                entry.doom(Fate::End(Told::Removed), &self.doomed);
             } else if entry.fate.get() == Fate::Young
                 && now.wrapping_sub(entry.entered) >= parts as Tick
             {
@@ -393,7 +420,7 @@ impl Move {
             });
             match hit {
                 Some(entry) => {
-                    entry.doom(Fate::End, doomed);
+                    entry.doom(Fate::End(Told::Moved), doomed);
                     self.owed -= 1;
                     ended += 1;
                     self.barren = 0;
@@ -495,7 +522,7 @@ impl Entry {
     }
 
     fn is_doomed(&self) -> bool {
-        matches!(self.fate.get(), Fate::End | Fate::Idle)
+        matches!(self.fate.get(), Fate::End(_) | Fate::Idle)
     }
 }
 
@@ -544,7 +571,7 @@ mod tests {
     }
 
     fn ended(registry: &Registry, keys: &[Key]) -> usize {
-        let is = |&&key: &&Key| registry.fate(key) == Fate::End;
+        let is = |&&key: &&Key| matches!(registry.fate(key), Fate::End(_));
         keys.iter().filter(is).count()
     }
 
@@ -629,7 +656,7 @@ mod tests {
         for _ in 0..2 {
             registry.end(&Which::All, |_| false, 1);
         }
-        assert_eq!(registry.fate(session), Fate::End);
+        assert_eq!(registry.fate(session), Fate::End(Told::Stopped));
         assert_eq!(doomed(&registry), [7, 8]);
         registry.sweep(1, Tick::MAX);
         assert!(doomed(&registry).is_empty());
@@ -682,10 +709,10 @@ mod tests {
         adopt(&old, &old, 30);
         for now in 11..=50 {
             registry.sweep(1, now);
-            assert_ne!(registry.fate(key), Fate::End, "at {now}");
+            assert!(!matches!(registry.fate(key), Fate::End(_)), "at {now}");
         }
         registry.sweep(1, 51);
-        assert_eq!(registry.fate(key), Fate::End);
+        assert_eq!(registry.fate(key), Fate::End(Told::Removed));
         assert_eq!(registry.leave(key).on, Some(HOME));
     }
 

@@ -23,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
+use super::access::{SessionLog, Tally};
 use super::pipes::{Pipe, Pipes};
-use super::registry::{Fate, Key};
+use super::registry::{Fate, Key, Told};
 use super::sockets;
 use super::worker::Worker;
 use crate::observe::counters::{Counter, MemberCounters, ServiceCounters};
@@ -56,7 +57,7 @@ pub(super) enum Broken {
     /// Nothing moved for too long.
     Idle,
     /// It was told to end.
-    Told,
+    Told(Told),
 }
 
 impl fmt::Display for Broken {
@@ -65,7 +66,7 @@ impl fmt::Display for Broken {
             Broken::Client(error) => write!(f, "client's side: {error}"),
             Broken::Member(error) => write!(f, "member's side: {error}"),
             Broken::Idle => f.write_str("idle for too long"),
-            Broken::Told => f.write_str("told to end"),
+            Broken::Told(_) => f.write_str("told to end"),
         }
     }
 }
@@ -75,6 +76,8 @@ impl fmt::Display for Broken {
 pub(super) struct Carried<'a> {
     pub(super) service: &'a ServiceCounters,
     pub(super) member: &'a MemberCounters,
+    /// What the access log tells of it.
+    pub(super) log: &'a SessionLog,
 }
 
 /// One direction of a session.
@@ -86,6 +89,8 @@ struct Direction<'a> {
     tools: &'a Tools,
     /// Where what it carried is counted: for the service and for the member.
     carried: [&'a Counter; 2],
+    /// The session's own count, where there is an access log.
+    tally: Option<&'a Tally>,
 }
 
 enum Flow {
@@ -135,9 +140,14 @@ pub(super) fn relay<'a>(
     haste: Haste,
     settle: impl Fn(&TcpStream) + 'a,
 ) -> impl Future<Output = Result<(), Broken>> {
-    let mut up = Direction::new(worker.tools(), counted.up(), haste);
+    let mut up = Direction::new(worker.tools(), counted.up(), counted.log.up(), haste);
     // What the listener was told is inherited by its clients' sockets.
-    let mut down = Direction::new(worker.tools(), counted.down(), Haste::Set);
+    let mut down = Direction::new(
+        worker.tools(),
+        counted.down(),
+        counted.log.down(),
+        Haste::Set,
+    );
     let mut acknowledgements = OPENING;
     // No async function: it would hold all of this twice, for every session there is.
     poll_fn(move |cx| {
@@ -145,7 +155,7 @@ pub(super) fn relay<'a>(
             Fate::Young | Fate::Settled => {}
             Fate::Settle => settle(member),
             Fate::Idle => return Poll::Ready(Err(Broken::Idle)),
-            Fate::End => return Poll::Ready(Err(Broken::Told)),
+            Fate::End(told) => return Poll::Ready(Err(Broken::Told(told))),
         }
         let mut moved = false;
         let there = up.poll(cx, client, member, down.is_ended(), &mut moved);
@@ -187,13 +197,19 @@ impl<'a> Carried<'a> {
 }
 
 impl<'a> Direction<'a> {
-    fn new(tools: &'a Tools, carried: [&'a Counter; 2], haste: Haste) -> Direction<'a> {
+    fn new(
+        tools: &'a Tools,
+        carried: [&'a Counter; 2],
+        tally: Option<&'a Tally>,
+        haste: Haste,
+    ) -> Direction<'a> {
         Direction {
             flow: Flow::Rest,
             bulk: false,
             haste,
             tools,
             carried,
+            tally,
         }
     }
 
@@ -246,6 +262,9 @@ impl<'a> Direction<'a> {
         if carried > 0 {
             for counter in self.carried {
                 counter.add(carried as u64);
+            }
+            if let Some(tally) = self.tally {
+                tally.add(carried as u64);
             }
             *moved = true;
         }
@@ -396,6 +415,9 @@ impl<'a> Direction<'a> {
         if last {
             return Ok(());
         }
+        if let Some(tally) = self.tally {
+            tally.ended_first();
+        }
         SockRef::from(sink)
             .shutdown(Shutdown::Write)
             .map_err(Fault::Sink)
@@ -478,7 +500,7 @@ mod tests {
     async fn carry(mut source: TcpStream, haste: Haste) -> (Vec<u8>, Result<(), Fault>) {
         let (mut sink, mut reader) = pair().await;
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, [&carried; 2], haste);
+        let mut direction = Direction::new(&tools, [&carried; 2], None, haste);
         let outcome = poll_fn(|cx| direction.poll(cx, &mut source, &mut sink, false, &mut false));
         let outcome = outcome.await;
         drop(sink);
@@ -545,7 +567,7 @@ mod tests {
         SockRef::from(&sink).set_send_buffer_size(4096).unwrap();
         SockRef::from(&reader).set_recv_buffer_size(4096).unwrap();
         let (tools, carried) = (Tools::default(), Counter::default());
-        let mut direction = Direction::new(&tools, [&carried; 2], Haste::Set);
+        let mut direction = Direction::new(&tools, [&carried; 2], None, Haste::Set);
         while !matches!(direction.flow, Flow::Full { .. }) {
             feeder.write_all(&[7; 1024]).await.unwrap();
             let mut moved = false;

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::access::SessionLog;
 use super::connect::{Connected, connect};
 use super::front::{Account, Front};
 use super::proxy_header::{self, HEADER_TIMEOUT, HeaderError};
@@ -75,8 +76,11 @@ pub(super) async fn serve(
     let mut sockets = Sockets::new(client);
     let counters = &account.counters;
     let came = clock::now();
+    let listener = || sockets.client.local_addr().ok();
+    let log = SessionLog::begin(&worker, front.service, peer, listener);
     // Boxed, so that a session which has been established no longer holds room for it.
-    let established = establish(&worker, &account, front, &mut sockets.client, peer, came);
+    let client = &mut sockets.client;
+    let established = establish(&worker, &account, front, client, peer, came, &log);
     match Box::pin(established).await {
         Ok(Established {
             member,
@@ -94,18 +98,23 @@ pub(super) async fn serve(
             let counted = Carried {
                 service: counters,
                 member: &serving,
+                log: &log,
             };
             let member = sockets.member.insert(member);
             let settle = move |member: &TcpStream| watch_member(member, peer_timeout);
             let client = &mut sockets.client;
             match relay(&worker, counted, entry.key, client, member, haste, settle).await {
-                Ok(()) => sockets.orderly = true,
+                Ok(()) => {
+                    log.ended_well();
+                    sockets.orderly = true;
+                }
                 Err(broken) => {
+                    log.broke(&broken);
                     match &broken {
                         Broken::Client(_) => counters.reset_by_client.add(1),
                         Broken::Member(_) => counters.reset_by_member.add(1),
                         Broken::Idle => counters.ended_idle.add(1),
-                        Broken::Told => counters.ended_by_us.add(1),
+                        Broken::Told(_) => counters.ended_by_us.add(1),
                     }
                     tracing::debug!(%peer, address = %attempt.address(), %broken, "session ended");
                 }
@@ -121,6 +130,7 @@ pub(super) async fn serve(
             }
         }
         Err(refused) => {
+            log.refused(&refused);
             match &refused {
                 Refused::NoMember | Refused::NoService => counters.refused_no_member.add(1),
                 Refused::Attempts => counters.refused_attempts.add(1),
@@ -155,11 +165,13 @@ async fn establish<'a>(
     client: &mut TcpStream,
     peer: SocketAddr,
     mut now: Time,
+    log: &SessionLog,
 ) -> Result<Established<'a>, Refused> {
     worker.renew(&mut front)?;
     let mut source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut destination = None;
     if front.expects_header_from(source.ip()) {
+        log.awaits_header();
         let header = timeout(HEADER_TIMEOUT, proxy_header::read(client))
             .await
             .unwrap_or(Err(HeaderError::Late))
@@ -167,12 +179,14 @@ async fn establish<'a>(
         now = clock::now();
         if let Some((from, to)) = header {
             source = from;
+            log.comes_from(from);
             destination = Some(to);
         }
         worker.renew(&mut front)?;
     }
+    log.seeks();
     let (haste, connected) = loop {
-        let mut connected = connect(worker, &mut front, client, source.ip(), now).await?;
+        let mut connected = connect(worker, &mut front, client, source.ip(), now, log).await?;
         if !front.sends_header_to(connected.target.pool) {
             break (Haste::Fresh, connected);
         }
@@ -197,6 +211,7 @@ async fn establish<'a>(
         target,
         attempt,
     } = connected;
+    log.reached(worker, &front, target, &attempt);
     let arrival = Arrival {
         asked: front.service,
         target,

@@ -1,5 +1,6 @@
 //! A worker between clients and members on the loopback, told what the control thread would tell.
 
+mod access;
 mod ending;
 mod fairness;
 mod measuring;
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::dispatch::Handles;
 use crate::dispatch::fixture::{HOME, TWIN, count, decider, topology};
+use crate::log::access::Sink;
 use crate::observe::counters::{Counter, HomeCounters, ServiceCounters, WorkerCounters};
 use crate::pairing::record::{Cause, Phase, Share};
 use crate::topology::{Policy, Topology};
@@ -136,6 +138,23 @@ impl Bench {
         phase: Phase,
         change: impl FnOnce(&mut Topology),
     ) -> Bench {
+        Bench::start(home, twin, phase, change, None)
+    }
+
+    /// One that tells its sessions there.
+    fn told(home: &[&Member], sink: Sink) -> Bench {
+        let instance = "here".into();
+        let log = AccessLog { sink, instance };
+        Bench::start(home, &[home[0]], Phase::Home, |_| {}, Some(log))
+    }
+
+    fn start(
+        home: &[&Member],
+        twin: &[&Member],
+        phase: Phase,
+        change: impl FnOnce(&mut Topology),
+        access: Option<AccessLog>,
+    ) -> Bench {
         let mut topology = topology([home.len() as u16, twin.len() as u16, 1]);
         topology.pools[HOME.index()].services[0].listen = vec![ANY_PORT];
         change(&mut topology);
@@ -169,6 +188,7 @@ impl Bench {
             topology,
             snapshot,
             counters,
+            access,
             reports: report,
             seed: 1,
         };

@@ -13,6 +13,7 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::access::{Access, AccessLog};
 use super::adopt::{Entrances, Era};
 use super::front::Front;
 use super::listen::Listener;
@@ -52,6 +53,8 @@ pub struct Plan {
     pub snapshot: Arc<Snapshot>,
     /// Where it counts.
     pub counters: Arc<WorkerCounters>,
+    /// Where its sessions are told; nowhere when none.
+    pub access: Option<AccessLog>,
     /// Where it reports.
     pub reports: mpsc::Sender<FromWorker>,
     /// What its draws follow from.
@@ -188,7 +191,13 @@ impl Worker {
             adopted: Notify::new(),
             own_faults: plan.counters.own_faults.clone(),
             reports_dropped: plan.counters.reports_dropped.clone(),
-            era: RefCell::new(Era::first(plan.topology, plan.counters, epoch, plan.seed)),
+            era: RefCell::new(Era::first(
+                plan.topology,
+                plan.counters,
+                plan.access,
+                epoch,
+                plan.seed,
+            )),
             reports: plan.reports,
             registry: Registry::default(),
             tools: Tools::default(),
@@ -267,6 +276,15 @@ impl Worker {
             era.counters.home(*home).moved.add(ended as u64);
         }
         tracing::debug!(ended, ?which, "sessions ended");
+    }
+
+    /// Where sessions are told, if they are.
+    pub(super) fn access(&self) -> Option<Rc<Access>> {
+        self.era.borrow().access.clone()
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.era.borrow().topology.clone()
     }
 
     pub(super) fn snapshot(&self) -> Ref<'_, Arc<Snapshot>> {

@@ -97,6 +97,16 @@ fn each_kind_of_change_is_told_in_a_line() {
         ),
         (
             "[sites.seoul]",
+            "[log]\nlevel = \"debug\"\n[sites.seoul]",
+            "~ [log]: level info -> debug",
+        ),
+        (
+            "[sites.seoul]",
+            "[log]\naccess = \"stderr\"\n[sites.seoul]",
+            "~ [log]: access",
+        ),
+        (
+            "[sites.seoul]",
             "[instance]\nupgrade_deadline = \"1h\"\n[sites.seoul]",
             "~ [instance]: upgrade_deadline 10m -> 1h",
         ),

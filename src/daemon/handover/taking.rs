@@ -93,6 +93,15 @@ pub(in crate::daemon) struct Inheritance {
     heir: Heir,
 }
 
+/// See [`Inheritance::voice`].
+pub(in crate::daemon) struct Voice(UnixStream);
+
+impl Voice {
+    pub(in crate::daemon) fn refuse(&self, why: &str) {
+        refuse(&self.0, why);
+    }
+}
+
 impl Heir {
     /// Takes what the process that started this one hands over by standard input, which is nobody's
     /// from then on. To be called before there is any other thread.
@@ -269,6 +278,11 @@ impl Inheritance {
         let mut all: Vec<_> = hello.before.into_iter().zip(before).collect();
         all.push((hello.process, stream));
         all
+    }
+
+    /// A way to tell the predecessor that nothing will come of it, where one is left.
+    pub(in crate::daemon) fn voice(&self) -> Option<Voice> {
+        self.heir.stream.try_clone().ok().map(Voice)
     }
 
     /// Who had it take over, and from whom, in words.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::observe::sample::{self, Plight};
+use crate::observe::status::AccessStatus;
 use crate::pairing::pair::Destination;
 
 fn page(status: Status) -> String {
@@ -172,6 +173,22 @@ fn a_service_over_udp_has_series_of_its_own_and_others_have_none_of_them() {
         "{text}"
     );
     assert!(!text.contains("twinpool_worker_flows_open"), "{text}");
+}
+
+#[test]
+fn an_access_log_has_series_and_its_absence_has_none() {
+    let mut status = sample::well();
+    assert!(!page(status.clone()).contains("twinpool_access"));
+    status.access = Some(AccessStatus {
+        written: 90,
+        dropped: 7,
+        lost: 2,
+    });
+    let series = series_of(&page(status));
+    let dropped =
+        |reason: &str| series[&format!("twinpool_access_dropped_total{{reason=\"{reason}\"}}")];
+    assert_eq!(series["twinpool_access_written_total"], 90.0);
+    assert_eq!((dropped("queue_full"), dropped("unwritable")), (7.0, 2.0));
 }
 
 #[test]

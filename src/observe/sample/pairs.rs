@@ -226,6 +226,7 @@ impl Plight {
             spilling: &|pool| self.spilling.contains(&pool),
             record_problem: &|pair| self.record_problem.clone().filter(|_| pair == PairId(0)),
             events: &self.events,
+            access: None,
             servers: &[],
             now: self.now,
             wall: started.wall + started.now.until(self.now),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::health::{Scope, fronted, health_of, usable};
 use super::{
-    EarlierProcess, Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults, PoolStatus,
-    Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions, Status,
-    TargetStatus, UdpTotals, WorkerStatus, pair,
+    AccessStatus, EarlierProcess, Isolated, MemberStatus, NextVerdict, OperatorStatus, OwnFaults,
+    PoolStatus, Progress, RECENT_EVENTS, ServerStatus, ServiceStatus, ServiceTotals, Sessions,
+    Status, TargetStatus, UdpTotals, WorkerStatus, pair,
 };
 use crate::health::Reason;
 use crate::health::readiness::{Mode, OperatorState};
@@ -58,6 +58,11 @@ pub fn status(view: &View<'_>) -> Status {
         lately: view.shortages.of_instance(&clock),
         own_faults: OwnFaults::sum(view.workers, view.own_faults),
         reports_dropped: view.workers.iter().map(|w| w.reports_dropped.get()).sum(),
+        access: view.access.map(|counts| AccessStatus {
+            written: counts.written,
+            dropped: view.workers.iter().map(|w| w.access_dropped.get()).sum(),
+            lost: counts.lost,
+        }),
         store_problem: view.store_problem.map(str::to_owned),
         reload_refused: view.reload_refused.map(|(why, _)| why.to_owned()),
         reload_refused_since: view.reload_refused.map(|(_, at)| clock.stamp(at)),

@@ -7,7 +7,7 @@ use std::task::{Wake, Waker};
 
 use crate::dispatch::fixture::{HOME, TWIN};
 use crate::proxy::Which;
-use crate::proxy::registry::{Arrival, Fate, Key, Owner, Registry, Side, Tick};
+use crate::proxy::registry::{Arrival, Fate, Key, Owner, Registry, Side, Tick, Told};
 use crate::topology::{MemberId, PoolId};
 
 const MANY: usize = 4_000;
@@ -110,7 +110,8 @@ fn ending_a_members_sessions_wakes_those_once_and_no_others() {
             usize::from(named),
             "told twice, woken once"
         );
-        assert_eq!(registry.fate(session.key) == Fate::End, named);
+        let told = registry.fate(session.key) == Fate::End(Told::Drained);
+        assert_eq!(told, named);
     }
 }
 

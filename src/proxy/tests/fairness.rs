@@ -110,6 +110,7 @@ impl Scene {
             topology: topology.clone(),
             snapshot: Arc::new(snapshot),
             counters: counters.clone(),
+            access: None,
             reports,
             seed: 1,
         };

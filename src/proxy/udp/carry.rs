@@ -65,6 +65,9 @@ impl Flows {
                 Ok(()) => {
                     counters.udp.datagrams_in.add(parcel.datagrams);
                     counters.bytes_in.add(parcel.bytes);
+                    if let Some(tally) = flow.log.up() {
+                        tally.add(parcel.bytes);
+                    }
                     flow.serving.bytes_in.add(parcel.bytes);
                     return true;
                 }
@@ -105,6 +108,7 @@ impl Flows {
             return;
         };
         let (serving, runs_out) = (&flow.serving, &mut flow.runs_out);
+        let tally = flow.log.down();
         let send = |parcel: &Parcel<'_>, may_split: bool| {
             let (datagrams, bytes) = (parcel.datagrams, parcel.bytes);
             match parcel.send_to(listener, origin.client, origin.local) {
@@ -112,6 +116,9 @@ impl Flows {
                     counters.udp.datagrams_out.add(datagrams);
                     counters.bytes_out.add(bytes);
                     serving.bytes_out.add(bytes);
+                    if let Some(tally) = tally {
+                        tally.add(bytes);
+                    }
                 }
                 Err(errno) if may_split && takes_no_runs(errno) => return false,
                 Err(errno) => {
@@ -195,7 +202,7 @@ impl Flows {
             target,
             attempt,
             socket,
-        } = match search.reach(worker, front) {
+        } = match search.reach(worker, front, &flow.log) {
             Ok(reached) => reached,
             Err(refused) => {
                 let why = match refused {
@@ -209,6 +216,7 @@ impl Flows {
         let left = worker.registry().leave(flow.key);
         front.account.count_over(left.side);
         let attempt = std::mem::replace(&mut flow.attempt, attempt);
+        flow.log.reached(worker, front, target, &flow.attempt);
         flow.socket = socket;
         flow.search = Some(search);
         flow.slots = 1;

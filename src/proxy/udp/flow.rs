@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::super::access::SessionLog;
 use super::super::front::Front;
-use super::super::registry::{Arrival, Fate, Key, Left, Owner, Tick};
+use super::super::registry::{Arrival, Fate, Key, Left, Owner, Tick, Told};
 use super::super::worker::{TICK, Worker};
 use super::batch::SLOTS;
 use super::firsts::Firsts;
@@ -91,6 +92,8 @@ pub(super) struct Flow {
     pub(super) first: Option<usize>,
     /// How its member was found, once one has refused.
     pub(super) search: Option<Box<Search>>,
+    /// What the access log tells of it.
+    pub(super) log: SessionLog,
 }
 
 /// Why a datagram went nowhere.
@@ -105,9 +108,9 @@ pub(super) enum Dropped {
 
 /// Why a flow ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::proxy) enum Ending {
     /// The registry says so, or the instance stops.
-    Told,
+    Told(Told),
     Idle,
     /// A new one takes its place.
     Evicted,
@@ -149,7 +152,11 @@ impl Flows {
         let front = self.listeners[usize::from(origin.listener)].front.clone();
         let counters = front.counters();
         counters.accepted.add(1);
-        let mut reached = self.try_to_begin(worker, &front, origin, room);
+        let log = SessionLog::begin(worker, front.service, origin.client, || {
+            Some(self.asked_at(&origin))
+        });
+        log.seeks();
+        let mut reached = self.try_to_begin(worker, &front, origin, room, &log);
         if let Err(refused) = reached
             && refused.is_for_want_of_room()
             && let Some(oldest) = self.who_makes_room(worker, &front, origin, refused)
@@ -157,14 +164,16 @@ impl Flows {
             // A flood of forged flows may have all of what is short; it gives back of its own.
             self.end(worker, oldest, Ending::Evicted);
             let room = self.table.room(now);
-            reached = self.try_to_begin(worker, &front, origin, room);
+            reached = self.try_to_begin(worker, &front, origin, room, &log);
         }
         match reached {
             Ok(id) => {
                 counters.established.add(1);
+                self.keep_log(worker, &front, id, log);
                 Ok(id)
             }
             Err(refused) => {
+                log.flow_refused(refused);
                 counters.ended.add(1);
                 match refused {
                     Refused::NoMember | Refused::Full => counters.refused_no_member.add(1),
@@ -177,6 +186,25 @@ impl Flows {
                 })
             }
         }
+    }
+
+    /// Has the access log tell of a flow from now on, if there is one.
+    pub(super) fn keep_log(&mut self, worker: &Worker, front: &Front, id: FlowId, log: SessionLog) {
+        if log.is_kept()
+            && let Some(flow) = self.table.get_mut(id)
+            && let Some(target) = worker.registry().target(flow.key)
+        {
+            log.reached(worker, front, target, &flow.attempt);
+            flow.log = log;
+        }
+    }
+
+    /// Where a client sent its datagrams to.
+    pub(super) fn asked_at(&self, origin: &Origin) -> SocketAddr {
+        let listener = self.listeners[usize::from(origin.listener)].address;
+        origin
+            .local
+            .map_or(listener, |local| SocketAddr::new(local, listener.port()))
     }
 
     /// The oldest unproven flow that holds some of what was short.
@@ -207,9 +235,10 @@ impl Flows {
         front: &Front,
         origin: Origin,
         room: Room,
+        log: &SessionLog,
     ) -> Result<FlowId, Refused> {
         let mut search = Search::new(worker, front, origin.client.ip());
-        let reached = search.reach(worker, front)?;
+        let reached = search.reach(worker, front, log)?;
         match room {
             Room::Free => {}
             Room::GiveUp(other) => self.end(worker, other, Ending::Evicted),
@@ -298,15 +327,16 @@ impl Flows {
         counters.lasted.observe(lasted);
         flow.serving.lasted.observe(lasted);
         match why {
-            Ending::Told => counters.ended_by_us.add(1),
+            Ending::Told(_) => counters.ended_by_us.add(1),
             Ending::Idle => counters.ended_idle.add(1),
             Ending::Evicted => counters.udp.evicted.add(1),
             Ending::Refused => counters.reset_by_member.add(1),
             // Counted by its kind.
             Ending::OwnFault => {}
         }
+        flow.log.flow_ended(why);
         tracing::debug!(client = %origin.client, address = %flow.attempt.address(), ?why, "flow ended");
-        if why == Ending::Told && is_open && is_dead(worker, target) {
+        if matches!(why, Ending::Told(_)) && is_open && is_dead(worker, target) {
             if self.bereft.len() >= BEREFT {
                 self.bereft.clear();
             }
@@ -363,7 +393,7 @@ impl Flows {
     /// Ends a flow that is to end. One whose member died before it ever answered goes to another
     /// one, with its first datagram: its client sent that a moment ago and waits.
     fn end_one(&mut self, worker: &Worker, id: FlowId, why: Ending) {
-        if why == Ending::Told
+        if matches!(why, Ending::Told(_))
             && self.waits_for_the_dead(worker, id)
             && let Some(front) = self.front_of(id)
         {
@@ -434,6 +464,7 @@ impl Flow {
             runs_out: true,
             first: None,
             search: None,
+            log: SessionLog::default(),
         }
     }
 
@@ -468,7 +499,7 @@ pub(super) fn fit(slots: usize, got: usize, most: usize) -> (usize, bool) {
 /// Why a flow of this fate ends, if it does.
 fn ending(fate: Fate) -> Option<Ending> {
     match fate {
-        Fate::End => Some(Ending::Told),
+        Fate::End(told) => Some(Ending::Told(told)),
         Fate::Idle => Some(Ending::Idle),
         Fate::Young | Fate::Settle | Fate::Settled => None,
     }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll;
 
+use super::super::access::SessionLog;
 use super::super::worker::Worker;
 use super::super::{FlowGiven, FlowTaken};
 use super::flow::{Flow, Flows, give_back};
@@ -134,8 +135,12 @@ impl Flows {
             let counters = front.counters();
             counters.accepted.add(1);
             counters.established.add(1);
+            let log = SessionLog::begin(worker, front.service, given.client, || {
+                Some(self.asked_at(&origin))
+            });
             let id = self.table.insert(origin, flow, now);
             self.stand(worker, &front, id, given.target);
+            self.keep_log(worker, &front, id, log);
             if given.is_answered {
                 self.heard_member(worker, id);
             }

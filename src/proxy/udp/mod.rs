@@ -40,7 +40,9 @@ mod search;
 mod sockets;
 mod table;
 
+pub(super) use flow::Ending;
 pub(super) use handover::inode;
+pub(super) use search::Refused;
 pub(super) use sockets::{listener, prepare};
 
 use std::cell::RefCell;
@@ -58,12 +60,13 @@ use tokio::task::{spawn_local, yield_now};
 
 use super::front::Front;
 use super::listen::Listener;
+use super::registry::Told;
 use super::worker::Worker;
 use super::{FlowTaken, HandFlows};
 use crate::topology::ServiceId;
 use batch::{Batch, SLOTS};
 use carry::Heard;
-use flow::{Dropped, Ending, Flows, fit};
+use flow::{Dropped, Flows, fit};
 use runs::{Piece, runs};
 use table::{FlowId, Origin};
 
@@ -198,7 +201,7 @@ impl Udp {
         flows.closing = true;
         let all: Vec<FlowId> = flows.table.iter().map(|(id, _)| id).collect();
         for id in all {
-            flows.end(worker, id, Ending::Told);
+            flows.end(worker, id, Ending::Told(Told::Stopped));
         }
     }
 }
@@ -428,7 +431,7 @@ impl Flows {
         };
         let Some(front) = self.front_of(id) else {
             // Its listener is closed: nobody can be answered.
-            self.end(worker, id, Ending::Told);
+            self.end(worker, id, Ending::Told(Told::Removed));
             return Read::NOTHING;
         };
         let Some(flow) = self.table.get_mut(id) else {

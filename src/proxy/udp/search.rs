@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use super::super::access::SessionLog;
 use super::super::front::Front;
 use super::super::worker::Worker;
 use super::super::{FromWorker, walk};
@@ -28,7 +29,7 @@ pub(super) struct Reached {
 
 /// Why there is no member for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(in crate::proxy) enum Refused {
     /// None is usable.
     NoMember,
     /// All are full.
@@ -74,7 +75,12 @@ impl Search {
     }
 
     /// The next member, and a socket towards it.
-    pub(super) fn reach(&mut self, worker: &Worker, front: &Front) -> Result<Reached, Refused> {
+    pub(super) fn reach(
+        &mut self,
+        worker: &Worker,
+        front: &Front,
+        log: &SessionLog,
+    ) -> Result<Reached, Refused> {
         loop {
             let (target, attempt) =
                 self.next(worker, front)
@@ -86,6 +92,7 @@ impl Search {
                     })?;
             if self.0.attempt(target) {
                 front.counters().retried.add(1);
+                log.retries();
             }
             let error = match sockets::towards(attempt.address()) {
                 Ok(socket) => {

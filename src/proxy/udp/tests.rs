@@ -218,6 +218,7 @@ impl Rig {
             topology,
             snapshot,
             counters,
+            access: None,
             reports: report,
             seed: 1,
         };

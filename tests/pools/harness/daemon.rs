@@ -242,6 +242,11 @@ impl Daemon {
         self.dir.path().join("state")
     }
 
+    /// A file of its directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("twinpool.toml")
     }
@@ -285,20 +290,22 @@ fn spawn(setup: &Setup, dir: &Path) -> Killed {
         .append(true)
         .open(dir.join("log"))
         .expect("a log");
-    let mut command = match (setup.descriptors, setup.cores) {
-        (None, None) => Command::new(setup.program.as_deref().unwrap_or(Path::new(BINARY))),
-        (limit, cores) => {
+    let program = setup.program.as_deref().unwrap_or(Path::new(BINARY));
+    let mut command = match (setup.descriptors, setup.cores, &*setup.before) {
+        (None, None, "") => Command::new(program),
+        (limit, cores, before) => {
             let limit = limit.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
             let pin = cores.map_or(String::new(), |cores| format!("taskset -c {cores} "));
-            let script = format!("{limit}exec {pin}\"$0\" \"$@\"");
+            let script = format!("{before}{limit}exec {pin}\"$0\" \"$@\"");
             let mut shell = Command::new("sh");
-            shell.args(["-c", &script, BINARY]);
+            shell.args(["-c", &script]).arg(program);
             shell
         }
     };
     let child = command
         .arg("run")
         .arg(dir.join("twinpool.toml"))
+        .env("DIR", dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log"))
         .stderr(log)

@@ -61,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) cores: Option<&'static str>,
     /// The program, where it is not the one that was built.
     pub(crate) program: Option<PathBuf>,
+    /// What the shell that starts the daemon does before; the scratch directory is `$DIR`.
+    pub(crate) before: String,
     rest: String,
 }
 
@@ -73,6 +75,7 @@ impl Setup {
             descriptors: None,
             cores: None,
             program: None,
+            before: String::new(),
             rest: String::new(),
         }
     }
@@ -116,6 +119,13 @@ impl Setup {
         self
     }
 
+    /// Has the shell that starts it do this before; the scratch directory is `$DIR`.
+    pub(crate) fn before(mut self, script: &str) -> Setup {
+        self.before += script;
+        self.before.push('\n');
+        self
+    }
+
     /// Listens for HTTP.
     pub(crate) fn observe(mut self, address: SocketAddr) -> Setup {
         self.observe = Some(address);
@@ -147,6 +157,7 @@ impl Setup {
         };
         let workers = workers.map_or(String::new(), |n| format!("workers = {n}"));
         let dir = dir.display();
+        let rest = rest.replace("{DIR}", &dir.to_string());
         format!(
             r#"
 [instance]
