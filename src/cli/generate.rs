@@ -18,7 +18,9 @@ const MORE: &str = r#".SH "EXIT STATUS"
 0 done; 1 refused or failed, with the reason; 2 usage; 69 no daemon answers; 78 configuration error.
 .SH SIGNALS
 SIGTERM and SIGINT stop the daemon: it takes no new sessions and keeps those it has for
-\fBstop_deadline\fR. A second one does not wait.
+\fBstop_deadline\fR. A second one does not wait. SIGHUP has the configuration read again, as
+\fBtwinpool reload\fR does; SIGUSR2 has the program on disk take over, as \fBtwinpool upgrade\fR does;
+SIGUSR1 has the file of the access log opened anew.
 .SH FILES
 .TP
 \fI/etc/twinpool/twinpool.toml\fR

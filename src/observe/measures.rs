@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use super::counters::{Counter, MemberCounters, WorkerCounters};
+use super::counters::{Counter, MemberCounters};
 use super::histogram::{ConnectTimes, Distribution, LagTimes, SessionTimes};
 use super::reloads::{Outcome, Reloads};
 use super::stamp::Stamp;
@@ -45,8 +45,6 @@ pub struct Measures {
     pub revision: &'static str,
     /// What became of reloads.
     pub reloads: Reloaded,
-    /// Lines of the access log that were dropped.
-    pub access_dropped: u64,
     /// Probes that wait for others to come back.
     pub probes_waiting: u64,
     /// Transitions by kind.
@@ -153,7 +151,6 @@ const KINDS: [&str; 13] = [
 
 /// What is measured, at the moment of the view.
 pub fn measures(view: &View<'_>, sources: &Sources<'_>) -> Measures {
-    let sum = |read: fn(&WorkerCounters) -> u64| view.workers.iter().map(|w| read(w)).sum();
     let reloads = sources.reloads;
     let (last_applied, last) = match &reloads.last {
         None => (true, view.started),
@@ -170,7 +167,6 @@ pub fn measures(view: &View<'_>, sources: &Sources<'_>) -> Measures {
             last: view.clock().stamp(last),
             generation: reloads.in_force + 1,
         },
-        access_dropped: sum(|worker| worker.access_dropped.get()),
         probes_waiting: sources.probes_waiting,
         transitions: sources.transitions.by_kind(),
         lag: view
@@ -373,7 +369,6 @@ mod tests {
         assert_eq!(member.targets[0].verdicts, 1);
         assert_eq!(measures.lag.iter().map(Distribution::count).sum::<u64>(), 2);
         assert_eq!(measures.lag.len(), 2);
-        assert_eq!(measures.access_dropped, 2);
         assert_eq!(measures.reloads.last, ago(0));
     }
 }

@@ -83,12 +83,6 @@ const INSTANCE: &[Family<Measures>] = &[
          lengthen the checks' intervals or spread pools over instances",
         |measures| measures.probes_waiting,
     ),
-    Family::counter(
-        "twinpool_access_log_dropped",
-        "Lines of the access log that were dropped because its writer was behind; look at the disk \
-         or the reader that it goes to",
-        |measures| measures.access_dropped,
-    ),
 ];
 
 /// Of a worker.

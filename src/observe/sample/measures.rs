@@ -36,7 +36,6 @@ impl Plight {
             member.bytes_in.add(400);
             member.bytes_out.add(900);
             worker.lag.observe(Duration::from_micros(700));
-            worker.access_dropped.add(1);
         }
         let mut transitions = Transitions::default();
         transitions.count(&Event::Verdict {
