@@ -193,12 +193,13 @@ pub(crate) fn control_socket(dir: &Path) -> String {
 /// serves the first pool; members of others are its backups.
 pub(crate) fn haproxy_failures(dir: &Path, fronts: &[Front]) -> Result<Vec<String>> {
     let mut text = format!(
-        "global\n    maxconn 7900\n\
+        "global\n    maxconn 7900\n    stats socket {} level admin expose-fd listeners\n\
          defaults\n    mode tcp\n    option splice-auto\n    option redispatch 1\n    retries 3\n\
          \x20   timeout connect 1s\n    timeout client 40s\n    timeout server 40s\n\
          frontend in\n    bind {}\n    default_backend members\n\
          backend members\n    balance leastconn\n    option allbackups\n    option httpchk GET /health\n\
          \x20   default-server inter 1s fall 3 on-marked-down shutdown-sessions observe layer4 error-limit 3 on-error mark-down\n",
+        haproxy_socket(dir),
         fronts[0].listen
     );
     for (n, front) in fronts.iter().enumerate() {
@@ -209,6 +210,20 @@ pub(crate) fn haproxy_failures(dir: &Path, fronts: &[Front]) -> Result<Vec<Strin
         }
     }
     haproxy(dir, &text)
+}
+
+/// The command for a process that takes over from one of [`haproxy_failures`]: with its listeners, as
+/// it has the same configuration.
+pub(crate) fn haproxy_again(dir: &Path, serving: u32) -> Result<Vec<String>> {
+    let file = dir.join("haproxy.cfg");
+    let (socket, serving) = (haproxy_socket(dir), serving.to_string());
+    let mut command = words(&["haproxy", "-db", "-f", path_str(&file)?]);
+    command.extend(words(&["-x", &socket, "-sf", &serving]));
+    Ok(command)
+}
+
+fn haproxy_socket(dir: &Path) -> String {
+    dir.join("haproxy.sock").display().to_string()
 }
 
 fn haproxy(dir: &Path, text: &str) -> Result<Vec<String>> {
