@@ -73,8 +73,8 @@ enum Death {
 struct Outcome {
     made: usize,
     failed: usize,
-    /// Those whose request a member had read that died.
-    with_member: usize,
+    /// Those that had begun when their member or its site died, or whose request it had read.
+    under_way: usize,
     kinds: String,
     /// Seconds from a client's connect to its answer.
     took: Vec<f64>,
@@ -108,7 +108,7 @@ fn compare(args: &Args) -> Result<()> {
         "replaced",
         "new connections",
         "failed",
-        "of them with a member that died",
+        "of them under way when something died",
         "half took, ms",
         "slowest, ms",
         "long sessions cut",
@@ -124,14 +124,14 @@ fn compare(args: &Args) -> Result<()> {
         if outcome.failed > 0 {
             println!("{}: {}", proxy.name(), outcome.kinds);
         }
-        clean &= proxy != Proxy::Twinpool || outcome.failed == outcome.with_member;
+        clean &= proxy != Proxy::Twinpool || outcome.failed == outcome.under_way;
         clean &= proxy != Proxy::Twinpool || outcome.cut == 0;
         table.row([
             proxy.name().to_owned(),
             outcome.replaced.len().to_string(),
             outcome.made.to_string(),
             outcome.failed.to_string(),
-            outcome.with_member.to_string(),
+            outcome.under_way.to_string(),
             show(median(&outcome.took) * 1e3, 1),
             show(worst(&outcome.took) * 1e3, 0),
             format!("{} of {}", outcome.cut, args.sessions),
@@ -364,22 +364,28 @@ impl Outcome {
         replaced: Vec<f64>,
     ) -> Outcome {
         let failed: Vec<_> = report.failed().collect();
-        let in_shadow = |at: u64| {
-            shadows
-                .iter()
-                .any(|(from, long)| at >= *from && seconds(*from, at) <= long.as_secs_f64())
+        // A site takes a moment to die.
+        let early = Duration::from_millis(500).as_nanos() as u64;
+        let shadow = |at: u64| {
+            shadows.iter().find(|(struck, long)| {
+                at + early >= *struck && seconds(*struck, at) <= long.as_secs_f64()
+            })
         };
         let cut: HashSet<u32> = report
             .ends
             .iter()
-            .filter(|end| !in_shadow(end.at))
+            .filter(|end| shadow(end.at).is_none())
             .map(|end| end.session)
             .collect();
         Outcome {
             made: report.news.len(),
-            with_member: failed
+            under_way: failed
                 .iter()
-                .filter(|new| with_member.contains(&new.id) && in_shadow(new.ended))
+                .filter(|new| {
+                    shadow(new.ended).is_some_and(|(struck, _)| {
+                        new.began <= *struck || with_member.contains(&new.id)
+                    })
+                })
                 .count(),
             failed: failed.len(),
             kinds: report.failures(),

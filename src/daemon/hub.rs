@@ -668,6 +668,7 @@ impl Hub {
         self.move_on(now);
         self.end_strays(now);
         self.bring_up_to_date();
+        log::tell_storms(now);
     }
 
     pub(super) fn stop_deadline(&self) -> Duration {

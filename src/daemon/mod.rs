@@ -379,13 +379,12 @@ fn bind(
         Some((Protocol::Tcp, address, listener))
     });
     manager.keep(observed);
-    let once_more = |socket: &dyn AsFd| socket.as_fd().try_clone_to_owned();
-    let observed = observe.as_ref().map(|listener| once_more(listener));
-    let (estate, handed_over) = Estate::new(
-        starter.executable,
-        observed.transpose().map_err(StartError::Runtime)?,
-        once_more(&control).map_err(StartError::Runtime)?,
-    );
+    let own: [Option<&dyn AsFd>; 2] = [Some(&control), observe.as_ref().map(|own| own as _)];
+    let once_more = own.into_iter().flatten();
+    let once_more = once_more.map(|own| own.as_fd().try_clone_to_owned());
+    let once_more: io::Result<Vec<_>> = once_more.collect();
+    let once_more = once_more.map_err(StartError::Runtime)?;
+    let (estate, handed_over) = Estate::new(starter.executable, once_more);
     let beginning = Beginning {
         topology,
         descriptors,

@@ -20,7 +20,6 @@ use super::words::News;
 use crate::clock;
 use crate::daemon::hub::{Hub, Inputs};
 use crate::daemon::{Signals, Told};
-use crate::observe::stamp::span;
 use crate::pairing::Decider;
 use crate::pairing::legacy::{Legacy, Question};
 use crate::proxy::{ToWorker, Which};
@@ -99,11 +98,6 @@ pub(in crate::daemon) async fn follow(
     signals: &mut impl Signals,
 ) {
     let pid = following.child.id();
-    tracing::info!(
-        "process {pid} serves; draining {} sessions, for {} at most",
-        hub.open(),
-        span(following.deadline)
-    );
     let mut until = Instant::now() + following.deadline;
     let answering = spawn_local({
         let hub = hub.clone();

@@ -49,9 +49,9 @@ const ENDED: &str = "the new process ended before it served";
 pub(in crate::daemon) struct Estate {
     /// The program that is started as successor.
     executable: Option<PathBuf>,
-    /// The read-only HTTP listener and the control socket once more.
-    observe: Option<OwnedFd>,
-    control: OwnedFd,
+    /// The control socket and the read-only HTTP listener once more, until they are another
+    /// process's alone.
+    servers: RefCell<Vec<OwnedFd>>,
     under_way: Cell<bool>,
     is_over: Cell<bool>,
     /// Told when another process serves.
@@ -67,14 +67,12 @@ impl Estate {
     /// What can be handed over, and how it is heard that another process serves.
     pub(in crate::daemon) fn new(
         executable: Option<PathBuf>,
-        observe: Option<OwnedFd>,
-        control: OwnedFd,
+        servers: Vec<OwnedFd>,
     ) -> (Estate, oneshot::Receiver<Following>) {
         let (tell, told) = oneshot::channel();
         let estate = Estate {
             executable,
-            observe,
-            control,
+            servers: RefCell::new(servers),
             under_way: Cell::new(false),
             is_over: Cell::new(false),
             handed_over: RefCell::new(Some(tell)),
@@ -209,9 +207,8 @@ async fn descriptors(hub: &Hub) -> Result<Vec<OwnedFd>, String> {
         let shared = shared.ok_or("a worker does not hand its listeners over; is it stuck?")?;
         all.extend(shared.map_err(none_left)?);
     }
-    let estate = &hub.estate;
-    let (observe, control) = (&estate.observe, &estate.control);
-    for own in observe.iter().chain([control]) {
+    // The control socket is the last of them: there always is one.
+    for own in hub.estate.servers.borrow().iter().rev() {
         all.push(own.try_clone().map_err(none_left)?);
     }
     for stream in hub.led.handed_on().1 {
@@ -287,6 +284,8 @@ fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String 
     hub.claim.give_up();
     hub.journal.close();
     hub.estate.is_over.set(true);
+    // While anybody has one of them, it listens: nobody could tell that its process is gone.
+    hub.estate.servers.take();
     let (pid, deadline) = (
         std::process::id(),
         hub.era().config.instance.upgrade_deadline,

@@ -60,7 +60,7 @@ async fn started(config: Config) -> Result<(Rc<Hub>, Inputs), StartError> {
         observe: None,
         control,
         manager: ServiceManager::default(),
-        estate: Estate::new(None, None, once_more).0,
+        estate: Estate::new(None, vec![once_more]).0,
         socket_by_hand: None,
         inheritance: None,
     };
