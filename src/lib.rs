@@ -28,7 +28,7 @@
 //! | [`proxy`] | workers, listeners, relay, session registry | dispatch, log |
 //! | [`observe`] | HTTP endpoints, metrics, status, events | pairing |
 //! | [`control`] | the control socket and its commands | observe |
-//! | [`daemon`] | wiring: workers, snapshot, signals, systemd | all of the above |
+//! | [`daemon`] | wiring: workers, snapshot, reloads, upgrades, signals, systemd | all of the above |
 //! | [`cli`] | commands and what they print | all of the above |
 //!
 //! # Invariants

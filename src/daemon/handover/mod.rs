@@ -24,6 +24,9 @@
 //! A successor knows all that drain before it, [`MOST_BEFORE`] at most, and hands them on with the
 //! rest: there is one line of processes, and its last one decides for all.
 //!
+//! Each process counts for itself: to the successor's balancer, `max_connections` and metrics, the
+//! sessions of those that drain do not exist. They are told in the status.
+//!
 //! [`wire`] carries messages and descriptors, [`words`] are what they mean; [`giving`] is the
 //! predecessor's side and [`taking`] the successor's; [`following`] is how one drains under the
 //! other's verdicts, and [`leading`] how the other gives them.

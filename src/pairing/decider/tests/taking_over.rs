@@ -1,7 +1,7 @@
 //! What goes on when a decider takes over from another one.
 
 use super::*;
-use crate::pairing::legacy::Question;
+use crate::pairing::legacy::{Legacy, Question};
 use crate::pairing::record::Phase;
 use crate::topology::Succession;
 
@@ -35,6 +35,22 @@ impl Rig {
         self.truth = next.targets().map(truth).collect();
         let records = |_| (fresh.clone(), false);
         self.decider = Decider::after(Arc::new(next), legacy, records, 7, self.now);
+        self.drain();
+    }
+
+    /// Another process takes over: it is told everything in words, and probes that are out never
+    /// come back.
+    fn upgrade(&mut self) {
+        let topology = self.decider.topology().clone();
+        let told = serde_json::to_vec(&self.decider.legacy()).expect("words");
+        let legacy: Legacy = serde_json::from_slice(&told).expect("the same in words");
+        let ids = Succession::between(&topology, &topology);
+        let legacy = legacy.renumber(&ids, |_, _| Question::Same);
+        let fresh = Record::home(0, self.now);
+        self.out.clear();
+        let records = |_| (fresh.clone(), false);
+        let legacy = legacy.without_probes();
+        self.decider = Decider::after(topology, legacy, records, 7, self.now);
         self.drain();
     }
 
@@ -87,6 +103,42 @@ fn a_file_that_is_read_again_and_again_changes_nothing_and_delays_no_death() {
             assert!(dead.contains(&target), "{told:?}");
         }
         assert_eq!(rig.verdicts_told(), 2, "{truth:?}: {:?}", rig.events);
+    }
+}
+
+#[test]
+fn a_process_that_takes_over_at_any_moment_changes_nothing_and_delays_no_death_by_much() {
+    for truth in [Truth::Killed, Truth::Cut, Truth::Hung] {
+        for after in (0..2_000).step_by(70) {
+            let mut rig = Rig::new(&[(3, WITH_WEB), (3, PLAIN)]);
+            rig.order(member(1, 2), Mode::Drain).expect("a drain");
+            rig.events.clear();
+            rig.set(member(0, 1), truth);
+            let died = rig.now;
+            rig.run(ms(after));
+            rig.upgrade();
+            rig.until(ms(4_000), is_down(target(0, 1, 0)));
+            let took = rig.now.since(died);
+            // One probe more than without it: the one that was out.
+            let most = ms(1_100 + 500 * 4 + 275 * 3);
+            assert!(
+                took <= most,
+                "{truth:?}, taken over after {after} ms: {took:?}"
+            );
+            rig.run(ms(3_000));
+            let dead = [target(0, 1, 0), target(0, 1, 1)];
+            for told in &rig.events {
+                let Event::Verdict { target, .. } = told.1 else {
+                    continue;
+                };
+                assert!(
+                    dead.contains(&target),
+                    "{truth:?}, after {after} ms: {told:?}"
+                );
+            }
+            let drained = rig.decider.operator(member(1, 2)).map(|state| state.mode);
+            assert_eq!(drained, Some(Mode::Drain));
+        }
     }
 }
 
