@@ -16,7 +16,17 @@ fn main() -> ExitCode {
         log::start(&log::Settings::default());
     }
     match line.task {
-        Task::Run { config, successor } => run(&config, line.socket, successor),
+        Task::Run {
+            successor: true,
+            detached: false,
+            ..
+        } => match Heir::start_detached("--detached") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::failed(cli::EXIT_REFUSED, &error.to_string()),
+        },
+        Task::Run {
+            config, successor, ..
+        } => run(&config, line.socket, successor),
         Task::Validate { config, diff } => validate(&config, diff, line.socket.as_deref()),
         Task::Demo { once } => cli::demo::run(once),
         Task::Generate { what, to } => match cli::generate::generate(what, to.as_deref()) {

@@ -71,6 +71,9 @@ pub enum Task {
         /// Take over from the process that started this one, as it does by itself to be upgraded
         #[arg(long, hide = true)]
         successor: bool,
+        /// Do so as this very process, not as a child of it
+        #[arg(long, hide = true, requires = "successor")]
+        detached: bool,
     },
     /// Check a configuration, and say what it means
     Validate {

@@ -370,7 +370,7 @@ fn paths_have_their_defaults() {
     let line = CommandLine::try_parse_from(["twinpool", "run"]).unwrap();
     assert_eq!(line.socket, None);
     assert!(
-        matches!(line.task, Task::Run { config, successor: false } if config == Path::new(DEFAULT_CONFIG))
+        matches!(line.task, Task::Run { config, successor: false, .. } if config == Path::new(DEFAULT_CONFIG))
     );
     let line = "twinpool status --socket /tmp/s";
     let line = CommandLine::try_parse_from(line.split(' ')).unwrap();

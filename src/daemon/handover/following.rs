@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::process::Child;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::Builder;
@@ -38,7 +37,7 @@ const REPORT: Duration = Duration::from_millis(500);
 /// What a process that drains has of its successor.
 #[derive(Debug)]
 pub(in crate::daemon) struct Following {
-    child: Child,
+    pid: u32,
     stream: Arc<UnixStream>,
     news: mpsc::Receiver<News>,
     /// How long sessions are kept.
@@ -46,7 +45,7 @@ pub(in crate::daemon) struct Following {
 }
 
 impl Following {
-    pub(super) fn begin(child: Child, stream: Arc<UnixStream>, deadline: Duration) -> Following {
+    pub(super) fn begin(pid: u32, stream: Arc<UnixStream>, deadline: Duration) -> Following {
         let (tell, news) = mpsc::channel(WAITING);
         let heard = Builder::new().name("successor".to_owned()).spawn({
             let stream = stream.clone();
@@ -56,7 +55,7 @@ impl Following {
             tracing::error!("draining without the successor's verdicts: {error}");
         }
         Following {
-            child,
+            pid,
             stream,
             news,
             deadline,
@@ -97,7 +96,7 @@ pub(in crate::daemon) async fn follow(
     mut following: Following,
     signals: &mut impl Signals,
 ) {
-    let pid = following.child.id();
+    let pid = following.pid;
     let mut until = Instant::now() + following.deadline;
     let answering = spawn_local({
         let hub = hub.clone();
@@ -121,7 +120,6 @@ pub(in crate::daemon) async fn follow(
                 None => {
                     led = false;
                     tracing::warn!("process {pid} is gone; draining by what it said last");
-                    reap(&mut following.child);
                 }
             },
             () = hub.idle(inputs) => {}
@@ -143,13 +141,6 @@ pub(in crate::daemon) async fn follow(
         hub.carry_on(clock::now());
     }
     following.report(hub.open());
-}
-
-/// One that has ended is not to stay as a zombie.
-fn reap(child: &mut Child) {
-    if let Err(error) = child.try_wait() {
-        tracing::debug!(%error, "cannot see how the successor ended");
-    }
 }
 
 impl Hub {

@@ -2,15 +2,18 @@
 //! fails on the way ends the successor, and this process goes on.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -43,6 +46,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 
 const ENDED: &str = "the new process ended before it served";
+const SILENT: &str = "the new process did not answer in time";
+/// Digits that the id of a process has at most, and the end of its line.
+const LONGEST_ID: u64 = 21;
 
 /// What an instance keeps in order to hand over one day.
 #[derive(Debug)]
@@ -83,7 +89,8 @@ impl Estate {
 
 /// A process that was started to be the successor.
 struct Successor {
-    child: Child,
+    pid: u32,
+    handle: OwnedFd,
     stream: Arc<UnixStream>,
 }
 
@@ -129,24 +136,21 @@ async fn attempt(hub: &Rc<Hub>, by: &str) -> Result<String, String> {
         listeners: descriptors.len() - 1 - hello.before.len(),
         ..hello
     };
-    let successor = Successor::start(&executable, &path, hub.socket_by_hand.as_deref())?;
+    let successor = Successor::start(&executable, &path, hub.socket_by_hand.as_deref()).await?;
     let standstill = Standstill(hub.clone());
     match hand_over(hub, &successor, hello, descriptors).await {
         Ok((version, told)) => {
-            let pid = successor.child.id();
+            let pid = successor.pid;
             let ours = leave(hub, successor, standstill);
             let told_by = format!("upgraded: process {pid} (version {version}) serves; {ours}");
             tracing::info!("{by}: {told_by}");
             Ok(format!("{told_by}\n{told}"))
         }
         Err(why) => {
-            let ended = successor.end().await;
+            successor.end().await;
             hub.resume_flows();
             drop(standstill);
-            Err(match ended {
-                Some(status) if why == ENDED => format!("{why} ({status})"),
-                _ => why,
-            })
+            Err(why)
         }
     }
 }
@@ -247,7 +251,7 @@ async fn hand_over(
         FromSuccessor::Prepared => {}
         other => return Err(out_of_turn(other)),
     }
-    let pid = successor.child.id();
+    let pid = successor.pid;
     let known = hub.manager.hands_over_to(pid).await;
     known.map_err(|error| error.to_string())?;
     hub.give_flows(&successor.stream).await?;
@@ -290,7 +294,7 @@ fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String 
         std::process::id(),
         hub.era().config.instance.upgrade_deadline,
     );
-    let following = Following::begin(successor.child, successor.stream, deadline);
+    let following = Following::begin(successor.pid, successor.stream, deadline);
     match hub
         .estate
         .handed_over
@@ -340,7 +344,9 @@ impl Drop for Standstill {
 }
 
 impl Successor {
-    fn start(
+    /// Starts one, by way of a process that starts it and ends: so it is nobody's child but the
+    /// service manager's, which hears at once when it ends, whatever becomes of this process.
+    async fn start(
         executable: &Path,
         configuration: &Path,
         socket: Option<&Path>,
@@ -354,9 +360,32 @@ impl Successor {
         }
         service_manager::not_for_a_successor(&mut command);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        let child = command.spawn().map_err(failed)?;
+        command.stdout(Stdio::piped());
+        let mut starter = command.spawn().map_err(failed)?;
+        // The command holds the successor's end of the stream.
+        drop(command);
+        let told = starter.stdout.take();
+        let said = spawn_blocking(move || {
+            let mut said = String::new();
+            told.map(|told| told.take(LONGEST_ID).read_to_string(&mut said));
+            said
+        });
+        let said = timeout(LOADING, said).await;
+        let status = end(starter).await;
+        let Ok(said) = said else {
+            return Err(SILENT.to_owned());
+        };
+        let pid = said.ok().and_then(|said| said.trim().parse().ok());
+        let Some(pid) = pid else {
+            let status = status.map_or(String::new(), |status| format!(" ({status})"));
+            return Err(format!("{ENDED}{status}"));
+        };
+        let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let handle = id.ok_or_else(|| ENDED.to_owned())?;
+        let handle = pidfd_open(handle, PidfdFlags::empty()).map_err(|_| ENDED.to_owned())?;
         Ok(Successor {
-            child,
+            pid,
+            handle,
             stream: Arc::new(ours),
         })
     }
@@ -370,7 +399,7 @@ impl Successor {
         let said = spawn_blocking(move || talk(&stream)).await;
         let said = said.map_err(|error| error.to_string())?;
         said.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => "the new process did not answer in time".to_owned(),
+            io::ErrorKind::TimedOut => SILENT.to_owned(),
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionReset => ENDED.to_owned(),
@@ -388,26 +417,49 @@ impl Successor {
             .await
     }
 
-    /// Ends it, if it has not ended; how it did, where it did so by itself.
-    async fn end(mut self) -> Option<String> {
+    /// Ends it, if it has not ended.
+    async fn end(self) {
         // One that has just said why ends by itself.
-        let by_itself = async {
-            loop {
-                match self.child.try_wait() {
-                    Ok(Some(status)) => return Some(status.to_string()),
-                    Ok(None) => sleep(LOOK).await,
-                    Err(_) => return None,
-                }
+        let Successor { pid, handle, .. } = self;
+        let ended = spawn_blocking(move || {
+            is_over(&handle, BEFORE / 10)?;
+            match pidfd_send_signal(&handle, Signal::KILL) {
+                Ok(()) => is_over(&handle, BEFORE),
+                Err(Errno::SRCH) => Ok(true),
+                Err(error) => Err(error),
             }
-        };
-        if let Ok(status) = timeout(BEFORE / 10, by_itself).await {
-            return status;
+        });
+        if !matches!(ended.await, Ok(Ok(true))) {
+            tracing::error!("process {pid}, which did not take over, may live still");
         }
-        let mut child = self.child;
-        let ended = spawn_blocking(move || child.kill().and_then(|()| child.wait())).await;
-        if !matches!(ended, Ok(Ok(_))) {
-            tracing::error!("the process that did not take over may live still: {ended:?}");
-        }
-        None
     }
+}
+
+/// Waits for the end of a process.
+fn is_over(handle: &OwnedFd, patience: Duration) -> Result<bool, Errno> {
+    let mut look = [PollFd::new(handle, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(|_| Errno::INVAL)?;
+    Ok(poll(&mut look, Some(&patience))? > 0)
+}
+
+/// Ends a process that only starts another one, if it has not ended; how it did, where it did so by
+/// itself.
+async fn end(mut starter: Child) -> Option<ExitStatus> {
+    let by_itself = async {
+        loop {
+            match starter.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) => sleep(LOOK).await,
+                Err(_) => return None,
+            }
+        }
+    };
+    if let Ok(status) = timeout(BEFORE / 10, by_itself).await {
+        return status;
+    }
+    let ended = spawn_blocking(move || starter.kill().and_then(|()| starter.wait())).await;
+    if !matches!(ended, Ok(Ok(_))) {
+        tracing::error!("the process that was to start the new one may live still: {ended:?}");
+    }
+    None
 }

@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,15 +104,31 @@ impl Voice {
 }
 
 impl Heir {
+    /// Starts this program again as the one that is to take over, with the same standard input and
+    /// arguments and `as_itself` beside them, and says its process id: whoever does this ends then,
+    /// and the one that takes over is the service manager's child.
+    ///
+    /// # Errors
+    /// When nobody hands anything over, it cannot be started, or nobody hears its id.
+    pub fn start_detached(as_itself: &str) -> Result<(), TakeOverError> {
+        handed_over()?;
+        let start = || {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args(std::env::args_os().skip(1)).arg(as_itself);
+            command.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
+            let heir = command.spawn()?;
+            writeln!(io::stdout(), "{}", heir.id())
+        };
+        start().map_err(TakeOverError::Lost)
+    }
+
     /// Takes what the process that started this one hands over by standard input, which is nobody's
     /// from then on. To be called before there is any other thread.
     ///
     /// # Errors
     /// When it hands over nothing, or in a way that this version does not know.
     pub fn from_stdin() -> Result<Heir, TakeOverError> {
-        let stdin = io::stdin().as_fd().try_clone_to_owned();
-        let stream = UnixStream::from(stdin.map_err(TakeOverError::NoPredecessor)?);
-        stream.local_addr().map_err(TakeOverError::NoPredecessor)?;
+        let stream = handed_over()?;
         let nobody = File::open("/dev/null").map_err(TakeOverError::NoPredecessor)?;
         rustix::stdio::dup2_stdin(nobody)
             .map_err(|error| TakeOverError::NoPredecessor(error.into()))?;
@@ -293,6 +310,14 @@ impl Inheritance {
             hello.by, hello.process.pid, hello.version
         )
     }
+}
+
+/// The way to the process that hands over: standard input, where it is a socket.
+fn handed_over() -> Result<UnixStream, TakeOverError> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    let stream = UnixStream::from(stdin.map_err(TakeOverError::NoPredecessor)?);
+    stream.local_addr().map_err(TakeOverError::NoPredecessor)?;
+    Ok(stream)
 }
 
 fn hello(stream: &UnixStream) -> Result<(Hello, Vec<OwnedFd>), TakeOverError> {
