@@ -31,6 +31,9 @@ where commands go; its owner and its group may command
 .TP
 \fI/var/lib/twinpool\fR
 what outlives a restart
+.TP
+\fI/var/log/twinpool\fR
+the place of an access log
 .SH "SEE ALSO"
 \fBsystemctl\fR(1), \fBjournalctl\fR(1), and
 \fI/usr/share/doc/twinpool/examples/twinpool.toml\fR with every key of the configuration
