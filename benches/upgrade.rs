@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use support::child::Child;
 use support::clock::{now, seconds, wait_for};
-use support::load::{Load, Report};
+use support::load::{Load, New, Report};
 use support::proxies::{Proxy, control_socket, haproxy_again};
 use support::scene::{CLIENT, PROXY, Plan, Scene};
 use support::stats::{Table, median, show, worst};
@@ -145,7 +145,7 @@ fn compare(args: &Args) -> Result<()> {
     table.print();
     match clean {
         true => Ok(()),
-        false => Err("an upgrade of twinpool was noticed".into()),
+        false => Err("somebody may have noticed an upgrade of twinpool".into()),
     }
 }
 
@@ -367,9 +367,10 @@ impl Outcome {
         // A site takes a moment to die.
         let early = Duration::from_millis(500).as_nanos() as u64;
         let shadow = |at: u64| {
-            shadows.iter().find(|(struck, long)| {
+            let falls = |(struck, long): &&(u64, Duration)| {
                 at + early >= *struck && seconds(*struck, at) <= long.as_secs_f64()
-            })
+            };
+            shadows.iter().rev().find(falls)
         };
         let cut: HashSet<u32> = report
             .ends
@@ -377,16 +378,17 @@ impl Outcome {
             .filter(|end| shadow(end.at).is_none())
             .map(|end| end.session)
             .collect();
+        let was_under_way = |new: &New| {
+            shadow(new.ended)
+                .is_some_and(|(struck, _)| new.began <= *struck || with_member.contains(&new.id))
+        };
+        for new in failed.iter().filter(|new| !was_under_way(new)) {
+            let struck = shadow(new.ended).map(|(struck, _)| seconds(*struck, new.began));
+            println!("not under way: {new:?}, begun {struck:?} s after something died");
+        }
         Outcome {
             made: report.news.len(),
-            under_way: failed
-                .iter()
-                .filter(|new| {
-                    shadow(new.ended).is_some_and(|(struck, _)| {
-                        new.began <= *struck || with_member.contains(&new.id)
-                    })
-                })
-                .count(),
+            under_way: failed.iter().filter(|new| was_under_way(new)).count(),
             failed: failed.len(),
             kinds: report.failures(),
             took: report.took(0, u64::MAX),
