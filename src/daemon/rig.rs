@@ -42,7 +42,13 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).expect("removed");
+        // What an instance writes last may come while this goes on.
+        let mut tries = 0;
+        while let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tries += 1;
+            assert!(tries < 100, "{} stays: {error}", self.0.display());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }
 

@@ -48,7 +48,9 @@ async fn http_tells_whether_users_can_be_served() {
 async fn the_page_of_metrics_is_open_metrics_and_has_measured_what_went_on() {
     let mut a = Member::start("a").await;
     let observe = free_address();
-    let daemon = Daemon::start(Setup::of(&Pool::of([&a])).observe(observe)).await;
+    let setup = Setup::of(&Pool::of([&a])).observe(observe);
+    let setup = setup.text("[log]\naccess = \"{DIR}/access.jsonl\"");
+    let daemon = Daemon::start(setup).await;
     let mut client = Client::connect(daemon.address().await).await;
     assert_eq!(client.member().await, "a");
     client.finish().await;
@@ -94,7 +96,7 @@ async fn the_page_of_metrics_is_open_metrics_and_has_measured_what_went_on() {
         "twinpool_config_last_reload_successful 1\n",
         "twinpool_config_generation 1\n",
         "twinpool_config_reloads_total{result=\"refused\"} 0\n",
-        "twinpool_access_log_dropped_total 0\n",
+        "twinpool_access_log_dropped_total{reason=\"queue_full\"} 0\n",
     ] {
         assert!(page.contains(told), "{told}: {page}");
     }

@@ -13,12 +13,12 @@ pub(super) fn families(status: &Status, page: &mut Page<'_>) -> fmt::Result {
 
 const ACCESS: &[Family<AccessStatus>] = &[
     Family::counter(
-        "twinpool_access_written",
+        "twinpool_access_log_written",
         "Lines of the access log that were written",
         |access| access.written,
     ),
     Family::counter_by(
-        "twinpool_access_dropped",
+        "twinpool_access_log_dropped",
         "Lines of the access log that were not, by reason: its queue was full, or a write failed",
         "reason",
         |access| vec![("queue_full", access.dropped), ("unwritable", access.lost)],

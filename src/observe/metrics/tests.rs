@@ -186,8 +186,8 @@ fn an_access_log_has_series_and_its_absence_has_none() {
     });
     let series = series_of(&page(status));
     let dropped =
-        |reason: &str| series[&format!("twinpool_access_dropped_total{{reason=\"{reason}\"}}")];
-    assert_eq!(series["twinpool_access_written_total"], 90.0);
+        |reason: &str| series[&format!("twinpool_access_log_dropped_total{{reason=\"{reason}\"}}")];
+    assert_eq!(series["twinpool_access_log_written_total"], 90.0);
     assert_eq!((dropped("queue_full"), dropped("unwritable")), (7.0, 2.0));
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::topology::Protocol;
 
 /// Every family there is: two pairs, one of them away, services over TCP and UDP, members that went
-/// down and came back, histograms with something in them.
+/// down and came back, histograms with something in them, an access log.
 pub(super) fn rich() -> String {
     let mut plight = Plight::new();
     let topology = Arc::make_mut(&mut plight.topology);
@@ -23,6 +23,11 @@ pub(super) fn rich() -> String {
     plight.run(15_000);
     let mut status = plight.status();
     status.servers = sample::well().servers;
+    status.access = Some(AccessStatus {
+        written: 9,
+        dropped: 1,
+        lost: 1,
+    });
     text(Arc::new(status), plight.measures())
 }
 
