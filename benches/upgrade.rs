@@ -182,10 +182,10 @@ fn replace_again_and_again(args: &Args, proxy: Proxy) -> Result<Outcome> {
             // In the middle of it, as far as one can tell.
             let dies = scope.spawn(|| {
                 sleep(Duration::from_millis(15));
-                let at = now();
+                // A site dies host by host: it is dead once the last one is.
                 death
                     .strikes(&scene)
-                    .map(|()| at)
+                    .map(|()| now())
                     .map_err(|e| e.to_string())
             });
             line.replace(&scene)?;
