@@ -15,8 +15,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Config;
-use super::duration;
-use crate::log::Level;
+use super::{duration, logs};
 use crate::topology::{
     BelowQuorum, Check, Member, Pair, Policy, Pool, Service, ServiceId, Succession, Topology,
 };
@@ -149,6 +148,16 @@ impl Difference {
             &new.observe.listen,
             listen,
         );
+        let (said, says) = (&old.log, &new.log);
+        let format = (said.settings.format, says.settings.format);
+        self.key("[log]", "format", &format.0, &format.1, |format| {
+            logs::word(*format).to_owned()
+        });
+        let level = (&said.settings.level, &says.settings.level);
+        self.key("[log]", "level", level.0, level.1, ToString::to_string);
+        self.key("[log]", "access", &said.access, &says.access, |access| {
+            named(access)
+        });
         let socket = |path: &std::path::PathBuf| path.display().to_string();
         self.key(
             "[control]",
@@ -157,17 +166,6 @@ impl Difference {
             &new.control.socket,
             socket,
         );
-        let (was, is) = (&old.log, &new.log);
-        self.key(
-            "[log]",
-            "level",
-            &was.settings.level,
-            &is.settings.level,
-            Level::to_string,
-        );
-        let same = was.settings.format == is.settings.format;
-        self.told("[log]", "format", same);
-        self.told("[log]", "access", was.access == is.access);
     }
 
     fn pools(&mut self, sides: &Sides<'_>, was: &Pool, is: &Pool) {

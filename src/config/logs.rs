@@ -16,6 +16,12 @@ const FORMATS: [(&str, Format); 4] = [
 ];
 const ACCESS: &str = "/var/log/twinpool/access.jsonl";
 
+/// How a form is written.
+pub(super) fn word(format: Format) -> &'static str {
+    let is_it = |(_, form): &&(&'static str, Format)| *form == format;
+    FORMATS.iter().find(is_it).map_or("auto", |(word, _)| word)
+}
+
 /// Reads the section.
 pub(super) fn read(table: &Table<'_>) -> Log {
     Log {

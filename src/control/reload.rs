@@ -55,7 +55,6 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
             "format in [log]",
             old.log.settings.format == new.log.settings.format,
         ),
-        ("access in [log]", old.log.access == new.log.access),
     ])
 }
 

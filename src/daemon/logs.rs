@@ -1,6 +1,7 @@
 //! The instance's logs: who writes its sessions down, and the level that goes back by itself.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::StartError;
 use super::hub::Hub;
 use crate::clock;
 use crate::config;
-use crate::log::access::{Counts, Writer};
+use crate::log::access::{Counts, Opened, Writer};
 use crate::log::{self, Level};
 use crate::observe::desk::{Refused, SetLevel};
 use crate::observe::stamp::span;
@@ -25,7 +26,11 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Logs {
+    /// Once there has been an access log, whether there is one now or not: its counters only rise,
+    /// and sessions that were told before go on telling it.
     access: RefCell<Option<Writer>>,
+    /// Whether sessions that come now are told.
+    tells: Cell<bool>,
     /// The level is to go back.
     passing: RefCell<Option<Passing>>,
     /// Rises with every change of the level.
@@ -41,22 +46,109 @@ struct Passing {
     by: String,
 }
 
+/// What a configuration that was read anew changes, with all that may fail done.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// What is to be told, where the file says another thing than before.
+    level: Option<Level>,
+    access: Access,
+}
+
+#[derive(Debug)]
+enum Access {
+    Stays,
+    Begins(Writer),
+    Turns(Opened),
+    Ends,
+}
+
 impl Logs {
     /// Opens what the configuration names.
     pub(super) fn start(config: &config::Log) -> Result<Logs, StartError> {
         let logs = Logs::default();
         if let Some(destination) = &config.access {
-            let writer = Writer::start(destination.clone())
-                .map_err(|error| StartError::Access(destination.clone(), error))?;
+            let writer = Opened::open(destination.clone()).and_then(Writer::start);
+            let writer = writer.map_err(|error| StartError::Access(destination.clone(), error))?;
             logs.access.replace(Some(writer));
+            logs.tells.set(true);
         }
         Ok(logs)
+    }
+
+    /// Does all that may fail of going on with another configuration.
+    pub(super) async fn prepare(
+        &self,
+        was: &config::Log,
+        is: &config::Log,
+    ) -> Result<Change, StartError> {
+        let access = match &is.access {
+            same if *same == was.access => Access::Stays,
+            None => Access::Ends,
+            Some(destination) => {
+                let failed = |error| StartError::Access(destination.clone(), error);
+                let to_open = destination.clone();
+                // A disk may hold its breath.
+                let opened = tokio::task::spawn_blocking(move || Opened::open(to_open)).await;
+                let opened = opened.map_err(io::Error::other).flatten().map_err(failed)?;
+                match self.access.borrow().is_some() {
+                    true => Access::Turns(opened),
+                    false => Access::Begins(Writer::start(opened).map_err(failed)?),
+                }
+            }
+        };
+        let (was, is) = (&was.settings.level, &is.settings.level);
+        let level = (was != is).then(|| is.clone());
+        Ok(Change { level, access })
+    }
+
+    /// Goes on with another configuration.
+    pub(super) fn adopt(&self, change: Change) {
+        let writer = self.access.borrow();
+        match (change.access, &*writer) {
+            (Access::Stays, _) => {}
+            (Access::Ends, writer) => {
+                self.tells.set(false);
+                if let Some(writer) = writer {
+                    writer.rest();
+                }
+            }
+            (Access::Turns(opened), writer) => {
+                self.tells.set(true);
+                // It is taken away only when the instance ends.
+                if let Some(writer) = writer {
+                    writer.turn_to(opened);
+                }
+            }
+            (Access::Begins(begun), _) => {
+                drop(writer);
+                self.access.replace(Some(begun));
+                self.tells.set(true);
+            }
+        }
+        if let Some(level) = change.level {
+            self.configure(level);
+        }
+    }
+
+    /// Tells what the file says now: at once, or once a level that is for a while is over.
+    fn configure(&self, level: Level) {
+        let set = log::heeds_configuration().and_then(|()| {
+            if let Some(passing) = &mut *self.passing.borrow_mut() {
+                passing.then = level;
+                return Ok(());
+            }
+            log::set_configured_level(&level).map(drop)
+        });
+        if let Err(why) = set {
+            tracing::warn!("the `level` in [log] is not in force: {why}");
+        }
     }
 
     /// What a worker of this instance is given.
     pub(super) fn of_worker(&self, instance: &str) -> Option<AccessLog> {
         let writer = self.access.borrow();
-        writer.as_ref().map(|writer| AccessLog {
+        let writer = writer.as_ref().filter(|_| self.tells.get());
+        writer.map(|writer| AccessLog {
             sink: writer.sink(),
             instance: instance.into(),
         })
@@ -64,7 +156,9 @@ impl Logs {
 
     /// What became of the lines that the writer took, where there is an access log.
     pub(super) fn counts(&self) -> Option<Counts> {
-        self.access.borrow().as_ref().map(Writer::counts)
+        let writer = self.access.borrow();
+        let writer = writer.as_ref().filter(|_| self.tells.get());
+        writer.map(Writer::counts)
     }
 
     /// Has the access log's file opened anew whenever SIGUSR1 says that it was moved away.
@@ -143,27 +237,6 @@ impl Hub {
         };
         self.tell_instance(format!("log level: {before} → {level} by {by}{told}"), now);
         Ok(format!("log level: {before} → {level}{done}"))
-    }
-
-    /// Has the logs follow a configuration that was read anew. A level that holds for a while goes on
-    /// for as long, and then it is the new one.
-    pub(super) fn reload_logs(&self, was: &config::Log, is: &config::Log) {
-        self.logs.reopen();
-        let level = &is.settings.level;
-        if was.settings.level == *level {
-            return;
-        }
-        if let Some(passing) = &mut *self.logs.passing.borrow_mut() {
-            passing.then = level.clone();
-            return;
-        }
-        match log::set_configured_level(level) {
-            Ok(before) => {
-                let text = format!("log level: {before} → {level}: the configuration says so");
-                self.tell_instance(text, clock::now());
-            }
-            Err(error) => tracing::warn!("the log level stays as it was: {error}"),
-        }
     }
 
     /// Goes back, unless the level was changed again after that change.

@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use super::era::Era;
 use super::hub::{Hub, Inputs, clock_at, flows_wanted, room};
+use super::logs;
 use super::records::{Newcomers, Records};
 use super::resolver::Resolver;
 use super::{StartError, take_bound_addresses};
@@ -61,6 +62,7 @@ pub(super) struct Prepared {
     succession: Arc<Succession>,
     prober: Prober,
     records: Newcomers,
+    logs: logs::Change,
     limits: Limits,
     /// By worker: what is new.
     open: Vec<Vec<Listener>>,
@@ -83,6 +85,8 @@ pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
         Ok(told) => {
             hub.tell_instance(format!("{by} reloaded the configuration: {told}"), now);
             hub.reloads.borrow_mut().note(Outcome::InForce, now);
+            // Who moves files about may tell by a reload, as other daemons are told.
+            hub.logs.reopen();
             hub.manager.reloaded("");
             Ok(told)
         }
@@ -192,6 +196,8 @@ async fn prepare(
             return Err(StartError::NoStateDir(first.unwrap_or_default()).to_string());
         }
     };
+    let logs = hub.logs.prepare(&era.config.log, &config.log).await;
+    let logs = logs.map_err(|error| error.to_string())?;
     let limits = Limits::new(
         era.room.descriptors,
         workers,
@@ -208,6 +214,7 @@ async fn prepare(
         succession: Arc::new(succession),
         prober,
         records,
+        logs,
         limits,
         open,
         close,
@@ -342,6 +349,7 @@ impl Hub {
             succession,
             prober,
             records,
+            logs,
             limits,
             open,
             close,
@@ -399,6 +407,7 @@ impl Hub {
             counters,
             topology,
         });
+        self.logs.adopt(logs);
         self.begin_era(next.clone());
         let snapshot = Arc::new(self.snapshot(now));
         self.manager.keep_listeners(open.iter().flatten());
@@ -427,7 +436,6 @@ impl Hub {
         for (pair, problem) in found {
             self.tell_instance(format!("{pair}: {problem}"), now);
         }
-        self.reload_logs(&era.config.log, &next.config.log);
         self.led.succeed(&self.topology(), now);
         self.readdress();
         (tell, Adopting(adopting))

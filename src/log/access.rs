@@ -12,9 +12,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -71,6 +71,10 @@ pub struct Writer {
     ended: Receiver<()>,
 }
 
+/// A destination that can be written to.
+#[derive(Debug)]
+pub struct Opened(Out);
+
 /// What became of entries that found room in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -83,6 +87,8 @@ pub struct Counts {
 #[derive(Debug, Default)]
 struct Shared {
     reopen: AtomicBool,
+    /// Where entries go from now on.
+    turn: Mutex<Option<Out>>,
     written: AtomicU64,
     lost: AtomicU64,
 }
@@ -132,16 +138,15 @@ impl Queue {
 }
 
 impl Writer {
-    /// Opens the destination, and starts the thread.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// When the one cannot be opened, or the kernel gives no thread.
-    pub fn start(destination: Destination) -> io::Result<Writer> {
+    /// When the kernel gives none.
+    pub fn start(destination: Opened) -> io::Result<Writer> {
         Writer::with_queue(destination, QUEUE)
     }
 
-    fn with_queue(destination: Destination, most: usize) -> io::Result<Writer> {
-        let out = Out::open(destination)?;
+    fn with_queue(Opened(out): Opened, most: usize) -> io::Result<Writer> {
         let (queue, messages) = sync_channel(most);
         let (end, ended) = sync_channel(1);
         let shared = Arc::new(Shared::default());
@@ -172,6 +177,27 @@ impl Writer {
     /// Has the file opened anew, for it was moved away. When it cannot be, the old one is kept.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
+        self.look();
+    }
+
+    /// Has what comes from now on written there.
+    pub fn turn_to(&self, Opened(out): Opened) {
+        self.turn(out);
+    }
+
+    /// Lets go of the destination; what comes from sessions that were told before goes nowhere, and
+    /// is not counted.
+    pub fn rest(&self) {
+        self.turn(Out::Nowhere);
+    }
+
+    fn turn(&self, out: Out) {
+        let turn = self.shared.turn.lock();
+        *turn.unwrap_or_else(PoisonError::into_inner) = Some(out);
+        self.look();
+    }
+
+    fn look(&self) {
         // Where the queue is full, the thread is awake and looks by itself.
         self.queue.try_send(Message::Look).ok();
     }
@@ -206,6 +232,10 @@ impl Pen {
     /// Writes until nobody holds the other end.
     fn run(mut self, messages: &Receiver<Message>) {
         while let Ok(first) = messages.recv() {
+            let turn = self.shared.turn.lock();
+            if let Some(out) = turn.unwrap_or_else(PoisonError::into_inner).take() {
+                self.out = out;
+            }
             self.take(first);
             for next in messages.try_iter().take(BATCH - 1) {
                 self.take(next);
@@ -221,6 +251,9 @@ impl Pen {
         let Message::Entry(entry) = message else {
             return;
         };
+        if let Out::Nowhere = self.out {
+            return;
+        }
         entry.write(&mut self.batch);
         self.batch.push('\n');
         self.entries += 1;
@@ -248,6 +281,7 @@ impl Pen {
 }
 
 /// Where it goes, opened.
+#[derive(Debug)]
 enum Out {
     File {
         path: PathBuf,
@@ -257,11 +291,16 @@ enum Out {
     },
     Journal(Journal),
     Stderr,
+    Nowhere,
 }
 
-impl Out {
-    fn open(destination: Destination) -> io::Result<Out> {
-        Ok(match destination {
+impl Opened {
+    /// Opens a destination.
+    ///
+    /// # Errors
+    /// When it cannot be written to.
+    pub fn open(destination: Destination) -> io::Result<Opened> {
+        Ok(Opened(match destination {
             Destination::File(path) => Out::File {
                 file: open(&path)?,
                 path,
@@ -269,9 +308,11 @@ impl Out {
             },
             Destination::Journal => Out::Journal(Journal::open()?),
             Destination::Stderr => Out::Stderr,
-        })
+        }))
     }
+}
 
+impl Out {
     fn reopen(&mut self) {
         let Out::File { path, file, broken } = self else {
             return;
@@ -300,6 +341,7 @@ impl Out {
             }
             Out::Journal(journal) => journal.send(&journal_entry(lines.trim_end())),
             Out::Stderr => io::stderr().lock().write_all(lines.as_bytes()),
+            Out::Nowhere => Ok(()),
         }
     }
 }
@@ -393,12 +435,16 @@ mod tests {
         }
     }
 
+    fn started(destination: Destination) -> Writer {
+        Writer::start(Opened::open(destination).unwrap()).unwrap()
+    }
+
     #[test]
     fn every_entry_is_a_line_and_the_last_are_written_at_the_end() {
         let scratch = Scratch::new();
         let path = scratch.file("log");
         std::fs::write(&path, "before\n").unwrap();
-        let writer = Writer::start(Destination::File(path)).unwrap();
+        let writer = started(Destination::File(path));
         let sink = writer.sink();
         for n in 0..1_000 {
             assert!(sink.tell(Box::new(Line(n))));
@@ -412,7 +458,7 @@ mod tests {
     #[test]
     fn a_file_that_was_moved_away_is_opened_anew_when_told() {
         let scratch = Scratch::new();
-        let writer = Writer::start(Destination::File(scratch.file("log"))).unwrap();
+        let writer = started(Destination::File(scratch.file("log")));
         let sink = writer.sink();
         assert!(sink.tell(Box::new(Line(1))));
         eventually(|| writer.counts().written == 1);
@@ -426,11 +472,32 @@ mod tests {
     }
 
     #[test]
+    fn another_destination_takes_what_comes_from_then_on_and_none_takes_nothing() {
+        let scratch = Scratch::new();
+        let to = |name| Destination::File(scratch.file(name));
+        let writer = started(to("one"));
+        let sink = writer.sink();
+        assert!(sink.tell(Box::new(Line(1))));
+        eventually(|| writer.counts().written == 1);
+        writer.turn_to(Opened::open(to("two")).unwrap());
+        assert!(sink.tell(Box::new(Line(2))));
+        eventually(|| writer.counts().written == 2);
+        writer.rest();
+        assert!(sink.tell(Box::new(Line(3))));
+        drop(sink);
+        let shared = writer.shared.clone();
+        assert!(writer.finish(PATIENCE));
+        assert_eq!(shared.written.load(Ordering::Relaxed), 2);
+        assert_eq!(scratch.read("one"), "{\"n\":1}\n");
+        assert_eq!(scratch.read("two"), "{\"n\":2}\n");
+    }
+
+    #[test]
     fn a_file_that_cannot_be_opened_anew_goes_on_where_it_was() {
         let scratch = Scratch::new();
         let dir = scratch.file("logs");
         std::fs::create_dir(&dir).unwrap();
-        let writer = Writer::start(Destination::File(dir.join("log"))).unwrap();
+        let writer = started(Destination::File(dir.join("log")));
         std::fs::rename(&dir, scratch.file("moved")).unwrap();
         writer.reopen();
         assert!(writer.sink().tell(Box::new(Line(3))));
@@ -442,7 +509,7 @@ mod tests {
     fn an_entry_that_finds_the_queue_full_is_refused_without_waiting() {
         let scratch = Scratch::new();
         let destination = Destination::File(scratch.file("log"));
-        let writer = Writer::with_queue(destination, 4).unwrap();
+        let writer = Writer::with_queue(Opened::open(destination).unwrap(), 4).unwrap();
         let sink = writer.sink();
         let (begun, has_begun) = mpsc::channel();
         let (go_on, wait) = mpsc::channel();
@@ -461,7 +528,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted_as_lost() {
-        let writer = Writer::start(Destination::File(PathBuf::from("/dev/full"))).unwrap();
+        let writer = started(Destination::File(PathBuf::from("/dev/full")));
         assert!(writer.sink().tell(Box::new(Line(1))));
         eventually(|| writer.counts().lost == 1);
         assert_eq!(writer.counts().written, 0);
@@ -483,7 +550,7 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_written_is_told_at_once() {
         let nowhere = Destination::File(PathBuf::from("/nonexistent/access.jsonl"));
-        let error = Writer::start(nowhere).unwrap_err();
+        let error = Opened::open(nowhere).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
@@ -493,7 +560,7 @@ mod tests {
         let path = scratch.file("pipe");
         let made = std::process::Command::new("mkfifo").arg(&path).status();
         assert!(made.unwrap().success());
-        assert!(Writer::start(Destination::File(path)).is_err());
+        assert!(Opened::open(Destination::File(path)).is_err());
     }
 
     #[test]

@@ -175,11 +175,20 @@ pub fn set_level(level: &Level) -> Result<Level, NotSet> {
 /// # Errors
 /// When `RUST_LOG` decides, or this process has set up no log.
 pub fn set_configured_level(level: &Level) -> Result<Level, NotSet> {
-    let started = STARTED.get().ok_or(NotSet::NoLog)?;
-    if started.from_environment {
-        return Err(NotSet::Environment);
-    }
+    heeds_configuration()?;
     set_level(level)
+}
+
+/// Says why a configuration's level means nothing here, where it does.
+///
+/// # Errors
+/// When `RUST_LOG` decides, or this process has set up no log.
+pub fn heeds_configuration() -> Result<(), NotSet> {
+    let started = STARTED.get().ok_or(NotSet::NoLog)?;
+    match started.from_environment {
+        true => Err(NotSet::Environment),
+        false => Ok(()),
+    }
 }
 
 /// Says how many events were held back in storms whose period is over. To be called about once a

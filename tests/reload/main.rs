@@ -8,6 +8,7 @@ mod applied;
 #[allow(dead_code, unused_imports, reason = "each program uses a part of it")]
 #[path = "../pools/harness/mod.rs"]
 mod harness;
+mod logs;
 mod often;
 #[allow(dead_code, reason = "each program uses a part of it")]
 #[path = "../bounds/process.rs"]

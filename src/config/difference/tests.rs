@@ -92,18 +92,23 @@ fn each_kind_of_change_is_told_in_a_line() {
         ),
         (
             "[sites.seoul]",
-            "[instance]\nstop_deadline = \"7s\"\n[sites.seoul]",
-            "~ [instance]: stop_deadline",
-        ),
-        (
-            "[sites.seoul]",
             "[log]\nlevel = \"debug\"\n[sites.seoul]",
             "~ [log]: level info -> debug",
         ),
         (
             "[sites.seoul]",
-            "[log]\naccess = \"stderr\"\n[sites.seoul]",
-            "~ [log]: access",
+            "[log]\nformat = \"json\"\n[sites.seoul]",
+            "~ [log]: format auto -> json",
+        ),
+        (
+            "[sites.seoul]",
+            "[log]\naccess = \"journal\"\n[sites.seoul]",
+            "~ [log]: access unset -> journal",
+        ),
+        (
+            "[sites.seoul]",
+            "[instance]\nstop_deadline = \"7s\"\n[sites.seoul]",
+            "~ [instance]: stop_deadline",
         ),
         (
             "[sites.seoul]",

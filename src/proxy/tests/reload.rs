@@ -6,7 +6,7 @@ use crate::proxy::worker::{Worker, runtime};
 
 impl Stage {
     /// Has the worker go on under this topology, and waits until it does.
-    async fn adopt(&mut self, topology: Topology) {
+    pub(super) async fn adopt(&mut self, topology: Topology) {
         let done = self.send(topology);
         bounded(done).await.expect("adopted");
     }
@@ -17,13 +17,13 @@ impl Stage {
     }
 
     /// A client, and the name that it heard.
-    async fn served(&self, pool: &str) -> (TcpStream, String) {
+    pub(super) async fn served(&self, pool: &str) -> (TcpStream, String) {
         let mut client = self.client(pool).await;
         let name = said(&mut client).await.expect("a name");
         (client, name)
     }
 
-    async fn counted(&self, counter: impl Fn(&Control) -> &Counter, number: u64) {
+    pub(super) async fn counted(&self, counter: impl Fn(&Control) -> &Counter, number: u64) {
         let counter = counter(&self.control);
         let count = async {
             while counter.get() != number {
@@ -37,25 +37,25 @@ impl Stage {
 }
 
 /// Two pools' worth of members that say their names.
-async fn named() -> [Member; 2] {
+pub(super) async fn named() -> [Member; 2] {
     [Member::named("m1").await, Member::named("m2").await]
 }
 
 const IN_TURN: &str = "listen = \"127.0.0.1:0\"\nbalance = \"round-robin\"";
 
 /// `m1` and `m2`, chosen in turn.
-fn two() -> Topology {
+pub(super) fn two() -> Topology {
     parse(&pool_with("a", &["m1", "m2"], IN_TURN, ""))
 }
 
 /// The same the other way round, behind a pool that is new.
-fn turned() -> Topology {
+pub(super) fn turned() -> Topology {
     let others = pool("other", &["o8", "o9"]);
     parse(&(others + &pool_with("a", &["m2", "m1"], IN_TURN, "")))
 }
 
 /// Without `m1`; its sessions are kept as long as the topology before said.
-fn without_m1() -> Topology {
+pub(super) fn without_m1() -> Topology {
     parse(&pool_with("a", &["m2"], IN_TURN, ""))
 }
 

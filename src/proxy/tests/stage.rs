@@ -14,7 +14,7 @@ use crate::observe::counters::{Lasting, ServiceCounters, WorkerCounters};
 use crate::pairing::record::{Cause, Phase, Record};
 use crate::pairing::{Decider, Standing};
 use crate::proxy::listen::{self, Listener};
-use crate::proxy::{Adoption, FromWorker, Plan, ToWorker, Which, WorkerHandle, start};
+use crate::proxy::{AccessLog, Adoption, FromWorker, Plan, ToWorker, Which, WorkerHandle, start};
 use crate::topology::{
     MemberId, PoolId, Protocol, ServiceId, Side, Succession, TargetId, Topology,
 };
@@ -33,6 +33,7 @@ pub(in crate::proxy) struct Control {
     pub(in crate::proxy) down: HashSet<String>,
     pub(in crate::proxy) sessions: usize,
     pub(in crate::proxy) flows: usize,
+    pub(in crate::proxy) access: Option<AccessLog>,
 }
 
 /// A pool of one service `s`, which listens anywhere on the loopback. Members are at hosts of their
@@ -90,6 +91,7 @@ impl Control {
             sessions: 1000,
             flows: 1000,
             topology,
+            access: None,
         };
         let all = |_: ServiceId| true;
         let listeners = control.bind(all);
@@ -99,7 +101,7 @@ impl Control {
             sessions: control.sessions,
             flows: control.flows,
             flows_taken: Vec::new(),
-            access: None,
+            access: control.access.clone(),
             listeners,
             topology: control.topology.clone(),
             snapshot: Arc::new(control.snapshot()),
@@ -168,7 +170,7 @@ impl Control {
             succession,
             snapshot: Arc::new(self.snapshot()),
             counters: self.counters.clone(),
-            access: None,
+            access: self.access.clone(),
             open,
             close,
             pass: Vec::new(),
