@@ -25,6 +25,12 @@ impl Load {
         room
     }
 
+    /// Somebody else who counted so many places counts so many now, whatever the limit.
+    pub fn recount(&self, before: u32, now: u32) {
+        self.0
+            .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     /// Gives one place back.
     pub fn release(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);

@@ -340,7 +340,9 @@ impl Hub {
             hub.tell_instance(format!("{pair}: {problem}"), now);
         }
         if let Some(inheritance) = inheritance {
-            hub.led.lead(&hub.topology(), inheritance.serves(), now);
+            let era = hub.era();
+            hub.led
+                .lead(&era.topology, &era.handles, inheritance.serves(), now);
         }
         let desk = Rc::new(HubDesk::new(hub.clone()));
         let gate = || Gate::new(hub.still.subscribe());

@@ -436,7 +436,7 @@ impl Hub {
         for (pair, problem) in found {
             self.tell_instance(format!("{pair}: {problem}"), now);
         }
-        self.led.succeed(&self.topology(), now);
+        self.led.succeed(&next.topology, &next.handles, now);
         self.readdress();
         (tell, Adopting(adopting))
     }

@@ -400,6 +400,11 @@ impl MemberHandle {
         self.load.get()
     }
 
+    /// Another process that held so many of its sessions holds so many now.
+    pub fn hold_elsewhere(&self, before: u32, now: u32) {
+        self.load.recount(before, now);
+    }
+
     /// Takes a place, even beyond its limit.
     fn take_anyway(&self) {
         let taken = self.load.take(None);

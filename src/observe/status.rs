@@ -301,7 +301,7 @@ pub struct MemberStatus {
     pub mode: Mode,
     /// Who wants it, why and for how long, when it is not simply ready.
     pub operator: Option<OperatorStatus>,
-    /// Sessions that it holds now.
+    /// Sessions that it holds now, those in earlier processes that drain among them.
     pub load: u64,
     /// Sessions that it may hold.
     pub max_connections: Option<u32>,

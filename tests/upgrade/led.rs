@@ -148,3 +148,46 @@ async fn a_member_that_the_new_file_does_not_have_keeps_its_sessions_to_its_dead
     client.ended().await;
     assert!(began.elapsed() >= Duration::from_millis(450));
 }
+
+#[tokio::test]
+async fn what_a_member_holds_in_earlier_processes_counts_in_its_load() {
+    let a = Member::start("a").await;
+    let pool = Pool::of([]).member(&a, "max_connections = 2");
+    let mut line = Line::start(Setup::of(&pool).workers(2)).await;
+    let address = line.daemon.address().await;
+    let mut first = Client::connect(address).await;
+    assert_eq!(first.member().await, "a");
+    line.upgrade().await;
+    let mut second = Client::connect(address).await;
+    assert_eq!(second.member().await, "a");
+    line.upgrade().await;
+    let holds = async |load: u64| {
+        eventually(&format!("a load of {load}"), async || {
+            (line.daemon.member("a").await.load == load).then_some(())
+        })
+        .await;
+    };
+    holds(2).await;
+    // There is no third place, in whichever processes the two are.
+    let mut third = Client::connect(address).await;
+    line.daemon
+        .counted("one in the queue", |t| t.queued == 1)
+        .await;
+    assert_eq!(line.daemon.member("a").await.load, 2);
+    drop(first);
+    assert_eq!(third.member().await, "a");
+    assert_eq!(line.daemon.member("a").await.load, 2);
+    drop(third);
+    holds(1).await;
+    // A file that moves it elsewhere in the lists is in the same place for those that drain.
+    let b = Member::start("b").await;
+    let other = Pool::of([&b]).named("another");
+    let moved = Pool::of([&b]).member(&a, "max_connections = 2");
+    let setup = Setup::new().pool(&other).pool(&moved).workers(2);
+    let text = setup.toml(line.daemon.dir());
+    std::fs::write(line.daemon.config(), text).expect("the file");
+    line.daemon.done(&["reload"]).await;
+    assert_eq!(line.daemon.member("a").await.load, 1);
+    drop(second);
+    holds(0).await;
+}

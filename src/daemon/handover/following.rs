@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
+use super::elsewhere::{PIECE, Reports};
 use super::giving::last_answers;
 use super::wire;
 use super::words::News;
@@ -31,8 +32,8 @@ const WAITING: usize = 16;
 const SILENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often it is seen whether the sessions are gone.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often the successor is told how many are left.
-const REPORT: Duration = Duration::from_millis(500);
+/// How often the successor is told what is left.
+const REPORT: Duration = Duration::from_millis(200);
 
 /// What a process that drains has of its successor.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(in crate::daemon) struct Following {
     pid: u32,
     stream: Arc<UnixStream>,
     news: mpsc::Receiver<News>,
+    reports: Reports,
     /// How long sessions are kept.
     deadline: Duration,
 }
@@ -58,16 +60,21 @@ impl Following {
             pid,
             stream,
             news,
+            reports: Reports::default(),
             deadline,
         }
     }
 
-    /// Tells how many sessions are left. A report that finds no room is followed by others.
-    fn report(&self, sessions: u64) {
+    /// Tells what sessions are left. A report that finds no room is followed by others.
+    fn report(&mut self, hub: &Hub) {
+        let era = hub.era();
+        let report = self.reports.next(&era.topology, &era.handles, hub.open());
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = send(&*self.stream, &sessions.to_be_bytes(), flags);
-        if let Err(error) = sent {
-            tracing::trace!(%error, "the successor was not told how many sessions are left");
+        for piece in report.chunks(PIECE) {
+            if let Err(error) = send(&*self.stream, piece, flags) {
+                tracing::trace!(%error, "the successor was not told what sessions are left");
+                return;
+            }
         }
     }
 }
@@ -110,7 +117,7 @@ pub(in crate::daemon) async fn follow(
             break;
         }
         if now >= report {
-            following.report(hub.open());
+            following.report(hub);
             report = now + REPORT;
         }
         tokio::select! {
@@ -140,7 +147,7 @@ pub(in crate::daemon) async fn follow(
         }
         hub.carry_on(clock::now());
     }
-    following.report(hub.open());
+    following.report(hub);
 }
 
 impl Hub {

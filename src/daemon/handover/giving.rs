@@ -285,6 +285,7 @@ fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String 
     hub.state.set(RunState::Draining);
     hub.drop_flows();
     hub.leave();
+    hub.led.leave();
     hub.claim.give_up();
     hub.journal.close();
     hub.estate.is_over.set(true);

@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::elsewhere::{Elsewhere, RECORD, Record};
 use super::wire;
 use super::words::{News, Process};
+use crate::dispatch::{Handles, MemberHandle};
 use crate::pairing::legacy::{Legacy, Question};
 use crate::time::Time;
 use crate::topology::{MemberId, PoolId, ServiceId, Succession, TargetId, Topology};
@@ -61,7 +63,10 @@ struct Ids {
 #[derive(Debug, Default)]
 struct Seen {
     sessions: AtomicU64,
+    elsewhere: Elsewhere,
     gone: AtomicBool,
+    /// Another process watches it.
+    left: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -76,13 +81,14 @@ impl Led {
     pub(in crate::daemon) fn lead(
         &self,
         ours: &Topology,
+        handles: &Handles,
         all: Vec<(Process, UnixStream)>,
         now: Time,
     ) {
         let mut led = self.0.borrow_mut();
         for (process, stream) in all {
             let pid = process.pid;
-            match Follower::new(process, stream, ours, now) {
+            match Follower::new(process, stream, ours, handles, now) {
                 Ok(follower) => led.push(follower),
                 Err(error) => {
                     tracing::error!("process {pid} drains without this one's verdicts: {error}");
@@ -92,11 +98,12 @@ impl Led {
     }
 
     /// The same under another topology of ours.
-    pub(in crate::daemon) fn succeed(&self, ours: &Topology, now: Time) {
+    pub(in crate::daemon) fn succeed(&self, ours: &Topology, handles: &Handles, now: Time) {
         for follower in self.0.borrow_mut().iter_mut() {
             if let Some(ids) = &mut follower.ids {
                 ids.follow(ours, now);
                 follower.behind.set(true);
+                follower.seen.elsewhere.count_at(ids.known(ours, handles));
             }
         }
     }
@@ -211,6 +218,14 @@ impl Led {
         }
     }
 
+    /// Another one leads them: what they hold is no longer of interest here.
+    pub(super) fn leave(&self) {
+        for follower in self.0.borrow().iter() {
+            follower.seen.left.store(true, Ordering::Relaxed);
+            follower.seen.elsewhere.forget();
+        }
+    }
+
     /// For another one to lead them: whom, and by which streams.
     pub(in crate::daemon) fn handed_on(&self) -> (Vec<Process>, Vec<Arc<UnixStream>>) {
         self.draining();
@@ -229,6 +244,20 @@ impl Ids {
         };
         ids.follow(ours, now);
         ids
+    }
+
+    /// Their members that are among ours.
+    fn known(
+        &self,
+        ours: &Topology,
+        handles: &Handles,
+    ) -> impl Iterator<Item = (MemberId, Arc<MemberHandle>)> {
+        let to_ours = Succession::between(&self.theirs, ours);
+        let theirs = self.theirs.pools.iter().flat_map(|pool| &pool.members);
+        theirs.filter_map(move |member| {
+            let known = to_ours.member(member.id)?;
+            Some((member.id, handles.member(known).clone()))
+        })
     }
 
     /// Finds ours anew. Who is no longer among them is let drain, to the deadline of its pool.
@@ -254,21 +283,11 @@ impl Follower {
         process: Process,
         stream: UnixStream,
         ours: &Topology,
+        handles: &Handles,
         now: Time,
     ) -> std::io::Result<Follower> {
         stream.set_read_timeout(None)?;
         let stream = Arc::new(stream);
-        let seen = Arc::new(Seen::default());
-        let (outbox, posts) = sync_channel(WAITING);
-        let name = |what: &str| format!("{what}-{}", process.pid);
-        Builder::new().name(name("lead")).spawn({
-            let stream = stream.clone();
-            move || write(&stream, &posts)
-        })?;
-        Builder::new().name(name("watch")).spawn({
-            let (stream, seen) = (stream.clone(), seen.clone());
-            move || watch(&stream, &seen)
-        })?;
         let ids = match process.understood() {
             Ok((_, theirs)) => Some(Ids::new(theirs, ours, now)),
             Err(why) => {
@@ -279,6 +298,20 @@ impl Follower {
                 None
             }
         };
+        let seen = Arc::new(Seen::default());
+        if let Some(ids) = &ids {
+            seen.elsewhere.count_at(ids.known(ours, handles));
+        }
+        let (outbox, posts) = sync_channel(WAITING);
+        let name = |what: &str| format!("{what}-{}", process.pid);
+        Builder::new().name(name("lead")).spawn({
+            let stream = stream.clone();
+            move || write(&stream, &posts)
+        })?;
+        Builder::new().name(name("watch")).spawn({
+            let (stream, seen) = (stream.clone(), seen.clone());
+            move || watch(&stream, &seen)
+        })?;
         Ok(Follower {
             process,
             stream,
@@ -326,13 +359,18 @@ fn write(stream: &UnixStream, posts: &Receiver<Post>) {
     }
 }
 
-/// Reads how many sessions it has left, until it is gone. Each report is one piece of the stream, so
-/// it does not matter who reads it, this process or its successor.
+/// Reads what sessions it has left, until it is gone or another process does.
 fn watch(mut stream: &UnixStream, seen: &Seen) {
-    let mut report = [0; 8];
-    while stream.read_exact(&mut report).is_ok() {
-        let sessions = u64::from_be_bytes(report);
-        seen.sessions.store(sessions, Ordering::Relaxed);
+    let mut record = [0; RECORD];
+    while stream.read_exact(&mut record).is_ok() {
+        match Record::read(record) {
+            Record::All(sessions) => seen.sessions.store(sessions.into(), Ordering::Relaxed),
+            Record::Of(member, sessions) => seen.elsewhere.holds(member, sessions),
+        }
+        if seen.left.load(Ordering::Relaxed) {
+            return;
+        }
     }
     seen.gone.store(true, Ordering::Relaxed);
+    seen.elsewhere.forget();
 }

@@ -24,13 +24,14 @@
 //! A successor knows all that drain before it, [`MOST_BEFORE`] at most, and hands them on with the
 //! rest: there is one line of processes, and its last one decides for all.
 //!
-//! Each process counts for itself: to the successor's balancer, `max_connections` and metrics, the
-//! sessions of those that drain do not exist. They are told in the status.
+//! Those that drain report what they hold of each member ([`elsewhere`]): it counts in the load by
+//! which the successor balances. Metrics are each process's own.
 //!
 //! [`wire`] carries messages and descriptors, [`words`] are what they mean; [`giving`] is the
 //! predecessor's side and [`taking`] the successor's; [`following`] is how one drains under the
 //! other's verdicts, and [`leading`] how the other gives them.
 
+mod elsewhere;
 mod flows;
 mod following;
 mod giving;

@@ -16,7 +16,7 @@ use crate::time::Time;
 use crate::topology::{MemberId, PoolId, ServiceId, Succession, TargetId, Topology};
 
 /// Rises whenever a message here, or anything inside of one, comes to mean something else.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// What a process tells its successor.
 #[derive(Debug, Serialize, Deserialize)]
