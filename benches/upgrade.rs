@@ -182,7 +182,7 @@ fn replace_again_and_again(args: &Args, proxy: Proxy) -> Result<Outcome> {
             // In the middle of it, as far as one can tell.
             let dies = scope.spawn(|| {
                 sleep(Duration::from_millis(15));
-                // A site dies host by host: it is dead once the last one is.
+                // A process takes a moment to die, and a site dies host by host.
                 death
                     .strikes(&scene)
                     .map(|()| now())
@@ -237,7 +237,11 @@ impl Death {
     fn strikes(self, scene: &Scene) -> Result<()> {
         match self {
             Death::Nothing => Ok(()),
-            Death::Member => scene.member(STRUCK)?.signal(Signal::KILL),
+            Death::Member => {
+                let member = scene.member(STRUCK)?;
+                member.signal(Signal::KILL)?;
+                member.is_dead(LIMIT)
+            }
             Death::Site => {
                 for member in &scene.fronts[0].members {
                     scene.lab.cut(&member.name, "eth0", true)?;
