@@ -214,7 +214,17 @@ fn replace_again_and_again(args: &Args, proxy: Proxy) -> Result<Outcome> {
     }
     let report = clients.report()?;
     line.must_serve(&scene)?;
-    Ok(Outcome::of(&report, &with_member, &shadows, replaced))
+    let outcome = Outcome::of(&report, &with_member, &shadows, replaced);
+    if outcome.failed > outcome.under_way {
+        let kept = format!(
+            "{}/upgrade-{}.log",
+            env!("CARGO_TARGET_TMPDIR"),
+            proxy.name()
+        );
+        std::fs::copy(scene.log(proxy), &kept)?;
+        println!("what {} said: {kept}", proxy.name());
+    }
+    Ok(outcome)
 }
 
 impl Death {
