@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
@@ -147,7 +148,11 @@ impl Rig {
             Ok(_) => fs::remove_file(&state).expect("removed"),
             Err(_) => {}
         }
-        symlink(place, state).expect("a link");
+        while let Err(error) = symlink(place, &state) {
+            // What was being written made itself a place again.
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+            fs::remove_dir_all(&state).expect("removed");
+        }
     }
 
     /// Whoever reads the record of `korea` hangs from now on.
