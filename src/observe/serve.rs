@@ -2,7 +2,7 @@
 //!
 //! Clients are taken to be slow and hostile. One connection carries one request: there is no idle
 //! connection to keep, and one deadline covers all of it, from accepting to the last byte of the
-//! answer. What is over a bound is closed and counted; nothing a client sends can stop the server,
+//! answer; an answer that we take longer for than that has a deadline of its own. What is over a bound is closed and counted; nothing a client sends can stop the server,
 //! and an error of accepting makes it wait, never spin or stop. Where all connections are taken, one
 //! that waits for its client gives way to the next: first of the client that holds most of them,
 //! so that whoever asks at once is answered at once beside any number of those who do not. When the process or the system has
@@ -14,6 +14,7 @@ use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Connections served at once; a scraper, a few load balancers and people need a handful.
 pub const MOST_CONNECTIONS: usize = 64;
@@ -36,6 +37,11 @@ pub const MOST_CONNECTIONS: usize = 64;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may live, from accepting it to the last byte of the answer.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long we may take to answer: what is ordered may wait for what was ordered before, for disks
+/// and for another process.
+pub const LONGEST_WORK: Duration = Duration::from_secs(60);
+/// How often it is seen whether a late answer is there.
+const LOOK: Duration = Duration::from_millis(250);
 /// The largest head of a request, in bytes; also what is buffered of it (hyper's least).
 pub const LARGEST_HEAD: usize = 8_192;
 /// The most headers of a request.
@@ -267,14 +273,40 @@ async fn connection<Stream, Caller>(
         .max_headers(MOST_HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(EXCHANGE_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) if error.is_timeout() => raise(&counters.too_slow),
-        Ok(Err(error)) => {
+    match within_bounds(served, &exchange.phase).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) if error.is_timeout() => raise(&counters.too_slow),
+        Some(Err(error)) => {
             raise(&counters.broken);
             tracing::debug!(%error, "a connection to our own HTTP server broke");
         }
-        Err(_) => raise(&counters.too_slow),
+        None => raise(&counters.too_slow),
+    }
+}
+
+/// An exchange that is over in [`EXCHANGE_TIMEOUT`]. Where that ends while we have yet to answer,
+/// it goes on to [`LONGEST_WORK`], and the client has as long as ever to take the answer.
+async fn within_bounds<T>(exchange: impl Future<Output = T>, phase: &Cell<Phase>) -> Option<T> {
+    let mut exchange = pin!(exchange);
+    let began = Instant::now();
+    let mut until = began + EXCHANGE_TIMEOUT;
+    let mut is_late = false;
+    loop {
+        if let Ok(over) = timeout_at(until, &mut exchange).await {
+            return Some(over);
+        }
+        let now = Instant::now();
+        match phase.get() {
+            Phase::Working if now < began + LONGEST_WORK => {
+                is_late = true;
+                until = now + LOOK;
+            }
+            Phase::Taking if is_late => {
+                is_late = false;
+                until = now + EXCHANGE_TIMEOUT;
+            }
+            Phase::Asking | Phase::Working | Phase::Taking => return None,
+        }
     }
 }
 

@@ -284,3 +284,27 @@ fn nothing_that_commands_use_changes_anything_over_http() {
         assert!(served.desk.redirections.borrow().is_empty());
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_long_is_waited_for_and_then_has_to_be_taken() {
+    let phase = Cell::new(Phase::Asking);
+    let took = async |asking: u64, working: u64, taking: u64| {
+        phase.set(Phase::Asking);
+        let exchange = async {
+            sleep(Duration::from_secs(asking)).await;
+            phase.set(Phase::Working);
+            sleep(Duration::from_secs(working)).await;
+            phase.set(Phase::Taking);
+            sleep(Duration::from_secs(taking)).await;
+        };
+        let begun = Instant::now();
+        let over = within_bounds(exchange, &phase).await;
+        (over.is_some(), begun.elapsed().as_secs())
+    };
+    assert_eq!(took(1, 1, 1).await, (true, 3));
+    assert_eq!(took(11, 0, 0).await, (false, 10), "it does not ask");
+    assert_eq!(took(0, 1, 60).await, (false, 10), "it does not take");
+    assert_eq!(took(4, 40, 9).await, (true, 53), "it is not its fault");
+    assert_eq!(took(0, 20, 60).await, (false, 30));
+    assert_eq!(took(0, 90, 0).await, (false, 60));
+}
