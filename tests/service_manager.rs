@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_twinpool");
 /// How long anything may take on a loaded machine.
@@ -91,6 +91,10 @@ impl Manager {
             }
         }
         let text = String::from_utf8(bytes[..heard.bytes].to_vec()).expect("text");
+        if text.trim_end() == "BARRIER=1" {
+            // Whoever sent it goes on when it is closed here.
+            descriptors.clear();
+        }
         Some(Told {
             lines: text.lines().map(str::to_owned).collect(),
             descriptors,
@@ -116,13 +120,19 @@ impl Manager {
     }
 
     fn config(&self, listen: SocketAddr) -> PathBuf {
+        self.config_at(&[listen])
+    }
+
+    fn config_at(&self, listen: &[SocketAddr]) -> PathBuf {
+        let listen: Vec<String> = listen.iter().map(|at| format!("\"{at}\"")).collect();
+        let listen = listen.join(", ");
         let path = self.dir.join("twinpool.toml");
         let text = format!(
             "[instance]\nworkers = {WORKERS}\nstop_deadline = \"20s\"\n\
              [observe]\nlisten = false\n\
              [control]\nsocket = \"{}\"\n\
              [roles.web]\nprimary = \"http\"\nservices.http = {{ port = 80, check = \"tcp\" }}\n\
-             [pools.web]\nrole = \"web\"\nservices.http.listen = \"{listen}\"\n\
+             [pools.web]\nrole = \"web\"\nservices.http.listen = [{listen}]\n\
              [pools.web.members]\nm = {{ address = \"127.0.0.1\", ports = {{ http = {} }} }}\n",
             self.dir.join("control.sock").display(),
             self.member().port(),
@@ -391,6 +401,88 @@ fn listeners_outlive_a_crash_and_nobody_is_refused() {
     let removal = manager.until("its removal", |told| told.says("FDSTOREREMOVE=1"));
     let removal = removal.last().expect("the removal");
     assert_eq!(removal.value("FDNAME"), Some(&*name));
+}
+
+/// Takes the place of an upgraded daemon's child; killed when dropped.
+struct Heir(OwnedFd);
+
+impl Heir {
+    fn of(pid: &str) -> Heir {
+        let pid = Pid::from_raw(pid.parse().expect("a process id")).expect("a process id");
+        Heir(pidfd_open(pid, PidfdFlags::empty()).expect("a process that lives"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        pidfd_send_signal(&self.0, signal).expect("a signal");
+    }
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        if let Err(error) = pidfd_send_signal(&self.0, Signal::KILL)
+            && error != rustix::io::Errno::SRCH
+        {
+            eprintln!("a daemon is left: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_is_told_once_it_serves_and_what_it_drops_is_let_go_of() {
+    let manager = Manager::new();
+    let [stays, goes] = [(); 2].map(|()| TcpListener::bind(free()).expect("a socket"));
+    let at = stays.local_addr().expect("an address");
+    let gone = goes.local_addr().expect("an address");
+    let config = manager.config_at(&[at, gone]);
+    let mut daemon = manager.run(&config, vec![stays.into(), goes.into()], None);
+    let mut kept: Vec<Told> = manager.until("readiness", is_ready);
+    kept.retain(|told| told.says("FDSTORE=1"));
+    manager.config(at);
+    let upgrade = thread::spawn({
+        let socket = manager.dir.join("control.sock");
+        move || {
+            let mut command = Command::new(BINARY);
+            command.arg("--socket").arg(socket).arg("upgrade").output()
+        }
+    });
+    let told = manager.until("the new main process", |told| {
+        told.value("MAINPID").is_some()
+    });
+    assert!(!told.iter().any(is_ready), "{told:?}");
+    let heir = Heir::of(
+        told.last()
+            .and_then(|told| told.value("MAINPID"))
+            .expect("it"),
+    );
+    is_served(&mut TcpStream::connect(at).expect("a connection"));
+    let told = manager.until("its readiness", is_ready);
+    let said = upgrade.join().expect("no panic").expect("a command");
+    assert!(said.status.success(), "{said:?}");
+    let name = |at: SocketAddr| format!("tcp-127.0.0.1-{}", at.port());
+    let forgotten = told.iter().filter(|told| told.says("FDSTOREREMOVE=1"));
+    let forgotten: Vec<_> = forgotten.filter_map(|told| told.value("FDNAME")).collect();
+    assert_eq!(forgotten, [name(gone)]);
+    kept.retain(|told| told.value("FDNAME") != Some(&name(gone)));
+    TcpStream::connect(gone).expect_err("nobody listens there any more");
+    is_served(&mut TcpStream::connect(at).expect("a connection"));
+    daemon.child.wait().expect("its end");
+    heir.signal(Signal::TERM);
+    manager.until("the stop", |told| told.says("STOPPING=1"));
+}
+
+#[test]
+fn a_successor_that_never_serves_is_never_the_main_process() {
+    let manager = Manager::new();
+    let daemon = manager.run(&manager.config(free()), Vec::new(), None);
+    manager.until("readiness", is_ready);
+    let wrong = fs::read_to_string(manager.dir.join("twinpool.toml")).expect("the file");
+    let wrong = wrong.replace("workers", "wokers");
+    fs::write(manager.dir.join("twinpool.toml"), wrong).expect("a file");
+    daemon.signal(Signal::USR2);
+    daemon.says("write `workers`");
+    daemon.signal(Signal::TERM);
+    let told = manager.until("the stop", |told| told.says("STOPPING=1"));
+    assert!(!told.iter().any(|told| told.value("MAINPID").is_some()));
 }
 
 #[test]

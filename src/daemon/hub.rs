@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::StartError;
 use super::desk::HubDesk;
 use super::era::Era;
-use super::handover::{Estate, Inheritance, Led, taken_flows};
+use super::handover::{Estate, Inheritance, Led, Standing, taken_flows};
 use super::journal::Journal;
 use super::keeper::Keeper;
 use super::logs::Logs;
@@ -54,7 +54,7 @@ use crate::observe::shortage::Shortages;
 use crate::observe::stamp::{Clock, Stamp};
 use crate::observe::view::{Ceiling, LimitedBy, Room, RunState};
 use crate::pairing::{Decider, Event, Order, Output, Pause, Refusal};
-use crate::proxy::listen::Listener;
+use crate::proxy::listen::{Listener, begin_to_listen};
 use crate::proxy::{
     Adoption, FlowsWanted, FromWorker, HandFlows, Limits, Plan, ToWorker, Which, WorkerHandle,
     source_ports, start,
@@ -179,7 +179,7 @@ impl Hub {
         let Beginning {
             topology,
             descriptors,
-            listeners,
+            mut listeners,
             observe,
             control,
             manager,
@@ -226,14 +226,25 @@ impl Hub {
         let book = AddressBook::new(&topology);
         let handles = Handles::new(&topology);
         let address = |target| book.current(target);
-        let snapshot = Snapshot::new(0, &decider, &handles, now, |_| false, address);
+        let moving = match &inheritance {
+            None => Vec::new(),
+            Some(inheritance) => inheritance.moving(),
+        };
+        let is_moving = |pool| {
+            let mut moving = moving.iter();
+            moving.any(|(home, until)| *home == pool && now < *until)
+        };
+        let snapshot = Snapshot::new(0, &decider, &handles, now, is_moving, address);
         let snapshot = Arc::new(snapshot);
 
         let mut taken = match &inheritance {
             None => Vec::new(),
             Some(inheritance) => {
                 let flows = inheritance.wait_for_turn().map_err(StartError::TakeOver)?;
-                control.claim().take_over();
+                begin_to_listen(&mut listeners).map_err(|(address, error)| {
+                    let why = format!("cannot listen on {address} beside others: {error}");
+                    StartError::Worker(std::io::Error::other(why))
+                })?;
                 taken_flows(flows, &listeners, &handles, now)
             }
         };
@@ -267,6 +278,9 @@ impl Hub {
                 handle,
                 behind: false,
             });
+        }
+        if inheritance.is_some() {
+            control.claim().take_over();
         }
         let resolved: Vec<String> = book.names().map(|(name, _)| name.to_owned()).collect();
         let (resolver, names) = Resolver::start(resolved.clone());
@@ -341,8 +355,11 @@ impl Hub {
         }
         if let Some(inheritance) = inheritance {
             let era = hub.era();
-            hub.led
-                .lead(&era.topology, &era.handles, inheritance.serves(), now);
+            hub.settle(&moving, now);
+            // Whatever its predecessor could not write any more.
+            hub.keeper.check(hub.remembered(now));
+            let before = inheritance.serves();
+            hub.led.lead(&era.topology, &era.handles, before, now);
         }
         let desk = Rc::new(HubDesk::new(hub.clone()));
         let gate = || Gate::new(hub.still.subscribe());
@@ -355,8 +372,6 @@ impl Hub {
         let server = server::run(control, desk, hub.control_counters.clone(), gate());
         servers.push(spawn_local(server).abort_handle());
         hub.servers.replace(servers);
-        let logs = hub.clone();
-        spawn_local(async move { logs.logs.reopen_when_told().await });
         Ok((hub, inputs))
     }
 
@@ -395,7 +410,7 @@ impl Hub {
             }
             self.turn(now);
             self.check_disk(now);
-            self.rounds.set(self.rounds.get().wrapping_add(1));
+            self.count_round();
         }
     }
 
@@ -623,8 +638,19 @@ impl Hub {
 
     async fn goes_on(&self) {
         let mut still = self.still.subscribe();
-        // Its sender is in here.
-        drop(still.wait_for(|still| !still).await);
+        loop {
+            tokio::select! {
+                biased;
+                // Its sender is in here.
+                _ = still.wait_for(|still| !still) => return,
+                // It is not stuck: it stands still for as long as it may.
+                () = self.nudge.notified() => self.count_round(),
+            }
+        }
+    }
+
+    fn count_round(&self) {
+        self.rounds.set(self.rounds.get().wrapping_add(1));
     }
 
     /// Every worker's listeners once more, worker by worker.
@@ -649,9 +675,25 @@ impl Hub {
         }
     }
 
-    /// Closes the listeners, which live on in another process.
-    pub(super) fn leave(&self) {
+    /// Closes the listeners, which live on in another process; resolves once every worker has.
+    pub(super) fn leave(&self) -> impl Future<Output = ()> + use<> {
         self.tell_workers(&ToWorker::Leave);
+        // A worker answers in order: what it shares now is nothing, and it has left.
+        let left = self.share_listeners();
+        async move {
+            for left in left {
+                drop(left.await);
+            }
+        }
+    }
+
+    /// What another process has to know to go on as this one would.
+    pub(super) fn standing(&self) -> Box<Standing> {
+        let now = clock::now();
+        Box::new(Standing {
+            legacy: self.decider.borrow().legacy().without_probes(),
+            moving: self.moving(now),
+        })
     }
 
     /// Takes what comes in for one that decides nothing: where names are found, and nothing else.
@@ -667,6 +709,7 @@ impl Hub {
 
     /// Does what goes on where nothing is decided any more: moves and endings that have begun.
     pub(super) fn carry_on(&self, now: Time) {
+        self.count_round();
         self.move_on(now);
         self.end_strays(now);
         self.bring_up_to_date();

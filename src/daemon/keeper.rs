@@ -36,6 +36,8 @@ struct Shared {
     writing: Cell<Option<Instant>>,
     /// Whether nothing was found that a person has yet to look at.
     is_plain: Cell<bool>,
+    /// Whether another process writes.
+    closed: Cell<bool>,
     wake: Notify,
 }
 
@@ -94,6 +96,7 @@ impl Keeper {
             written,
             writing: Cell::new(None),
             is_plain: Cell::new(false),
+            closed: Cell::new(false),
             wake: Notify::new(),
         });
         (Keeper(shared.clone()), shared)
@@ -112,6 +115,12 @@ impl Keeper {
         if self.0.is_plain.get() {
             self.keep(remembered);
         }
+    }
+
+    /// Writes nothing more: another process does from now on.
+    pub(super) fn close(&self) {
+        self.0.closed.set(true);
+        self.0.wake.notify_one();
     }
 
     /// Waits until what was given last has been written, or could not be.
@@ -142,6 +151,9 @@ async fn write_all(place: Place, mut aside: bool, shared: Rc<Shared>) {
         tokio::select! {
             () = shared.wake.notified() => {}
             () = sleep(RETRY), if failed => {}
+        }
+        if shared.closed.get() {
+            return;
         }
         let Some(remembered) = shared.wanted.take() else {
             continue;

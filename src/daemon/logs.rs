@@ -5,7 +5,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
@@ -159,20 +158,6 @@ impl Logs {
         let writer = self.access.borrow();
         let writer = writer.as_ref().filter(|_| self.tells.get());
         writer.map(Writer::counts)
-    }
-
-    /// Has the access log's file opened anew whenever SIGUSR1 says that it was moved away.
-    pub(super) async fn reopen_when_told(&self) {
-        let mut told = match signal(SignalKind::user_defined1()) {
-            Ok(told) => told,
-            Err(error) => {
-                tracing::warn!(%error, "SIGUSR1 cannot be heard: it ends this process");
-                return;
-            }
-        };
-        while told.recv().await.is_some() {
-            self.reopen();
-        }
     }
 
     /// Has the access log's file opened anew, for it may have been moved away.

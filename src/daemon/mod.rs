@@ -60,6 +60,7 @@ use crate::config::Config;
 use crate::control::socket::{self, ControlSocket};
 use crate::health::probe::ProberError;
 use crate::log::access::Destination;
+use crate::observe::view::RunState;
 use crate::proxy::listen::{self, BindError, Given, Listener};
 use crate::proxy::raise_descriptor_limit;
 use crate::topology::{Protocol, Topology};
@@ -168,10 +169,18 @@ impl Starter {
         Starter {
             sockets: service_manager::sockets_given(),
             manager: ServiceManager::from_environment(),
-            executable: std::env::current_exe().ok(),
+            executable: program(),
             ..Starter::default()
         }
     }
+}
+
+/// This program, by the path that it was started by where that is a whole one: behind a link there
+/// may be another version some day.
+fn program() -> Option<PathBuf> {
+    let started_by = std::env::args_os().next().map(PathBuf::from);
+    let whole = started_by.filter(|path| path.is_absolute() && path.is_file());
+    whole.or_else(|| std::env::current_exe().ok())
 }
 
 /// Runs an instance on this thread until it is told to stop and its sessions have ended, or until
@@ -204,6 +213,8 @@ pub enum Told {
     Reload,
     /// To have its program, as it is on disk now, take over.
     Upgrade,
+    /// To open the files of its logs anew.
+    Reopen,
 }
 
 /// Where an instance is told so.
@@ -220,9 +231,9 @@ pub trait Signals {
     fn told(&mut self) -> impl Future<Output = Told>;
 }
 
-/// SIGTERM and SIGINT stop, SIGHUP reloads, SIGUSR2 upgrades.
+/// SIGTERM and SIGINT stop, SIGHUP reloads, SIGUSR2 upgrades, SIGUSR1 opens logs anew.
 #[derive(Debug, Default)]
-pub struct UnixSignals(Option<[Signal; 4]>);
+pub struct UnixSignals(Option<[Signal; 5]>);
 
 impl Signals for UnixSignals {
     fn listen(&mut self) -> io::Result<()> {
@@ -230,17 +241,19 @@ impl Signals for UnixSignals {
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
         let upgrade = signal(SignalKind::user_defined2())?;
-        self.0 = Some([terminate, interrupt, hangup, upgrade]);
+        let reopen = signal(SignalKind::user_defined1())?;
+        self.0 = Some([terminate, interrupt, hangup, upgrade, reopen]);
         Ok(())
     }
 
     async fn told(&mut self) -> Told {
         match &mut self.0 {
-            Some([terminate, interrupt, hangup, upgrade]) => tokio::select! {
+            Some([terminate, interrupt, hangup, upgrade, reopen]) => tokio::select! {
                 _ = terminate.recv() => Told::Stop,
                 _ = interrupt.recv() => Told::Stop,
                 _ = hangup.recv() => Told::Reload,
                 _ = upgrade.recv() => Told::Upgrade,
+                _ = reopen.recv() => Told::Reopen,
             },
             None => std::future::pending().await,
         }
@@ -256,17 +269,22 @@ async fn serve(
     signals.listen().map_err(StartError::Runtime)?;
     let heir = starter.heir.take();
     let (hub, mut inputs, handed_over) = begin(config, starter, heir).await?;
-    hub.manager.ready();
     spawn_local(service_manager::accompany(hub.clone()));
+    spawn_local(listen_to_us(hub.clone()));
     started(Started {
         topology: hub.topology(),
         observe: hub.observe_address(),
         socket: hub.socket(),
     });
+    let stopped_here = async {
+        stopped(&mut signals, &hub).await;
+        hub.estate.stop().await;
+    };
     let following = tokio::select! {
-        () = hub.run(&mut inputs) => None,
-        () = stopped(&mut signals, &hub) => None,
+        biased;
         Ok(following) = handed_over => Some(following),
+        () = stopped_here => None,
+        () = hub.run(&mut inputs) => None,
     };
     if let Some(following) = following {
         handover::follow(&hub, &mut inputs, following, &mut signals).await;
@@ -291,6 +309,16 @@ async fn serve(
         tracing::error!("the last state is not on disk after {LAST_WRITE:?}; stopping without it");
     }
     Ok(())
+}
+
+/// Has systemd hear that the instance serves: it listens to its main process alone, and that may be
+/// another one still.
+async fn listen_to_us(hub: Rc<Hub>) {
+    hub.led.is_main().await;
+    hub.manager.ready();
+    if hub.state.get() == RunState::Draining {
+        hub.manager.stopping();
+    }
 }
 
 type Begun = (Rc<Hub>, Inputs, oneshot::Receiver<Following>);
@@ -370,9 +398,13 @@ fn bind(
         ),
         None => None,
     };
-    given.close_rest();
+    let rest = given.close_rest();
     take_bound_addresses(&mut topology, &listeners);
     let manager = starter.manager;
+    // Where nobody serves any more a port has to refuse, and not to keep who comes.
+    for (protocol, address) in rest {
+        manager.forget(protocol, address);
+    }
     manager.keep_listeners(listeners.iter().flatten());
     let observed = observe.as_ref().and_then(|listener| {
         let address = listener.local_addr().ok()?;
@@ -406,6 +438,7 @@ async fn stopped(signals: &mut impl Signals, hub: &Rc<Hub>) {
         // What comes of either is in the log, in the events and in the status.
         match signals.told().await {
             Told::Stop => return,
+            Told::Reopen => hub.logs.reopen(),
             Told::Reload => drop(spawn_local(
                 async move { reload::reload(hub, "SIGHUP").await },
             )),

@@ -141,6 +141,19 @@ impl Hub {
         self.pairs.moves.borrow().is_moving(pool, now) || returning()
     }
 
+    /// The pools whose users are on the move, and until when at least.
+    pub(super) fn moving(&self, now: Time) -> Vec<(PoolId, Time)> {
+        self.pairs.moves.borrow().moving(now)
+    }
+
+    /// Goes on with pools whose users are on the move, as the snapshot in force does.
+    pub(super) fn settle(&self, moving: &[(PoolId, Time)], now: Time) {
+        for (home, until) in moving {
+            self.pairs.moves.borrow_mut().settle(*home, *until);
+        }
+        self.note_moving(now);
+    }
+
     /// Sessions of a pool's users that are still to be ended because they move.
     pub(super) fn to_move(&self, pool: PoolId) -> u64 {
         let left = |home, off| self.left(home, off);

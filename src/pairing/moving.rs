@@ -212,6 +212,29 @@ impl Moves {
         ending || self.settling.get(&home).is_some_and(|until| now < *until)
     }
 
+    /// The pools that are moving, and until when at least, for another process to
+    /// [settle](Moves::settle).
+    pub fn moving(&self, now: Time) -> Vec<(PoolId, Time)> {
+        let known = self.moves.keys().chain(self.settling.keys());
+        let mut homes: Vec<PoolId> = known.copied().collect();
+        homes.sort_unstable();
+        homes.dedup();
+        let until = |home| {
+            let settling = self.settling.get(&home).copied();
+            // Its sessions are ended still, by whoever has them.
+            let ending = self.moves.contains_key(&home).then(|| now + SETTLING);
+            settling.max(ending).unwrap_or(now)
+        };
+        let moving = homes.into_iter().filter(|home| self.is_moving(*home, now));
+        moving.map(|home| (home, until(home))).collect()
+    }
+
+    /// A pool is moving until then at least.
+    pub fn settle(&mut self, home: PoolId, until: Time) {
+        let known = self.settling.entry(home).or_insert(until);
+        *known = until.max(*known);
+    }
+
     fn next_job(&mut self) -> u64 {
         self.jobs += 1;
         self.jobs

@@ -26,6 +26,8 @@ pub struct Listener {
     /// What it takes: connections or datagrams.
     pub protocol: Protocol,
     pub(super) socket: Socket,
+    /// Whether it is bound only, beside others by which another process serves.
+    is_mute: bool,
 }
 
 /// An address that could not be bound.
@@ -97,6 +99,7 @@ pub fn bind_new(
     stays: &[(Protocol, SocketAddr)],
 ) -> Result<Vec<Vec<Listener>>, Vec<BindError>> {
     let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    let is_served = given.is_served();
     let mut more = Vec::new();
     let mut errors = Vec::new();
     for service in topology.pools.iter().flat_map(|pool| &pool.services) {
@@ -111,7 +114,7 @@ pub fn bind_new(
             let listening = if sockets.is_empty() {
                 bind_one(service, address, &mut bound)
             } else {
-                take_one(service, address, sockets, &mut bound, &mut more)
+                take_one(service, address, sockets, is_served, &mut bound, &mut more)
             };
             if let Err(source) = listening {
                 errors.push(BindError {
@@ -161,6 +164,7 @@ fn take_one(
     service: &Service,
     address: SocketAddr,
     sockets: Vec<Socket>,
+    is_served: bool,
     bound: &mut [Vec<Listener>],
     more: &mut Vec<Listener>,
 ) -> io::Result<()> {
@@ -181,6 +185,13 @@ fn take_one(
                 socket
             }
             (Some(socket), Some(_)) => socket,
+            (None, Some(first)) if is_served => match mute(service, address, first)? {
+                Some(listener) => {
+                    listeners.push(listener);
+                    continue;
+                }
+                None => continue,
+            },
             (None, Some(first)) => match beside(service, address, first)? {
                 Some(socket) => socket,
                 None => continue,
@@ -214,6 +225,44 @@ fn beside(service: &Service, address: SocketAddr, given: &Socket) -> io::Result<
     }
 }
 
+/// The same while another process serves by the given one: a client that came to a socket which
+/// listens already would wait for this process to serve, and a flow over UDP would come to a worker
+/// that does not know it.
+fn mute(service: &Service, address: SocketAddr, given: &Socket) -> io::Result<Option<Listener>> {
+    if service.protocol == Protocol::Udp {
+        tracing::info!(
+            "no more workers than before take the datagrams of {address}, for the flows that go \
+             on; a restart has all of them do"
+        );
+        return Ok(None);
+    }
+    match sockets::to_listen(address, service.peer_timeout) {
+        Ok(socket) => Ok(Some(Listener {
+            is_mute: true,
+            ..Listener::new(service, address, socket)
+        })),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let shared = given.try_clone()?;
+            Ok(Some(Listener::new(service, address, shared)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Has those listen that were bound beside others by which another process served. To be called
+/// when it is this one's turn, and before any worker has them.
+///
+/// # Errors
+/// When the kernel does not let one listen, with its address.
+pub fn begin_to_listen(listeners: &mut [Vec<Listener>]) -> Result<(), (SocketAddr, io::Error)> {
+    for listener in listeners.iter_mut().flatten().filter(|one| one.is_mute) {
+        let listens = sockets::listen(&listener.socket);
+        listens.map_err(|error| (listener.address, error))?;
+        listener.is_mute = false;
+    }
+    Ok(())
+}
+
 impl Listener {
     fn new(service: &Service, address: SocketAddr, socket: Socket) -> Listener {
         Listener {
@@ -221,6 +270,7 @@ impl Listener {
             address,
             protocol: service.protocol,
             socket,
+            is_mute: false,
         }
     }
 }

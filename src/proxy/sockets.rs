@@ -30,20 +30,36 @@ const UNSENT: u32 = 128 << 10;
 
 /// A listener of its own on `address`, beside those of the other workers.
 pub(super) fn listener(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
+    let socket = to_listen(address, peer_timeout)?;
+    listen(&socket)?;
+    Ok(socket)
+}
+
+/// The same, bound and no more: nobody comes to it until it is to [`listen`].
+pub(super) fn to_listen(address: SocketAddr, peer_timeout: Duration) -> io::Result<Socket> {
     let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    begin_to_listen(&socket, peer_timeout)?;
+    prepare(&socket, peer_timeout)?;
     Ok(socket)
 }
 
 /// Makes a bound socket a listener of ours; one that listens already keeps its queue.
 pub(super) fn begin_to_listen(socket: &Socket, peer_timeout: Duration) -> io::Result<()> {
+    prepare(socket, peer_timeout)?;
+    listen(socket)
+}
+
+/// Has a bound socket listen.
+pub(super) fn listen(socket: &Socket) -> io::Result<()> {
+    socket.listen(BACKLOG)
+}
+
+fn prepare(socket: &Socket, peer_timeout: Duration) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
-    watch_peer(socket, peer_timeout)?;
-    socket.listen(BACKLOG)
+    watch_peer(socket, peer_timeout)
 }
 
 fn unbound(address: SocketAddr) -> io::Result<Socket> {

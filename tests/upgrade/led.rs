@@ -20,6 +20,7 @@ async fn sessions_of_a_member_that_dies_after_the_upgrade_are_ended() {
         let member = client.member().await;
         clients.push((client, member));
     }
+    assert!(clients.iter().any(|(_, member)| member == "a"));
     line.upgrade().await;
     // It hangs: nothing but the verdict can end them.
     a.hang();
@@ -40,6 +41,7 @@ async fn sessions_of_a_member_that_dies_after_the_upgrade_are_ended() {
 async fn a_member_that_is_drained_after_the_upgrade_loses_its_sessions_at_the_deadline() {
     let [a, b] = [Member::start("a").await, Member::start("b").await];
     let pool = Pool::of([&a, &b]).key("drain_deadline = \"300ms\"");
+    let pool = pool.service("balance = \"round-robin\"");
     let mut line = Line::start(Setup::of(&pool)).await;
     let address = line.daemon.address().await;
     let mut clients = [
@@ -47,6 +49,7 @@ async fn a_member_that_is_drained_after_the_upgrade_loses_its_sessions_at_the_de
         Client::connect(address).await,
     ];
     let members = [clients[0].member().await, clients[1].member().await];
+    assert!(members.iter().any(|member| member == "a"), "{members:?}");
     line.upgrade().await;
     line.upgrade().await;
     line.daemon.done(&["drain", "p/a"]).await;

@@ -8,6 +8,7 @@ mod led;
 mod line;
 mod refused;
 mod served;
+mod stopped;
 
 /// The program.
 const BINARY: &str = env!("CARGO_BIN_EXE_twinpool");

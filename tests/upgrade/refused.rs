@@ -10,7 +10,7 @@ use crate::harness::*;
 use crate::line::Line;
 
 /// Puts a program in the place of another one, as a package does it.
-fn put(program: &Path, text: &str) {
+pub(crate) fn put(program: &Path, text: &str) {
     let new = program.with_extension("new");
     std::fs::write(&new, text).expect("a program");
     let all = std::fs::Permissions::from_mode(0o755);

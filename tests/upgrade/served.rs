@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::sleep;
 use twinpool::observe::RunState;
 use twinpool::observe::status::HomePhase;
 
@@ -201,6 +203,11 @@ async fn a_flow_over_udp_goes_on_with_its_member_and_loses_nothing() {
         ways.push(way);
     }
     for round in 0..3 {
+        if round == 1 {
+            // New sockets at the address would have the kernel spread all flows anew.
+            let more = Setup::of(&pool).workers(4).toml(line.daemon.dir());
+            std::fs::write(line.daemon.config(), more).expect("the file");
+        }
         line.upgrade().await;
         let said = format!("after {round}");
         for (client, way) in clients.iter().zip(&ways) {
@@ -211,6 +218,77 @@ async fn a_flow_over_udp_goes_on_with_its_member_and_loses_nothing() {
     line.drained().await;
     let totals = line.daemon.totals().await;
     assert_eq!((totals.accepted, totals.ended), (20, 0), "{totals:?}");
+}
+
+#[tokio::test]
+async fn what_flows_carry_while_they_go_over_arrives() {
+    LocalSet::new().run_until(carry_while_they_go_over()).await;
+}
+
+async fn carry_while_they_go_over() {
+    let a = Member::start("a").await;
+    let member = UdpSocket::bind((a.address().ip(), 0)).expect("a socket");
+    member.set_nonblocking(true).expect("set");
+    let alive = format!(
+        "{{ kind = \"tcp\", port = {}, interval = \"100ms\" }}",
+        a.address().port()
+    );
+    let pool = Pool::of([]).over_udp().check(&alive).member_named(
+        "one",
+        member.local_addr().expect("an address"),
+        "",
+    );
+    let mut line = Line::start(Setup::of(&pool).workers(2)).await;
+    let address = line.daemon.address().await;
+    let clients: Vec<UdpSocket> = (0..20)
+        .map(|_| {
+            let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            client.connect(address).expect("connected");
+            client.set_nonblocking(true).expect("set");
+            client
+        })
+        .collect();
+    let (sent, back) = (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(0_u64)));
+    let stop = Rc::new(Cell::new(false));
+    let carrying = spawn_local({
+        let (sent, back, stop) = (sent.clone(), back.clone(), stop.clone());
+        async move {
+            let mut bytes = [0; 64];
+            loop {
+                if !stop.get() {
+                    for client in &clients {
+                        client.send(b"word").expect("sent");
+                        sent.set(sent.get() + 1);
+                    }
+                }
+                while let Ok((length, from)) = member.recv_from(&mut bytes) {
+                    member.send_to(&bytes[..length], from).expect("sent");
+                }
+                for client in &clients {
+                    while client.recv(&mut bytes).is_ok() {
+                        back.set(back.get() + 1);
+                    }
+                }
+                // So few that no buffer is ever full.
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+    });
+    eventually("flows", async || (back.get() > 200).then_some(())).await;
+    for _ in 0..UPGRADES {
+        let before = back.get();
+        line.upgrade().await;
+        eventually("more of them", async || {
+            (back.get() > before + 200).then_some(())
+        })
+        .await;
+    }
+    stop.set(true);
+    eventually(&format!("all {} datagrams", sent.get()), async || {
+        (back.get() == sent.get()).then_some(())
+    })
+    .await;
+    carrying.abort();
 }
 
 #[tokio::test]

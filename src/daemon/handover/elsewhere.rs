@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! pool (u16) │ member (u16) │ sessions (u32)      all together: u16::MAX for both
+//!                                                 is the main process: u16::MAX, 0, 0
 //! ```
 //!
 //! A stream of records has no state, so it does not matter who takes one out of it: for a moment a
@@ -31,6 +32,8 @@ pub(super) enum Record {
     All(u32),
     /// A member, by the id that the process knows it by.
     Of(MemberId, u32),
+    /// None: the service manager knows that the successor of the process is the main one now.
+    Main,
 }
 
 /// What one process that drains holds at the members here, by the ids that it knows them by.
@@ -56,15 +59,17 @@ impl Record {
         let (pool, member) = (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([m0, m1]));
         let sessions = u32::from_be_bytes(sessions);
         match PoolId(pool) {
+            ALL if member == 0 => Record::Main,
             ALL => Record::All(sessions),
             pool => Record::Of(pool.member(member), sessions),
         }
     }
 
-    fn bytes(self) -> [u8; RECORD] {
+    pub(super) fn bytes(self) -> [u8; RECORD] {
         let (pool, member, sessions) = match self {
             Record::All(sessions) => (ALL.0, u16::MAX, sessions),
             Record::Of(member, sessions) => (member.pool.0, member.index() as u16, sessions),
+            Record::Main => (ALL.0, 0, 0),
         };
         let mut bytes = [0; RECORD];
         bytes[..2].copy_from_slice(&pool.to_be_bytes());
@@ -76,9 +81,18 @@ impl Record {
 
 impl Reports {
     /// What there is to tell now.
-    pub(super) fn next(&mut self, topology: &Topology, handles: &Handles, open: u64) -> Vec<u8> {
+    pub(super) fn next(
+        &mut self,
+        topology: &Topology,
+        handles: &Handles,
+        open: u64,
+        is_main: bool,
+    ) -> Vec<u8> {
         let open = u32::try_from(open).unwrap_or(u32::MAX);
         let mut report = Record::All(open).bytes().to_vec();
+        if is_main {
+            report.extend(Record::Main.bytes());
+        }
         for member in topology.pools.iter().flat_map(|pool| &pool.members) {
             let sessions = handles.member(member.id).load();
             let id = (member.id.pool, member.id.index());
@@ -160,7 +174,7 @@ services.sip = { listen = "127.0.0.1:5061" }
         let all = || [a, b].into_iter().map(|id| (id, ours.member(id).clone()));
         elsewhere.count_at(all());
         let told = |reports: &mut Reports, open| {
-            let records = read(&reports.next(&topology, &theirs, open));
+            let records = read(&reports.next(&topology, &theirs, open, false));
             for record in &records {
                 if let Record::Of(id, sessions) = *record {
                     elsewhere.holds(id, sessions);

@@ -4,17 +4,17 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Duration;
 
 use rustix::net::{SendFlags, send};
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
 use super::elsewhere::{PIECE, Reports};
 use super::giving::last_answers;
+use super::successor::Successor;
 use super::wire;
 use super::words::News;
 use crate::clock;
@@ -38,16 +38,23 @@ const REPORT: Duration = Duration::from_millis(200);
 /// What a process that drains has of its successor.
 #[derive(Debug)]
 pub(in crate::daemon) struct Following {
-    pid: u32,
-    stream: Arc<UnixStream>,
+    successor: Successor,
     news: mpsc::Receiver<News>,
     reports: Reports,
     /// How long sessions are kept.
     deadline: Duration,
+    /// Over once no worker accepts any more and systemd knows its new main process: until then the
+    /// end of this one would be that of the service.
+    gone_over: JoinHandle<()>,
 }
 
 impl Following {
-    pub(super) fn begin(pid: u32, stream: Arc<UnixStream>, deadline: Duration) -> Following {
+    pub(super) fn begin(
+        successor: Successor,
+        deadline: Duration,
+        gone_over: JoinHandle<()>,
+    ) -> Following {
+        let stream = successor.stream.clone();
         let (tell, news) = mpsc::channel(WAITING);
         let heard = Builder::new().name("successor".to_owned()).spawn({
             let stream = stream.clone();
@@ -57,21 +64,25 @@ impl Following {
             tracing::error!("draining without the successor's verdicts: {error}");
         }
         Following {
-            pid,
-            stream,
+            successor,
             news,
             reports: Reports::default(),
             deadline,
+            gone_over,
         }
     }
 
     /// Tells what sessions are left. A report that finds no room is followed by others.
     fn report(&mut self, hub: &Hub) {
         let era = hub.era();
-        let report = self.reports.next(&era.topology, &era.handles, hub.open());
+        let open = hub.open();
+        let is_main = self.gone_over.is_finished();
+        let report = self
+            .reports
+            .next(&era.topology, &era.handles, open, is_main);
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         for piece in report.chunks(PIECE) {
-            if let Err(error) = send(&*self.stream, piece, flags) {
+            if let Err(error) = send(&*self.successor.stream, piece, flags) {
                 tracing::trace!(%error, "the successor was not told what sessions are left");
                 return;
             }
@@ -103,17 +114,23 @@ pub(in crate::daemon) async fn follow(
     mut following: Following,
     signals: &mut impl Signals,
 ) {
-    let pid = following.pid;
+    let pid = following.successor.pid;
     let mut until = Instant::now() + following.deadline;
     let answering = spawn_local({
         let hub = hub.clone();
         async move { last_answers(&hub).await }
     });
-    let (mut led, mut stopping) = (true, false);
+    // Who told this process to stop meant the one that serves by now.
+    let (mut led, mut stopping) = (true, hub.estate.is_stopping());
+    if stopping {
+        following.successor.stop();
+        until = until.min(Instant::now() + hub.stop_deadline());
+    }
     let mut report = Instant::now();
     loop {
         let now = Instant::now();
-        if (hub.open() == 0 && answering.is_finished()) || now >= until {
+        let is_done = answering.is_finished() && following.gone_over.is_finished();
+        if (hub.open() == 0 && is_done) || now >= until {
             break;
         }
         if now >= report {
@@ -139,6 +156,7 @@ pub(in crate::daemon) async fn follow(
                     stopping = true;
                     until = until.min(now + hub.stop_deadline());
                 }
+                Told::Reopen => hub.logs.reopen(),
                 Told::Reload | Told::Upgrade => {
                     tracing::info!("process {pid} serves; tell it instead");
                 }

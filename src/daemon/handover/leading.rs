@@ -3,11 +3,13 @@
 //!
 //! Two threads for each, of which one waits to write and one to read: a process that hangs, hangs
 //! alone. What finds no room to wait is replaced by the whole state, which is told again as soon
-//! as there is room.
+//! as there is room, with the end of all who are down by then; that users move and that all is
+//! over are told again themselves.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +17,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use super::elsewhere::{Elsewhere, RECORD, Record};
 use super::wire;
@@ -29,12 +32,18 @@ use crate::topology::{MemberId, PoolId, ServiceId, Succession, TargetId, Topolog
 const WAITING: usize = 256;
 /// From one telling of everything to the next: it costs a line for every target.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a process may take to read all that waits for it, while this one stands still.
+const FLUSHING: Duration = Duration::from_secs(1);
 /// How long a process may take to read a message.
 const HEARING: Duration = Duration::from_secs(10);
 
 /// The processes that drain under this one's verdicts, oldest first.
 #[derive(Debug, Default)]
-pub(in crate::daemon) struct Led(RefCell<Vec<Follower>>);
+pub(in crate::daemon) struct Led {
+    followers: RefCell<Vec<Follower>>,
+    /// Whether the last of them has said that this is the main process now, or is gone.
+    is_main: RefCell<Option<watch::Receiver<bool>>>,
+}
 
 #[derive(Debug)]
 struct Follower {
@@ -48,6 +57,19 @@ struct Follower {
     behind: Cell<bool>,
     /// When it was told last.
     told: Cell<Option<Time>>,
+    /// Whose sessions it is to end, in its ids, once it has been told how things stand.
+    endings: RefCell<Vec<(MemberId, Option<ServiceId>)>>,
+    missed: RefCell<Missed>,
+}
+
+/// What found no room.
+#[derive(Debug, Default)]
+struct Missed {
+    /// The end of all who are down.
+    down: bool,
+    /// By home pool, in its ids.
+    clear: BTreeMap<PoolId, (Option<PoolId>, Time)>,
+    stop: bool,
 }
 
 /// How our ids are found among theirs.
@@ -67,6 +89,8 @@ struct Seen {
     gone: AtomicBool,
     /// Another process watches it.
     left: AtomicBool,
+    /// Told once it says that its successor is the main process.
+    main: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -85,7 +109,7 @@ impl Led {
         all: Vec<(Process, UnixStream)>,
         now: Time,
     ) {
-        let mut led = self.0.borrow_mut();
+        let mut led = self.followers.borrow_mut();
         for (process, stream) in all {
             let pid = process.pid;
             match Follower::new(process, stream, ours, handles, now) {
@@ -95,11 +119,23 @@ impl Led {
                 }
             }
         }
+        let predecessor = led.last().map(|follower| follower.seen.main.subscribe());
+        self.is_main.replace(predecessor);
+    }
+
+    /// Resolves once this is the service's main process, as the one before it says; at once where
+    /// there is none before it, or no more.
+    pub(in crate::daemon) async fn is_main(&self) {
+        let predecessor = self.is_main.borrow().clone();
+        if let Some(mut predecessor) = predecessor {
+            // Whoever tells is gone with its process.
+            drop(predecessor.wait_for(|is_main| *is_main).await);
+        }
     }
 
     /// The same under another topology of ours.
     pub(in crate::daemon) fn succeed(&self, ours: &Topology, handles: &Handles, now: Time) {
-        for follower in self.0.borrow_mut().iter_mut() {
+        for follower in self.followers.borrow_mut().iter_mut() {
             if let Some(ids) = &mut follower.ids {
                 ids.follow(ours, now);
                 follower.behind.set(true);
@@ -110,7 +146,7 @@ impl Led {
 
     /// Who drains still: process ids, and how many sessions each has left.
     pub(in crate::daemon) fn draining(&self) -> Vec<(u32, u64)> {
-        let mut led = self.0.borrow_mut();
+        let mut led = self.followers.borrow_mut();
         led.retain(|follower| !follower.seen.gone.load(Ordering::Relaxed));
         let sessions = |follower: &Follower| follower.seen.sessions.load(Ordering::Relaxed);
         let each = led.iter();
@@ -128,7 +164,7 @@ impl Led {
         now: Time,
         legacy: impl Fn() -> Legacy,
     ) {
-        let led = self.0.borrow();
+        let led = self.followers.borrow();
         for follower in led.iter() {
             let Some(ids) = &follower.ids else { continue };
             if changed {
@@ -138,37 +174,34 @@ impl Led {
                 .told
                 .get()
                 .is_none_or(|told| now.since(told) >= PAUSE);
+            if !all_down {
+                let endings = endings.iter();
+                let theirs =
+                    endings.filter_map(|(member, service)| ids.theirs_of(*member, *service));
+                theirs.for_each(|ending| follower.is_to_end(ending));
+            }
             if follower.behind.get() && (rested || all_down) {
                 follower.stands(ids, legacy(), now);
             }
             let is_due = |(at, _): &mut (Time, TargetId)| *at <= now;
             for (_, target) in ids.leaving.borrow_mut().extract_if(.., is_due) {
-                let (member, service) = (target.member(), Some(target.service()));
-                follower.post(News::End { member, service });
+                follower.is_to_end((target.member(), Some(target.service())));
+            }
+            // Who is ended comes again, and must not find the member as it was.
+            if !follower.behind.get() {
+                for (member, service) in follower.endings.take() {
+                    follower.post(News::End { member, service });
+                }
             }
             if all_down {
                 follower.post(News::EndDown);
-                continue;
-            }
-            for (member, service) in endings {
-                let Some(member) = ids.to_theirs.member(*member) else {
-                    continue;
-                };
-                let service = match service {
-                    None => None,
-                    Some(service) => match ids.to_theirs.service(*service) {
-                        None => continue,
-                        known => known,
-                    },
-                };
-                follower.post(News::End { member, service });
             }
         }
     }
 
     /// Tells that a pool's users are to leave.
     pub(in crate::daemon) fn clear(&self, home: PoolId, off: Option<PoolId>, from: Time) {
-        for follower in self.0.borrow().iter() {
+        for follower in self.followers.borrow().iter() {
             let Some(ids) = &follower.ids else { continue };
             let Some(home) = ids.to_theirs.pool(home) else {
                 continue;
@@ -180,14 +213,14 @@ impl Led {
 
     /// Tells all that it is over.
     pub(in crate::daemon) fn stop(&self) {
-        for follower in self.0.borrow().iter() {
+        for follower in self.followers.borrow().iter() {
             follower.post(News::Stop);
         }
     }
 
     /// When somebody is to be told something.
     pub(in crate::daemon) fn due(&self) -> Option<Time> {
-        let led = self.0.borrow();
+        let led = self.followers.borrow();
         let of = |follower: &Follower| {
             let ids = follower.ids.as_ref()?;
             let told = follower.told.get().map_or(Time::ZERO, |told| told + PAUSE);
@@ -199,28 +232,35 @@ impl Led {
     }
 
     /// Resolves once everything that was told has been written, so that somebody else can go on.
-    pub(in crate::daemon) async fn flushed(&self) {
+    ///
+    /// # Errors
+    /// The id of a process that does not read what it is told.
+    pub(in crate::daemon) async fn flushed(&self) -> Result<(), u32> {
         let waits: Vec<_> = {
-            let led = self.0.borrow();
+            let led = self.followers.borrow();
             let flush = |follower: &Follower| {
                 let (tell, told) = oneshot::channel();
-                follower
-                    .outbox
-                    .try_send(Post::Flush(tell))
-                    .ok()
-                    .map(|()| told)
+                let full = match follower.outbox.try_send(Post::Flush(tell)) {
+                    Ok(()) => false,
+                    Err(TrySendError::Full(_)) => true,
+                    // One that is gone has been told all that it ever will be.
+                    Err(TrySendError::Disconnected(_)) => return None,
+                };
+                Some((follower.process.pid, (!full).then_some(told)))
             };
             led.iter().filter_map(flush).collect()
         };
-        for wait in waits {
-            // One that is gone has been told all that it ever will be.
-            drop(wait.await);
+        for (pid, told) in waits {
+            let told = told.ok_or(pid)?;
+            // Nobody tells of one that is gone either.
+            drop(timeout(FLUSHING, told).await.map_err(|_| pid)?);
         }
+        Ok(())
     }
 
     /// Another one leads them: what they hold is no longer of interest here.
     pub(super) fn leave(&self) {
-        for follower in self.0.borrow().iter() {
+        for follower in self.followers.borrow().iter() {
             follower.seen.left.store(true, Ordering::Relaxed);
             follower.seen.elsewhere.forget();
         }
@@ -229,13 +269,26 @@ impl Led {
     /// For another one to lead them: whom, and by which streams.
     pub(in crate::daemon) fn handed_on(&self) -> (Vec<Process>, Vec<Arc<UnixStream>>) {
         self.draining();
-        let led = self.0.borrow();
+        let led = self.followers.borrow();
         let each = led.iter();
         each.map(|f| (f.process.clone(), f.stream.clone())).unzip()
     }
 }
 
 impl Ids {
+    /// A member, for a service or all of them, as they know it.
+    fn theirs_of(
+        &self,
+        member: MemberId,
+        service: Option<ServiceId>,
+    ) -> Option<(MemberId, Option<ServiceId>)> {
+        let member = self.to_theirs.member(member)?;
+        match service {
+            None => Some((member, None)),
+            Some(service) => Some((member, Some(self.to_theirs.service(service)?))),
+        }
+    }
+
     fn new(theirs: Topology, ours: &Topology, now: Time) -> Ids {
         let mut ids = Ids {
             theirs,
@@ -320,7 +373,19 @@ impl Follower {
             seen,
             behind: Cell::new(false),
             told: Cell::new(None),
+            endings: RefCell::default(),
+            missed: RefCell::default(),
         })
+    }
+
+    /// Has a member's sessions ended once it knows how things stand.
+    fn is_to_end(&self, ending: (MemberId, Option<ServiceId>)) {
+        let mut endings = self.endings.borrow_mut();
+        match endings.len() < WAITING {
+            true => endings.push(ending),
+            // It does not read; nearly all who are ended are down.
+            false => self.missed.borrow_mut().down = true,
+        }
     }
 
     fn stands(&self, ids: &Ids, legacy: Legacy, now: Time) {
@@ -329,13 +394,46 @@ impl Follower {
         self.behind.set(false);
         self.told.set(Some(now));
         self.post(News::Stands(legacy));
+        if self.behind.get() {
+            return;
+        }
+        let Missed { down, clear, stop } = self.missed.take();
+        if down {
+            self.post(News::EndDown);
+        }
+        for (home, (off, from)) in clear {
+            self.post(News::Clear { home, off, from });
+        }
+        if stop {
+            self.post(News::Stop);
+        }
     }
 
     fn post(&self, news: News) {
         match self.outbox.try_send(Post::News(Box::new(news))) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.behind.set(true),
+            Err(TrySendError::Full(post)) => {
+                self.behind.set(true);
+                if let Post::News(news) = post {
+                    self.note_missed(*news);
+                }
+            }
             Err(TrySendError::Disconnected(_)) => self.seen.gone.store(true, Ordering::Relaxed),
+        }
+    }
+
+    fn note_missed(&self, news: News) {
+        let mut missed = self.missed.borrow_mut();
+        match news {
+            // The next one says it all.
+            News::Stands(_) => {}
+            News::End { member, service } => {
+                drop(missed);
+                self.is_to_end((member, service));
+            }
+            News::EndDown => missed.down = true,
+            News::Clear { home, off, from } => drop(missed.clear.insert(home, (off, from))),
+            News::Stop => missed.stop = true,
         }
     }
 }
@@ -346,7 +444,11 @@ fn write(stream: &UnixStream, posts: &Receiver<Post>) {
         match post {
             Post::News(news) => {
                 if let Err(error) = wire::send(stream, &news, &[], HEARING) {
-                    tracing::debug!(%error, "a process that drained is told nothing more");
+                    if error.kind() == std::io::ErrorKind::TimedOut {
+                        tracing::warn!("a process that drains does not read what it is told");
+                    }
+                    // After half a message nothing more can be read: it goes on by what it knows.
+                    drop(stream.shutdown(Shutdown::Write));
                     return;
                 }
             }
@@ -366,11 +468,16 @@ fn watch(mut stream: &UnixStream, seen: &Seen) {
         match Record::read(record) {
             Record::All(sessions) => seen.sessions.store(sessions.into(), Ordering::Relaxed),
             Record::Of(member, sessions) => seen.elsewhere.holds(member, sessions),
+            Record::Main => drop(seen.main.send_replace(true)),
         }
         if seen.left.load(Ordering::Relaxed) {
             return;
         }
     }
     seen.gone.store(true, Ordering::Relaxed);
+    seen.main.send_replace(true);
     seen.elsewhere.forget();
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::wire;
-use super::words::{FORMAT, FromSuccessor, Hello, Process, ToSuccessor};
+use super::words::{FORMAT, FromSuccessor, Hello, Process, Standing, ToSuccessor};
 use crate::config::{self, Config, Control};
 use crate::control::reload;
 use crate::control::socket::ControlSocket;
 use crate::daemon::reload::is_same_question;
 use crate::pairing::Decider;
-use crate::pairing::legacy::{Legacy, Question};
+use crate::pairing::legacy::Question;
 use crate::pairing::record::Record;
 use crate::proxy::FlowGiven;
 use crate::proxy::listen::Given;
@@ -90,7 +90,7 @@ pub(in crate::daemon) struct Inheritance {
     pub(in crate::daemon) topology: Topology,
     pub(in crate::daemon) succession: Succession,
     /// In the predecessor's ids.
-    pub(in crate::daemon) legacy: Legacy,
+    standing: Standing,
     heir: Heir,
 }
 
@@ -163,7 +163,7 @@ impl Heir {
 
     /// The listeners, once.
     pub(in crate::daemon) fn listeners(&mut self) -> Given {
-        Given::new(std::mem::take(&mut self.listeners))
+        Given::new(std::mem::take(&mut self.listeners)).served()
     }
 
     /// The control socket, once.
@@ -192,10 +192,10 @@ impl Heir {
         let (old, before) = old;
         let succession = Succession::between(&before, topology);
         match self.learn(old, &succession, new) {
-            Ok(legacy) => Ok(Inheritance {
+            Ok(standing) => Ok(Inheritance {
                 topology: before,
                 succession,
-                legacy,
+                standing,
                 heir: self,
             }),
             Err(why) => Err((Box::new(self), why)),
@@ -207,7 +207,7 @@ impl Heir {
         old: &Config,
         succession: &Succession,
         new: &Config,
-    ) -> Result<Legacy, TakeOverError> {
+    ) -> Result<Standing, TakeOverError> {
         let refusals = reload::refusals_to_upgrade(old, new);
         if !refusals.is_empty() {
             return Err(TakeOverError::Refused(refusals.join("\n")));
@@ -215,16 +215,16 @@ impl Heir {
         let told = config::difference::between(old, new).to_string();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.say(&FromSuccessor::Loaded { version, told })?;
-        let legacy = match self.hear(STANDSTILL)? {
-            ToSuccessor::Stands(legacy) => *legacy,
+        let standing = match self.hear(STANDSTILL)? {
+            ToSuccessor::Stands(standing) => *standing,
             other => return Err(out_of_turn(&other)),
         };
-        let away: Vec<PoolId> = legacy.away(&old.topology).collect();
+        let away: Vec<PoolId> = standing.legacy.away(&old.topology).collect();
         let stranded = reload::stranded(old, succession, |pool| away.contains(&pool));
         if !stranded.is_empty() {
             return Err(TakeOverError::Refused(stranded.join("\n")));
         }
-        Ok(legacy)
+        Ok(standing)
     }
 
     fn say(&self, message: &FromSuccessor) -> Result<(), TakeOverError> {
@@ -254,9 +254,18 @@ impl Inheritance {
                 true => Question::Same,
                 false => Question::Other,
             };
-        let legacy = self.legacy.clone().renumber(&self.succession, question);
+        let legacy = self.standing.legacy.clone();
+        let legacy = legacy.renumber(&self.succession, question);
         let begin = |pair: PairId| records[pair.index()].clone();
         Decider::after(topology.clone(), legacy.without_probes(), begin, seed, now)
+    }
+
+    /// The pools whose users are on the move, and until when at least.
+    pub(in crate::daemon) fn moving(&self) -> Vec<(PoolId, Time)> {
+        let moving = self.standing.moving.iter();
+        moving
+            .filter_map(|(home, until)| Some((self.succession.pool(*home)?, *until)))
+            .collect()
     }
 
     /// Everything is ready but what would disturb the predecessor: returns once it is this one's

@@ -16,7 +16,7 @@ use crate::time::Time;
 use crate::topology::{MemberId, PoolId, ServiceId, Succession, TargetId, Topology};
 
 /// Rises whenever a message here, or anything inside of one, comes to mean something else.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// What a process tells its successor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,11 +26,19 @@ pub(super) enum ToSuccessor {
     /// Descriptors that were announced; as many of these as it takes.
     Descriptors,
     /// From here on the predecessor stands still: what it knows, in the ids of its topology.
-    Stands(Box<Legacy>),
+    Stands(Box<Standing>),
     /// Flows over UDP, each with a descriptor: its socket towards its member.
     Flows(Vec<FlowTold>),
     /// It is yours; begin.
     Yours,
+}
+
+/// What a process knows as it stands still.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Standing {
+    pub(in crate::daemon) legacy: Legacy,
+    /// Pools whose users are on the move, and until when at least.
+    pub(in crate::daemon) moving: Vec<(PoolId, Time)>,
 }
 
 /// What a successor tells the process that started it.
@@ -178,6 +186,17 @@ impl FlowTold {
 }
 
 impl Process {
+    /// This one, by the text of its configuration.
+    #[cfg(test)]
+    pub(super) fn of(text: &str, topology: &Topology) -> Process {
+        Process {
+            pid: std::process::id(),
+            path: "f".into(),
+            text: text.to_owned(),
+            outline: Outline::of(topology),
+        }
+    }
+
     /// Its configuration, and its topology with free ports resolved.
     ///
     /// # Errors

@@ -35,6 +35,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::proxy::listen::{Given, Listener};
@@ -76,11 +77,20 @@ pub struct ServiceManager {
 /// The way to the thread that sends.
 #[derive(Debug)]
 struct Line {
-    outbox: Option<SyncSender<Vec<Datagram>>>,
+    outbox: Option<SyncSender<Batch>>,
     /// Ends with the thread.
     over: Receiver<()>,
     /// Whether the queue was full when something was to be sent last.
     is_full: Cell<bool>,
+}
+
+/// Messages that are sent one after the other.
+#[derive(Debug)]
+struct Batch {
+    datagrams: Vec<Datagram>,
+    /// Told whether all of them were sent. Where somebody waits for that, those after one that was
+    /// not are dropped.
+    sent: Option<oneshot::Sender<io::Result<()>>>,
 }
 
 /// One message.
@@ -210,14 +220,21 @@ impl ServiceManager {
         self.keep(all.map(|l| (l.protocol, l.address, l)));
     }
 
-    /// Has it let go of all listeners of an address, which are closed for good.
+    /// Has it let go of all listeners of an address, which are closed for good. It is told at once,
+    /// or with [`ServiceManager::ready`].
     pub fn forget(&self, protocol: Protocol, address: SocketAddr) {
+        if self.line.is_none() {
+            return;
+        }
         let name = store_name(protocol, address);
         self.kept.borrow_mut().retain(|kept| *kept != name);
         let line = NotifyState::FdName(&name).to_string();
         let mut to_keep = self.to_keep.borrow_mut();
         to_keep.retain(|datagram| !datagram.text.lines().any(|told| told == line));
-        self.send(vec![forgetting(&name)]);
+        match self.is_heard.get() {
+            true => drop(self.send(vec![forgetting(&name)])),
+            false => to_keep.push(forgetting(&name)),
+        }
     }
 
     /// The instance serves: its listeners are bound and its workers run. From here on the service
@@ -276,6 +293,26 @@ impl ServiceManager {
         if self.line.is_none() || !self.is_heard.get() {
             return Ok(());
         }
+        let told = Datagram::new(&[NotifyState::MainPid(pid)], Vec::new());
+        self.sees(Some(told)).await?;
+        self.is_heard.set(false);
+        Ok(())
+    }
+
+    /// Whether it takes messages now, so that it can be told its next main process. Where nobody
+    /// watches, there is nobody to ask.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn takes_messages(&self) -> Result<(), HandOverError> {
+        match self.listens() {
+            true => self.sees(None).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Tells it something, and returns once it has read it, and everything before.
+    async fn sees(&self, told: Option<Datagram>) -> Result<(), HandOverError> {
         // Its end of this pipe is closed once systemd has read everything before it.
         let (mut taken, barrier) = std::io::pipe()
             .and_then(|(read, write)| {
@@ -283,22 +320,36 @@ impl ServiceManager {
                 Ok((read, OwnedFd::from(write)))
             })
             .map_err(HandOverError::Send)?;
-        let sent = self.send(vec![
-            Datagram::new(&[NotifyState::MainPid(pid)], Vec::new()),
-            Datagram::new(&[NotifyState::Custom("BARRIER=1")], vec![barrier]),
-        ]);
-        if !sent {
+        let barrier = Datagram::new(&[NotifyState::Custom("BARRIER=1")], vec![barrier]);
+        let (tell, sent) = oneshot::channel();
+        let batch = Batch {
+            datagrams: told.into_iter().chain([barrier]).collect(),
+            sent: Some(tell),
+        };
+        if !self.line.as_ref().is_some_and(|line| line.send(batch)) {
             return Err(HandOverError::Send(io::ErrorKind::WouldBlock.into()));
         }
-        let mut nothing = [0; 1];
-        match timeout(HAND_OVER, taken.read(&mut nothing)).await {
-            Ok(Ok(_)) => {
-                self.is_heard.set(false);
-                Ok(())
-            }
+        let read = async {
+            let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+            sent.await.map_err(gone)??;
+            let mut nothing = [0; 1];
+            taken.read(&mut nothing).await
+        };
+        match timeout(HAND_OVER, read).await {
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(HandOverError::Send(error)),
             Err(_) => Err(HandOverError::Late),
         }
+    }
+
+    /// Whether there is a service manager.
+    pub fn is_there(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// Whether it listens to this process, or there is none.
+    pub fn knows_us(&self) -> bool {
+        self.line.is_none() || self.is_heard.get()
     }
 
     fn beat(&self) {
@@ -321,7 +372,10 @@ impl ServiceManager {
     /// Sends, or says why not; true when there is nobody to send to.
     fn send(&self, datagrams: Vec<Datagram>) -> bool {
         match &self.line {
-            Some(line) if self.is_heard.get() && !datagrams.is_empty() => line.send(datagrams),
+            Some(line) if self.is_heard.get() && !datagrams.is_empty() => line.send(Batch {
+                datagrams,
+                sent: None,
+            }),
             _ => true,
         }
     }
@@ -378,23 +432,35 @@ impl Datagram {
 impl Line {
     /// Has a thread send what comes, each by `send`.
     fn open(send: impl Fn(&Datagram) -> io::Result<()> + Send + 'static) -> io::Result<Line> {
-        let (outbox, inbox) = sync_channel::<Vec<Datagram>>(WAITING);
+        let (outbox, inbox) = sync_channel::<Batch>(WAITING);
         let (ends_with_it, over) = sync_channel(0);
         Builder::new()
             .name("service-manager".to_owned())
             .spawn(move || {
                 let _ends_with_it: SyncSender<()> = ends_with_it;
                 let mut failed = false;
-                for datagram in inbox.into_iter().flatten() {
-                    match send(&datagram) {
-                        Ok(()) => failed = false,
-                        Err(error) => {
-                            if !failed {
-                                tracing::error!("cannot tell systemd {:?}: {error}", datagram.text);
+                for Batch { datagrams, sent } in inbox {
+                    let mut all = Ok(());
+                    for datagram in datagrams {
+                        match send(&datagram) {
+                            Ok(()) => failed = false,
+                            Err(error) => {
+                                if !failed {
+                                    tracing::error!(
+                                        "cannot tell systemd {:?}: {error}",
+                                        datagram.text
+                                    );
+                                }
+                                failed = true;
+                                all = Err(error);
                             }
-                            failed = true;
+                        }
+                        if sent.is_some() && all.is_err() {
+                            break;
                         }
                     }
+                    // Who waits no more has told why.
+                    sent.map(|sent| sent.send(all));
                 }
             })?;
         Ok(Line {
@@ -404,11 +470,11 @@ impl Line {
         })
     }
 
-    fn send(&self, datagrams: Vec<Datagram>) -> bool {
+    fn send(&self, batch: Batch) -> bool {
         let Some(outbox) = &self.outbox else {
             return false;
         };
-        match outbox.try_send(datagrams) {
+        match outbox.try_send(batch) {
             Ok(()) => {
                 self.is_full.set(false);
                 true
@@ -485,13 +551,15 @@ mod tests {
         assert!(heard.try_recv().is_err());
         manager.keep([(Protocol::Tcp, other, listener())]);
         manager.ready();
-        let kept: Vec<(String, usize)> = (0..2)
+        let kept: Vec<(String, usize)> = (0..3)
             .map(|_| next(&heard))
             .map(|told| (told.text, told.descriptors.len()))
             .collect();
         let store = |name: &str| format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
         assert_eq!(kept[0], (store("tcp-10.1.0.10-443"), 2));
-        assert_eq!(kept[1], (store("tcp-10.1.0.10-80"), 1));
+        let forgotten = "FDSTOREREMOVE=1\nFDNAME=tcp-10.1.0.10-80".to_owned();
+        assert_eq!(kept[1], (forgotten, 0));
+        assert_eq!(kept[2], (store("tcp-10.1.0.10-80"), 1));
         assert_eq!(next(&heard).text, "READY=1");
         manager.stopping();
         assert_eq!(next(&heard).text, "STOPPING=1");

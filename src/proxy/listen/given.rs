@@ -23,6 +23,8 @@ use crate::topology::Protocol;
 #[derive(Debug, Default)]
 pub struct Given {
     sockets: Vec<GivenSocket>,
+    /// Whether another process serves by them, and may go on to.
+    served: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,25 @@ impl Given {
                 Err(why) => tracing::warn!("closing a socket that was given: {why}"),
             }
         }
-        Given { sockets }
+        Given {
+            sockets,
+            served: false,
+        }
+    }
+
+    /// The same, by which another process serves until this one does. Nothing of theirs changes
+    /// before: no socket joins those of an address over UDP, where each has its share of the flows,
+    /// and those that join over TCP [begin to listen](super::begin_to_listen) by and by.
+    #[must_use]
+    pub fn served(self) -> Given {
+        Given {
+            served: true,
+            ..self
+        }
+    }
+
+    pub(super) fn is_served(&self) -> bool {
+        self.served
     }
 
     /// How many nothing has taken.
@@ -86,9 +106,10 @@ impl Given {
         taken.map(|given| given.socket).collect()
     }
 
-    /// Closes what nothing in the configuration wants, with a warning that names each address.
-    pub fn close_rest(self) {
-        for given in self.sockets {
+    /// Closes what nothing in the configuration wants, with a warning that names each address; what
+    /// and where that was, for whoever keeps them too.
+    pub fn close_rest(self) -> Vec<(Protocol, SocketAddr)> {
+        let close = |given: GivenSocket| {
             let protocol = match given.protocol {
                 Protocol::Tcp => "TCP",
                 Protocol::Udp => "UDP",
@@ -97,7 +118,9 @@ impl Given {
                 "closing {protocol} {}, which was given: nothing in the configuration listens there",
                 given.address
             );
-        }
+            (given.protocol, given.address)
+        };
+        self.sockets.into_iter().map(close).collect()
     }
 }
 
