@@ -37,6 +37,8 @@ const DARK: Duration = Duration::from_millis(3_000);
 const HOME: Duration = Duration::from_secs(10);
 /// Long sessions that end so long after a death may have ended by it.
 const SHADOW: Duration = Duration::from_secs(3);
+/// Of so many clients that noticed it is said how.
+const TOLD: usize = 10;
 /// How long one replacement may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -396,9 +398,13 @@ impl Outcome {
             shadow(new.ended)
                 .is_some_and(|(struck, _)| new.began <= *struck || with_member.contains(&new.id))
         };
-        for new in failed.iter().filter(|new| !was_under_way(new)) {
+        let noticed = failed.iter().filter(|new| !was_under_way(new));
+        for new in noticed.clone().take(TOLD) {
             let struck = shadow(new.ended).map(|(struck, _)| seconds(*struck, new.began));
             println!("not under way: {new:?}, begun {struck:?} s after something died");
+        }
+        if let more @ 1.. = noticed.count().saturating_sub(TOLD) {
+            println!("and {more} more");
         }
         Outcome {
             made: report.news.len(),

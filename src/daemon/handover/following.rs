@@ -127,15 +127,18 @@ pub(in crate::daemon) async fn follow(
         until = until.min(Instant::now() + hub.stop_deadline());
     }
     let mut report = Instant::now();
+    let mut was_main = false;
     loop {
         let now = Instant::now();
         let is_done = answering.is_finished() && following.gone_over.is_finished();
         if (hub.open() == 0 && is_done) || now >= until {
             break;
         }
-        if now >= report {
+        let is_main = following.gone_over.is_finished();
+        if now >= report || is_main != was_main {
             following.report(hub);
             report = now + REPORT;
+            was_main = is_main;
         }
         tokio::select! {
             news = following.news.recv(), if led => match news {

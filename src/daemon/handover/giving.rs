@@ -31,6 +31,8 @@ const GETTING_READY: Duration = Duration::from_secs(4);
 const WRITING: Duration = Duration::from_secs(2);
 /// How long workers may take to share what they listen at, and to close it.
 const SHARING: Duration = Duration::from_secs(5);
+/// How long whoever wants the upgrade waits for systemd to know its new main process.
+const KNOWN: Duration = Duration::from_secs(5);
 /// From one try to tell systemd its new main process to the next.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// How long answers that are under way may take until this process is gone.
@@ -150,9 +152,13 @@ async fn attempt(hub: &Rc<Hub>, by: &str) -> Result<String, String> {
     match served {
         Ok((version, told)) => {
             let pid = successor.pid;
-            let ours = leave(hub, successor, standstill);
+            let (ours, is_known) = leave(hub, successor, standstill);
             let told_by = format!("upgraded: process {pid} (version {version}) serves; {ours}");
             tracing::info!("{by}: {told_by}");
+            // Whoever asks systemd for its main process next is to find it.
+            if timeout(KNOWN, is_known).await.is_err() {
+                tracing::warn!("systemd has yet to take process {pid} for its main one");
+            }
             Ok(format!("{told_by}\n{told}"))
         }
         Err(why) => {
@@ -293,8 +299,13 @@ async fn prepare(
     Ok((version, told))
 }
 
-/// Another process serves: this one closes what it listens at, and drains. Says so in words.
-fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String {
+/// Another process serves: this one closes what it listens at, and drains. Says so in words, and
+/// when systemd knows.
+fn leave(
+    hub: &Rc<Hub>,
+    successor: Successor,
+    standstill: Standstill,
+) -> (String, oneshot::Receiver<()>) {
     let open = hub.open();
     let pid = std::process::id();
     hub.state.set(RunState::Draining);
@@ -309,6 +320,7 @@ fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String 
     hub.estate.servers.take();
     let deadline = hub.era().config.instance.upgrade_deadline;
     let serving = successor.pid;
+    let (tell, is_known) = oneshot::channel();
     let known = spawn_local({
         let hub = hub.clone();
         async move {
@@ -316,6 +328,9 @@ fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String 
                 tracing::error!("a worker does not close its listeners; is it stuck?");
             }
             tell_service_manager(&hub, serving).await;
+            if tell.send(()).is_err() {
+                tracing::debug!("nobody waits for systemd to know any more");
+            }
         }
     });
     let following = Following::begin(successor, deadline, known);
@@ -347,7 +362,7 @@ fn leave(hub: &Rc<Hub>, successor: Successor, standstill: Standstill) -> String 
              {pid} sees it end, and has to watch process {serving} instead"
         );
     }
-    told
+    (told, is_known)
 }
 
 /// Tells systemd its new main process, again until it knows: it would take the end of this one for
