@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
@@ -87,7 +87,7 @@ pub struct Counts {
 #[derive(Debug, Default)]
 struct Shared {
     reopen: AtomicBool,
-    /// Where entries go from now on.
+    /// Where entries go once those that waited are written: a turn that found the queue full.
     turn: Mutex<Option<Out>>,
     written: AtomicU64,
     lost: AtomicU64,
@@ -96,6 +96,8 @@ struct Shared {
 #[derive(Debug)]
 enum Message {
     Entry(Box<dyn Entry>),
+    /// Where entries go from now on.
+    Turn(Box<Out>),
     /// Something in [`Shared`] is to be looked at.
     Look,
 }
@@ -180,7 +182,7 @@ impl Writer {
         self.look();
     }
 
-    /// Has what comes from now on written there.
+    /// Has what comes from now on written there, and what waits where it goes now.
     pub fn turn_to(&self, Opened(out): Opened) {
         self.turn(out);
     }
@@ -192,9 +194,16 @@ impl Writer {
     }
 
     fn turn(&self, out: Out) {
-        let turn = self.shared.turn.lock();
-        *turn.unwrap_or_else(PoisonError::into_inner) = Some(out);
-        self.look();
+        let waiting = self.shared.turn.lock();
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_some() {
+            *waiting = Some(out);
+            return;
+        }
+        let turn = Message::Turn(Box::new(out));
+        if let Err(TrySendError::Full(Message::Turn(out))) = self.queue.try_send(turn) {
+            *waiting = Some(*out);
+        }
     }
 
     fn look(&self) {
@@ -232,15 +241,20 @@ impl Pen {
     /// Writes until nobody holds the other end.
     fn run(mut self, messages: &Receiver<Message>) {
         while let Ok(first) = messages.recv() {
-            let turn = self.shared.turn.lock();
-            if let Some(out) = turn.unwrap_or_else(PoisonError::into_inner).take() {
-                self.out = out;
-            }
             self.take(first);
             for next in messages.try_iter().take(BATCH - 1) {
                 self.take(next);
             }
             self.flush();
+            let turn = self.shared.turn.lock();
+            let turn = turn.unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(out) = turn {
+                for next in messages.try_iter().take(QUEUE) {
+                    self.take(next);
+                }
+                self.flush();
+                self.out = out;
+            }
             if self.shared.reopen.swap(false, Ordering::Acquire) {
                 self.out.reopen();
             }
@@ -248,8 +262,14 @@ impl Pen {
     }
 
     fn take(&mut self, message: Message) {
-        let Message::Entry(entry) = message else {
-            return;
+        let entry = match message {
+            Message::Entry(entry) => entry,
+            Message::Turn(out) => {
+                self.flush();
+                self.out = *out;
+                return;
+            }
+            Message::Look => return,
         };
         if let Out::Nowhere = self.out {
             return;
@@ -257,8 +277,8 @@ impl Pen {
         entry.write(&mut self.batch);
         self.batch.push('\n');
         self.entries += 1;
-        if let Out::Journal(_) = self.out {
-            // Each is an entry of its own there.
+        // Each is an entry of its own in the journal.
+        if matches!(self.out, Out::Journal(_)) || self.entries >= BATCH as u64 {
             self.flush();
         }
     }
@@ -490,6 +510,35 @@ mod tests {
         assert_eq!(shared.written.load(Ordering::Relaxed), 2);
         assert_eq!(scratch.read("one"), "{\"n\":1}\n");
         assert_eq!(scratch.read("two"), "{\"n\":2}\n");
+    }
+
+    #[test]
+    fn what_waits_at_a_turn_is_written_where_it_was_to_go_even_where_the_queue_is_full() {
+        for waiting in [2, 4] {
+            let scratch = Scratch::new();
+            let to = |name| Opened::open(Destination::File(scratch.file(name))).unwrap();
+            let writer = Writer::with_queue(to("one"), 4).unwrap();
+            let sink = writer.sink();
+            let (begun, has_begun) = mpsc::channel();
+            let (go_on, wait) = mpsc::channel();
+            assert!(sink.tell(Box::new(Slow(begun, wait.into()))));
+            has_begun.recv_timeout(PATIENCE).unwrap();
+            let taken = (0..waiting)
+                .filter(|&n| sink.tell(Box::new(Line(n))))
+                .count();
+            assert_eq!(taken, waiting as usize);
+            writer.turn_to(to("two"));
+            writer.rest();
+            go_on.send(()).unwrap();
+            eventually(|| writer.counts().written == waiting as u64 + 1);
+            drop(sink);
+            assert!(writer.finish(PATIENCE));
+            let one = scratch.read("one");
+            for n in 0..waiting {
+                assert!(one.contains(&format!("{{\"n\":{n}}}\n")), "{one}");
+            }
+            assert_eq!(scratch.read("two"), "");
+        }
     }
 
     #[test]
