@@ -260,7 +260,7 @@ impl Hub {
         for (index, (listeners, flows_taken)) in listeners.into_iter().zip(taken).enumerate() {
             let counted = Arc::new(WorkerCounters::new(&topology));
             counters.push(counted.clone());
-            let handle = start(Plan {
+            let ready = start(Plan {
                 index,
                 sessions,
                 flows,
@@ -274,11 +274,14 @@ impl Hub {
                 seed: seed.rotate_left(17).wrapping_add(index as u64),
             })
             .map_err(StartError::Worker)?;
-            workers.push(Worker {
-                handle,
-                behind: false,
-            });
+            workers.push(ready);
         }
+        // Only once all of them can: who is let in by one must not be lost with another.
+        let workers = workers.into_iter().map(|ready| Worker {
+            handle: ready.begin(),
+            behind: false,
+        });
+        let workers = workers.collect();
         if inheritance.is_some() {
             control.claim().take_over();
         }

@@ -40,7 +40,7 @@ mod worker;
 
 pub use access::AccessLog;
 pub use limits::{FlowsWanted, Limits, raise_descriptor_limit, source_ports};
-pub use worker::{Plan, WorkerHandle, start};
+pub use worker::{Plan, Ready, WorkerHandle, start};
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;

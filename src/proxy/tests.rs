@@ -192,7 +192,7 @@ impl Bench {
             reports: report,
             seed: 1,
         };
-        bench.worker = Some(start(plan).expect("a worker"));
+        bench.worker = Some(start(plan).expect("a worker").begin());
         bench
     }
 

@@ -128,13 +128,32 @@ pub(super) enum Inbox {
     Share(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
 }
 
-/// Starts a worker on a thread of its own.
+/// A worker that has all it needs, and takes nobody until it is to [begin](Ready::begin). It ends
+/// with this.
+#[derive(Debug)]
+pub struct Ready {
+    handle: WorkerHandle,
+    begin: std::sync::mpsc::SyncSender<()>,
+}
+
+impl Ready {
+    /// Has it take clients.
+    #[must_use]
+    pub fn begin(self) -> WorkerHandle {
+        // It waits for this and for nothing else.
+        self.begin.send(()).ok();
+        self.handle
+    }
+}
+
+/// Makes a worker on a thread of its own.
 ///
 /// # Errors
 /// When the kernel gives no thread, or no descriptors for its runtime.
-pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
+pub fn start(plan: Plan) -> io::Result<Ready> {
     let (messages, inbox) = mpsc::channel(MESSAGES);
     let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let (begin, may_begin) = std::sync::mpsc::sync_channel(1);
     let thread = Builder::new()
         .name(format!("worker-{}", plan.index))
         .spawn(move || {
@@ -142,7 +161,9 @@ pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
                 Ok(runtime) => {
                     // The starter waits for this message and cannot be gone.
                     ready.send(Ok(())).expect("the starter waits");
-                    runtime.block_on(Worker::run(plan, inbox));
+                    if may_begin.recv().is_ok() {
+                        runtime.block_on(Worker::run(plan, inbox));
+                    }
                 }
                 Err(error) => ready.send(Err(error)).expect("the starter waits"),
             }
@@ -150,7 +171,8 @@ pub fn start(plan: Plan) -> io::Result<WorkerHandle> {
     started
         .recv()
         .map_err(|_| io::Error::other("the worker's thread ended at once"))??;
-    Ok(WorkerHandle { messages, thread })
+    let handle = WorkerHandle { messages, thread };
+    Ok(Ready { handle, begin })
 }
 
 /// The runtime of one worker.

@@ -243,7 +243,7 @@ impl Stage {
         Stage {
             control,
             reports,
-            worker: Some(start(plan).expect("a worker")),
+            worker: Some(start(plan).expect("a worker").begin()),
         }
     }
 

@@ -168,7 +168,7 @@ impl Rig {
         change: impl FnOnce(&mut Topology),
     ) -> Rig {
         let (mut rig, plan) = Rig::planned(home, twin, flows, change);
-        rig.worker = Some(start(plan).expect("a worker"));
+        rig.worker = Some(start(plan).expect("a worker").begin());
         rig
     }
 

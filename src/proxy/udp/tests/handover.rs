@@ -53,7 +53,7 @@ fn taking(before: &Rig, home: &[&Party], most: usize, flows: Vec<FlowGiven>) -> 
         FlowTaken { given, attempt }
     });
     plan.flows_taken = taken.collect();
-    rig.worker = Some(start(plan).expect("a worker"));
+    rig.worker = Some(start(plan).expect("a worker").begin());
     rig
 }
 
