@@ -47,6 +47,8 @@ use crate::topology::{PairId, PoolId, Protocol, ServiceId, Succession, TargetId,
 
 /// How long a reload waits for commands that are under way: the slowest takes a few seconds.
 pub(super) const COMMANDS: Duration = Duration::from_secs(20);
+/// How long the file may take to be read, and the access log to be opened.
+const READING: Duration = Duration::from_secs(5);
 /// How long it waits for records that are being written.
 const WRITES: Duration = Duration::from_secs(5);
 /// How often it looks whether they are.
@@ -145,7 +147,14 @@ async fn read(hub: &Hub) -> Result<Loaded, String> {
         return Err("this instance was not started from a file".to_owned());
     };
     let path = source.path.clone();
-    let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+    let reading = tokio::task::spawn_blocking(move || config::load(&path));
+    // Others would wait for this one to let go.
+    let loaded = timeout(READING, reading).await.map_err(|_| {
+        format!(
+            "{} has not been read after {READING:?}; look at the disk",
+            source.path.display()
+        )
+    })?;
     let loaded = loaded.map_err(|error| format!("the file was not read: {error}"))?;
     let mut loaded = loaded.map_err(|errors| errors.render(false))?;
     // The command line has the last word on it, as it had at the start.
@@ -196,7 +205,10 @@ async fn prepare(
             return Err(StartError::NoStateDir(first.unwrap_or_default()).to_string());
         }
     };
-    let logs = hub.logs.prepare(&era.config.log, &config.log).await;
+    let logs = timeout(READING, hub.logs.prepare(&era.config.log, &config.log)).await;
+    let logs = logs.map_err(|_| {
+        format!("the access log has not been opened after {READING:?}; look at the disk")
+    })?;
     let logs = logs.map_err(|error| error.to_string())?;
     let limits = Limits::new(
         era.room.descriptors,

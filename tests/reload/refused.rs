@@ -110,3 +110,23 @@ async fn users_who_are_away_keep_their_pair_until_they_are_home() {
     assert_eq!(served_by(address).await, "s");
     assert!(daemon.status().await.pairs.is_empty());
 }
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_neither_traffic_nor_what_is_ordered_next() {
+    let a = Member::start("a").await;
+    let good = Setup::of(&Pool::of([&a]));
+    let daemon = Daemon::start(good.clone()).await;
+    let address = daemon.address().await;
+    std::fs::remove_file(daemon.config()).expect("removed");
+    let made = std::process::Command::new("mkfifo")
+        .arg(daemon.config())
+        .status();
+    assert!(made.expect("mkfifo").success());
+    let (refused, served) = tokio::join!(daemon.command(&["reload"]), served_by(address));
+    assert_eq!(served, "a");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("look at the disk"), "{refused:?}");
+    daemon.done(&["drain", "p/a"]).await;
+    std::fs::remove_file(daemon.config()).expect("removed");
+    reload(&daemon, &good).await;
+}
