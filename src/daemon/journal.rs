@@ -147,9 +147,11 @@ impl Journal {
         shared.wake.notify_one();
     }
 
-    /// Writes nothing more that is not waiting yet: another process does from now on.
+    /// Writes nothing more that is not waiting yet, and tries nothing again: another process writes
+    /// from now on, and what follows a write that failed might take its lines away.
     pub(super) fn close(&self) {
         self.0.closed.set(true);
+        self.0.wake.notify_one();
     }
 
     /// Waits until what was given has been written, or could not be.
@@ -196,6 +198,11 @@ async fn write_all(dir: PathBuf, shared: Rc<Shared>) {
             () = shared.wake.notified(), if idle => {}
             () = sleep(RETRY), if failed => {}
             () = std::future::ready(()), if !idle && !failed => {}
+        }
+        if failed && shared.closed.get() {
+            let left = batch.len() + shared.waiting.take().len();
+            shared.lost.set(shared.lost.get() + left as u64);
+            return;
         }
         if batch.is_empty() {
             batch = next_batch(&mut shared.waiting.borrow_mut());

@@ -165,6 +165,30 @@ fn a_disk_that_takes_nothing_costs_nobody_but_the_log_and_is_told() {
 }
 
 #[test]
+fn what_could_not_be_written_is_not_tried_again_once_another_process_writes() {
+    local(async {
+        let scratch = Scratch::new();
+        symlink("/proc", scratch.file("state")).expect("a link");
+        let (journal, mut events, _) = open(&scratch).await;
+        tell(&journal, &mut events, "before");
+        journal
+            .flushed()
+            .await
+            .expect_err("nothing is written there");
+        journal.close();
+        fs::remove_file(scratch.file("state")).expect("removed");
+        tell(&journal, &mut events, "after");
+        let lost = async {
+            while journal.state().lost == 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(RETRY * 3, lost).await.expect("it gives up");
+        assert!(!scratch.file("state").exists(), "it wrote");
+    });
+}
+
+#[test]
 fn what_stands_in_the_place_of_the_log_keeps_nobody_from_serving() {
     local(async {
         let scratch = Scratch::new();

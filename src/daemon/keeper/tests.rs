@@ -87,3 +87,19 @@ fn what_could_not_be_written_is_tried_again_without_being_told_to() {
         assert!(scratch.has(FILE));
     });
 }
+
+#[test]
+fn what_could_not_be_written_is_not_tried_again_once_another_process_writes() {
+    local(async {
+        let scratch = Scratch::new();
+        symlink("/proc", scratch.file("state")).expect("a link");
+        let (keeper, _) = open(&scratch).await;
+        keeper.keep(Remembered::default());
+        keeper.kept().await.expect_err("nothing is written there");
+        fs::remove_file(scratch.file("state")).expect("removed");
+        keeper.close();
+        keeper.keep(Remembered::default());
+        sleep(RETRY + RETRY / 2).await;
+        assert!(!scratch.file("state").exists(), "it wrote");
+    });
+}
