@@ -20,7 +20,7 @@ use crate::observe::events::{Event, Query, mode_word};
 use crate::observe::status::Status;
 use crate::observe::why::Why;
 
-/// How long the daemon may take to answer; its own bound on an exchange is as long.
+/// How long the daemon may take to answer a question.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// The same for an order about pairs: one for a site is of several steps, each written to disk.
 pub const ORDER_PATIENCE: Duration = Duration::from_secs(60);

@@ -17,7 +17,8 @@ use std::time::Duration;
 use super::Config;
 use super::{duration, logs};
 use crate::topology::{
-    BelowQuorum, Check, Member, Pair, Policy, Pool, Service, ServiceId, Succession, Topology,
+    BelowQuorum, Check, Member, Pair, Policy, Pool, Protocol, Service, ServiceId, Succession,
+    Topology,
 };
 
 /// What one configuration changes in another, a line each.
@@ -294,9 +295,9 @@ impl Difference {
     }
 
     fn service(&mut self, sides: &Sides<'_>, at: &str, was: &Service, is: &Service) {
-        self.listeners(at, "listen", &was.listen, &is.listen);
+        self.listeners((at, is.protocol), "listen", &was.listen, &is.listen);
         self.listeners(
-            at,
+            (at, is.protocol),
             "listen_at_twin",
             &was.listen_at_twin,
             &is.listen_at_twin,
@@ -347,12 +348,22 @@ impl Difference {
         self.time(at, "slow_start", was.slow_start, is.slow_start);
     }
 
-    fn listeners(&mut self, at: &str, key: &str, was: &[SocketAddr], is: &[SocketAddr]) {
+    fn listeners(
+        &mut self,
+        (at, protocol): (&str, Protocol),
+        key: &str,
+        was: &[SocketAddr],
+        is: &[SocketAddr],
+    ) {
+        let who = match protocol {
+            Protocol::Tcp => "who came by it stays",
+            Protocol::Udp => "flows that came by it end",
+        };
         for address in is.iter().filter(|address| !was.contains(address)) {
             self.change(format!("{at}: {key} gains {address}"));
         }
         for address in was.iter().filter(|address| !is.contains(address)) {
-            self.change(format!("{at}: {key} loses {address}; who came by it stays"));
+            self.change(format!("{at}: {key} loses {address}; {who}"));
         }
     }
 

@@ -71,6 +71,8 @@ const PATH_NEWS: usize = 16;
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// More endings at one moment are told as one: a worker looks at all of its sessions for each.
 const MANY_ENDINGS: usize = 16;
+/// Addresses that targets had and whose sessions are let drain: some for each of a large instance.
+const MOST_STRAYS: usize = 4_096;
 /// How often a draining instance looks whether its sessions are gone.
 const LOOK_EMPTY: Duration = Duration::from_millis(50);
 /// A fault of our own is told at most so often for each kind; it is counted every time.
@@ -98,6 +100,8 @@ pub(super) struct Hub {
     pub(super) control_counters: Rc<ServerCounters>,
     pub(super) manager: ServiceManager,
     observe_address: Option<SocketAddr>,
+    /// What came in last, until it is dealt with.
+    held: RefCell<Option<Input>>,
     /// Rounds of the control loop.
     rounds: Cell<u64>,
     workers: RefCell<Vec<Worker>>,
@@ -111,7 +115,7 @@ pub(super) struct Hub {
     pub(super) prepared: mpsc::Sender<Box<Prepared>>,
     pub(super) reloads: RefCell<Reloads>,
     /// When sessions on addresses that are no longer a target's are ended.
-    pub(super) strays: RefCell<Vec<(Time, TargetId)>>,
+    pub(super) strays: RefCell<Vec<(Time, TargetId, IpAddr)>>,
     /// The control socket that the command line gave, where it did.
     pub(super) socket_by_hand: Option<PathBuf>,
     /// Whether nothing is decided, because another process is about to serve, or does.
@@ -319,6 +323,7 @@ impl Hub {
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
             manager,
+            held: RefCell::default(),
             rounds: Cell::new(0),
             observe_address: observe.as_ref().and_then(|l| l.local_addr().ok()),
             workers: RefCell::new(workers),
@@ -400,8 +405,17 @@ impl Hub {
     pub(super) async fn run(self: &Rc<Self>, inputs: &mut Inputs) {
         self.turn(clock::now());
         loop {
-            let input = self.next_input(inputs).await;
+            let held = self.held.take();
+            let input = match held {
+                Some(input) => input,
+                None => self.next_input(inputs).await,
+            };
+            // Whoever drops this while it stands still must not lose what came in.
+            self.held.replace(Some(input));
             self.goes_on().await;
+            let Some(input) = self.held.take() else {
+                continue;
+            };
             let now = clock::now();
             match input {
                 Input::Prepared(prepared) => self.switch(*prepared, inputs, now),
@@ -431,7 +445,7 @@ impl Hub {
 
     async fn next_input(&self, inputs: &mut Inputs) -> Input {
         let due = self.decider.borrow().poll_timeout().map(|(due, _)| due);
-        let strays = self.strays.borrow().iter().map(|(at, _)| *at).min();
+        let strays = self.strays.borrow().iter().map(|(at, _, _)| *at).min();
         let due = due.into_iter().chain(self.next_slice()).chain(strays);
         let due = due.chain(self.led.due()).min();
         let wait = due.map_or(LOOK_AFTER, |due| clock::now().until(due).min(LOOK_AFTER));
@@ -507,28 +521,34 @@ impl Hub {
         }
         self.readdress();
         for change in changes {
-            let Change::Gone { target, .. } = change else {
+            let Change::Gone { target, address } = change else {
                 continue;
             };
             let deadline = self.topology().pool(target.pool).drain_deadline;
             let mut strays = self.strays.borrow_mut();
-            if !strays.iter().any(|(_, stray)| *stray == target) {
-                strays.push((clock::now() + deadline, target));
-            }
+            // Each from when it went. Where more go than anybody has, the first go early.
+            strays.retain(|(_, stray, host)| (*stray, *host) != (target, address.ip()));
+            let now = clock::now();
+            let over = (strays.len() + 1).saturating_sub(MOST_STRAYS);
+            strays
+                .iter_mut()
+                .take(over)
+                .for_each(|(at, _, _)| *at = now);
+            strays.push((now + deadline, target, address.ip()));
         }
     }
 
     /// Ends sessions on addresses that have not been their target's for long enough.
     fn end_strays(&self, now: Time) {
-        let due = |(at, _): &mut (Time, TargetId)| *at <= now;
+        let due = |(at, _, _): &mut (Time, TargetId, IpAddr)| *at <= now;
         let due: Vec<_> = self.strays.borrow_mut().extract_if(.., due).collect();
-        for (_, target) in due {
-            let keep = self
-                .book
-                .borrow()
-                .addresses(target)
-                .map(|a| a.ip())
-                .collect();
+        for (_, target, _) in due {
+            let strays = self.strays.borrow();
+            let others = strays.iter().filter(|(_, stray, _)| *stray == target);
+            let others = others.map(|(_, _, host)| *host);
+            let book = self.book.borrow();
+            let known = book.addresses(target).map(|address| address.ip());
+            let keep = known.chain(others).collect();
             self.tell_workers(&ToWorker::End(Which::Strays { target, keep }));
         }
     }

@@ -85,7 +85,9 @@ pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
     let now = clock::now();
     match result {
         Ok(told) => {
-            hub.tell_instance(format!("{by} reloaded the configuration: {told}"), now);
+            let lines: Vec<&str> = told.lines().collect();
+            let lines = lines.join("; ");
+            hub.tell_instance(format!("{by} reloaded the configuration: {lines}"), now);
             hub.reloads.borrow_mut().note(Outcome::InForce, now);
             // Who moves files about may tell by a reload, as other daemons are told.
             hub.logs.reopen();
@@ -93,17 +95,40 @@ pub(super) async fn reload(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
             Ok(told)
         }
         Err(why) => {
-            let first = why.lines().next().unwrap_or_default();
-            hub.tell_instance(format!("the reload by {by} was refused: {first}"), now);
-            for line in why.lines() {
-                tracing::error!("{line}");
-            }
+            let gist = gist(&why);
+            hub.tell_instance(format!("the reload by {by} was refused: {gist}"), now);
+            // As one: what is told line by line looks like a storm.
+            tracing::error!("{why}");
             hub.manager
-                .reloaded(&format!("the last reload was refused: {first}"));
-            let outcome = Outcome::Refused(first.to_owned());
+                .reloaded(&format!("the last reload was refused: {gist}"));
+            let outcome = Outcome::Refused(gist);
             hub.reloads.borrow_mut().note(outcome, now);
             Err(Refused::Failed(why))
         }
+    }
+}
+
+/// What a refusal says, in one line: its first reason, where that is in the file, and how many more
+/// there are. A warning is no reason.
+pub(super) fn gist(why: &str) -> String {
+    let mut lines = why.lines().filter(|line| !line.trim().is_empty());
+    let of_file = |line: &str| line.strip_prefix("error: ").map(str::to_owned);
+    let reasons = why.lines().filter_map(of_file).count();
+    let (told, more) = if reasons > 0 {
+        let mut from = lines.skip_while(|line| of_file(line).is_none());
+        let reason = from.next().and_then(of_file).unwrap_or_default();
+        let place = from.next().and_then(|line| line.split_once("--> "));
+        match place {
+            Some((_, place)) => (format!("{reason} ({})", place.trim()), reasons - 1),
+            None => (reason, reasons - 1),
+        }
+    } else {
+        let first = lines.next().unwrap_or_default().to_owned();
+        (first, lines.count())
+    };
+    match more {
+        0 => told,
+        n => format!("{told}; and {n} more"),
     }
 }
 
@@ -187,12 +212,34 @@ async fn prepare(
         (!stays).then_some((at.0, at.1, *service))
     });
     let pass = pass.collect();
+    let overlap = wants.keys().filter(|at| !had.contains_key(*at));
+    let overlap = overlap.filter_map(|at| Some((at, had.keys().find(|own| overlaps(at, own))?)));
+    let overlap: Vec<String> = overlap
+        .map(|((_, address), (_, own))| {
+            format!(
+                "cannot listen on {address} beside {own}, where this instance listens: only a \
+                 restart can change one for the other (`systemctl restart twinpool`)"
+            )
+        })
+        .collect();
+    if !overlap.is_empty() {
+        return Err(overlap.join("\n"));
+    }
     let stays: Vec<_> = had.keys().copied().collect();
     let workers = era.counters.len();
     let open = listen::bind_new(&topology, workers, &mut Given::default(), &stays);
     let open = open.map_err(|errors| StartError::Bind(errors).to_string())?;
     take_bound_addresses(&mut topology, &open);
-    let prober = Prober::new(&topology).map_err(|error| StartError::Probes(error).to_string())?;
+    // It reads what certificates are to be signed by.
+    let to_probe = topology.clone();
+    let prober = tokio::task::spawn_blocking(move || Prober::new(&to_probe));
+    let prober = timeout(READING, prober).await.map_err(|_| {
+        format!(
+            "what a check has to `verify` by has not been read after {READING:?}; look at the disk"
+        )
+    })?;
+    let prober = prober.map_err(|error| format!("the checks were not made: {error}"))?;
+    let prober = prober.map_err(|error| StartError::Probes(error).to_string())?;
     let is_new = |pair| {
         !(0..era.topology.pairs.len()).any(|old| succession.pair(PairId(old as u16)) == Some(pair))
     };
@@ -234,6 +281,14 @@ async fn prepare(
         tell,
     };
     Ok((prepared, told))
+}
+
+/// Whether one of two listeners takes what comes to the other: it listens at all addresses.
+fn overlaps(one: &(Protocol, SocketAddr), other: &(Protocol, SocketAddr)) -> bool {
+    let ((protocol, one), (of, other)) = (one, other);
+    let takes_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let is_alike = one.is_ipv4() == other.is_ipv4() && one.port() == other.port();
+    protocol == of && takes_all && is_alike && one.port() != 0
 }
 
 /// The service behind each listener.
@@ -402,7 +457,7 @@ impl Hub {
         self.strays.replace_with(|strays| {
             let strays = strays.drain(..);
             strays
-                .filter_map(|(at, target)| Some((at, succession.target(target)?)))
+                .filter_map(|(at, target, host)| Some((at, succession.target(target)?, host)))
                 .collect()
         });
         let counters = era.counters.iter();
@@ -474,4 +529,37 @@ pub(super) fn is_same_question(
 ) -> bool {
     let (was, is) = (old.service(before.service()), new.service(after.service()));
     was.check.asks_as(&is.check) && old.endpoint(before) == new.endpoint(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gist_of_a_refusal_is_its_first_reason_and_not_a_warning() {
+        assert_eq!(gist("one reason"), "one reason");
+        assert_eq!(gist("one reason\nanother\n"), "one reason; and 1 more");
+        let file = "warning: loose\n --> t.toml:2:1\n  |\n\nerror: unknown key `a`\n  --> t.toml:4:1\n   \
+                    |\n4 | a = 1\n\nerror: unknown key `b`\n --> t.toml:5:1\n\n2 errors; nothing was \
+                    started or changed\n";
+        assert_eq!(gist(file), "unknown key `a` (t.toml:4:1); and 1 more");
+        assert_eq!(
+            gist("error: cannot read t.toml: gone"),
+            "cannot read t.toml: gone"
+        );
+        assert_eq!(gist(""), "");
+    }
+
+    #[test]
+    fn only_an_address_that_takes_all_overlaps_another_of_its_port_and_family() {
+        let at = |address: &str| (Protocol::Tcp, address.parse().unwrap());
+        assert!(overlaps(&at("0.0.0.0:80"), &at("127.0.0.1:80")));
+        assert!(overlaps(&at("127.0.0.1:80"), &at("0.0.0.0:80")));
+        assert!(!overlaps(&at("127.0.0.2:80"), &at("127.0.0.1:80")));
+        assert!(!overlaps(&at("0.0.0.0:81"), &at("127.0.0.1:80")));
+        assert!(!overlaps(&at("[::]:80"), &at("127.0.0.1:80")));
+        assert!(!overlaps(&at("0.0.0.0:0"), &at("127.0.0.1:0")));
+        let udp = (Protocol::Udp, "0.0.0.0:80".parse().unwrap());
+        assert!(!overlaps(&udp, &at("127.0.0.1:80")));
+    }
 }

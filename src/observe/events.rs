@@ -28,13 +28,21 @@ use crate::time::Time;
 use crate::topology::{PoolId, TargetId, Topology};
 
 /// How many events are kept in memory: weeks of a quiet instance, minutes of the worst storm, in
-/// some 3 MiB at most.
+/// some MiB: most are a line long.
 pub const KEPT: usize = 8_192;
 /// The longest sentence, in characters: errors and reasons that others wrote are in it.
 const LONGEST_TEXT: usize = 2_000;
 
 /// The largest number an event may have: every reader of JSON gets it right.
 const LARGEST_SEQ: u64 = 1 << 53;
+
+/// A sentence that is no longer than it may be, and tells where it was cut.
+fn cut(text: String) -> String {
+    match text.char_indices().nth(LONGEST_TEXT) {
+        None => text,
+        Some(_) => text.chars().take(LONGEST_TEXT - 1).chain(['…']).collect(),
+    }
+}
 
 /// One transition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,7 +299,7 @@ impl Events {
     }
 
     fn keep(&mut self, kind: Kind, names: Names, text: String, at: Stamp) -> &Event {
-        let text: String = text.chars().take(LONGEST_TEXT).collect();
+        let text = cut(text);
         log(kind, &names, &text);
         self.last_seq += 1;
         self.push(Event {

@@ -1,7 +1,8 @@
 //! The read-only HTTP listener: health, metrics and status, for anyone who can reach it.
 //!
-//! Answers come from the [`Desk`]; what is dear to make is made at most once in [`FRESH_FOR`], so
-//! that nobody can keep the control thread busy by asking. Nothing here changes anything: other
+//! Answers come from the [`Desk`]; what is dear to make is made at most once in [`FRESH_FOR`], and
+//! where it takes long, once in [`REST`] times as long, so that nobody can keep the control thread
+//! busy by asking. Nothing here changes anything: other
 //! methods than `GET` and `HEAD` are refused.
 
 use std::cell::RefCell;
@@ -29,6 +30,8 @@ use crate::config::duration;
 
 /// How old a status, or a page made of one, may be on the read-only listener.
 pub const FRESH_FOR: Duration = Duration::from_millis(100);
+/// What took a while to make is fresh for so many times that while, at least.
+const REST: u32 = 10;
 
 /// What there is to ask for, as a 404 tells it.
 const ENDPOINTS: &str = "/healthz, /readyz, /health/POOL, /metrics, /v1/status, /v1/pools, \
@@ -59,10 +62,17 @@ pub async fn run(
 pub(crate) struct Pages {
     desk: Rc<dyn Desk>,
     fresh_for: Duration,
-    status: RefCell<Option<(Instant, Arc<Status>)>>,
-    metrics: RefCell<Option<(Instant, Bytes)>>,
-    json: RefCell<Option<(Instant, Bytes)>>,
+    status: Shelf<Arc<Status>>,
+    metrics: Shelf<Bytes>,
+    json: Shelf<Bytes>,
+    pools: Shelf<Bytes>,
+    pairs: Shelf<Bytes>,
+    /// What is wrong, a line each.
+    problems: Shelf<String>,
 }
+
+/// Something that was made, and until when it is fresh.
+type Shelf<T> = RefCell<Option<(Instant, T)>>;
 
 fn read_only(pages: &Pages, request: &Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -85,9 +95,12 @@ impl Pages {
         Pages {
             desk,
             fresh_for,
-            status: RefCell::new(None),
-            metrics: RefCell::new(None),
-            json: RefCell::new(None),
+            status: Shelf::default(),
+            metrics: Shelf::default(),
+            json: Shelf::default(),
+            pools: Shelf::default(),
+            pairs: Shelf::default(),
+            problems: Shelf::default(),
         }
     }
 
@@ -99,8 +112,8 @@ impl Pages {
             "/readyz" => self.readiness(),
             "/metrics" => self.metrics(),
             "/v1/status" => self.status_json(),
-            "/v1/pools" => json(StatusCode::OK, &self.status().pools),
-            "/v1/pairs" => json(StatusCode::OK, &self.status().pairs),
+            "/v1/pools" => self.kept_json(&self.pools, |status| json_bytes(&status.pools)),
+            "/v1/pairs" => self.kept_json(&self.pairs, |status| json_bytes(&status.pairs)),
             "/v1/redirects" => self.redirects(),
             "/v1/events" => self.events(query),
             _ => {
@@ -121,11 +134,12 @@ impl Pages {
             RunState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             RunState::Serving => (StatusCode::OK, "serving"),
         };
-        let mut body = format!("{word}\n");
-        for problem in problems(&self.status()) {
-            body += &format!("{}: {}\n", problem.label, problem.what);
-        }
-        text(code, body)
+        let problems = self.fresh(&self.problems, |status| {
+            let each = problems(&status).into_iter();
+            each.map(|problem| format!("{}: {}\n", problem.label, problem.what))
+                .collect()
+        });
+        text(code, format!("{word}\n{problems}"))
     }
 
     fn health(&self, pool: &str, query: &str) -> Response {
@@ -179,7 +193,11 @@ impl Pages {
     }
 
     fn status_json(&self) -> Response {
-        let body = self.fresh(&self.json, |status| json_bytes(&*status));
+        self.kept_json(&self.json, json_bytes)
+    }
+
+    fn kept_json(&self, shelf: &Shelf<Bytes>, make: impl FnOnce(&Status) -> Bytes) -> Response {
+        let body = self.fresh(shelf, |status| make(&status));
         of_type(StatusCode::OK, "application/json", body)
     }
 
@@ -189,11 +207,7 @@ impl Pages {
         })
     }
 
-    fn fresh(
-        &self,
-        shelf: &RefCell<Option<(Instant, Bytes)>>,
-        make: impl FnOnce(Arc<Status>) -> Bytes,
-    ) -> Bytes {
+    fn fresh<T: Clone>(&self, shelf: &Shelf<T>, make: impl FnOnce(Arc<Status>) -> T) -> T {
         kept(shelf, self.fresh_for, || make(self.status()))
     }
 
@@ -205,20 +219,20 @@ impl Pages {
     }
 }
 
-/// What is on the shelf, made anew when it is older than `fresh_for`.
-fn kept<T: Clone>(
-    shelf: &RefCell<Option<(Instant, T)>>,
-    fresh_for: Duration,
-    make: impl FnOnce() -> T,
-) -> T {
-    let now = Instant::now();
-    if let Some((made, page)) = &*shelf.borrow()
-        && now.duration_since(*made) < fresh_for
+/// What is on the shelf, made anew when it is no longer fresh. With no time at all it never is.
+fn kept<T: Clone>(shelf: &Shelf<T>, fresh_for: Duration, make: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    if let Some((until, page)) = &*shelf.borrow()
+        && begun < *until
     {
         return page.clone();
     }
     let page = make();
-    shelf.replace(Some((now, page.clone())));
+    if !fresh_for.is_zero() {
+        let made = Instant::now();
+        let until = made + fresh_for.max((made - begun) * REST);
+        shelf.replace(Some((until, page.clone())));
+    }
     page
 }
 

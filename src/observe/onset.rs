@@ -56,6 +56,7 @@ impl Onsets {
     pub fn succeed(&self, new: &Topology, succession: &Succession) -> Onsets {
         let mut next = Onsets::new(new);
         next.store = self.store;
+        next.event_log = self.event_log;
         for (pair, onsets) in (0..).map(PairId).zip(&self.pairs) {
             if let Some(now) = succession.pair(pair) {
                 next.pairs[now.index()] = *onsets;

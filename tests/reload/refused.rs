@@ -130,3 +130,58 @@ async fn a_disk_that_hangs_holds_up_neither_traffic_nor_what_is_ordered_next() {
     std::fs::remove_file(daemon.config()).expect("removed");
     reload(&daemon, &good).await;
 }
+
+#[tokio::test]
+async fn all_that_is_wrong_is_in_the_log_and_the_first_of_it_in_the_status() {
+    let a = Member::start("a").await;
+    let daemon = Daemon::start(Setup::of(&Pool::of([&a]))).await;
+    let bad = Pool::of([&a]).key("one = 1\ntwo = 2\nthree = 3");
+    write(&daemon, &Setup::of(&bad));
+    daemon.signal(rustix::process::Signal::HUP);
+    eventually("a refusal", async || {
+        let status = daemon.done(&["status"]).await;
+        (status.contains("`one`") && status.contains("twinpool.toml:")).then_some(())
+    })
+    .await;
+    let status = daemon.done(&["status"]).await;
+    assert!(status.contains("and 2 more"), "{status}");
+    let log = daemon.log();
+    for told in ["`one`", "`two`", "`three`", "3 errors", "help:"] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_does_not_hold_up_the_control_thread() {
+    let a = Member::start("a").await;
+    let daemon = Daemon::start(Setup::of(&Pool::of([&a]))).await;
+    let ca = daemon.file("ca.pem");
+    let made = std::process::Command::new("mkfifo").arg(&ca).status();
+    assert!(made.expect("mkfifo").success());
+    let check = format!("{{ kind = \"tls\", verify = \"{}\" }}", ca.display());
+    write(&daemon, &Setup::of(&Pool::of([&a]).check(&check)));
+    let answered = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        daemon.done(&["status"]).await
+    };
+    let (refused, status) = tokio::join!(daemon.command(&["reload"]), answered);
+    assert!(
+        !status.contains("RELOAD"),
+        "it was asked meanwhile: {status}"
+    );
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("look at the disk"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_takes_in_one_of_ours_is_refused_with_the_way_to_do_it() {
+    let a = Member::start("a").await;
+    let daemon = Daemon::start(Setup::of(&Pool::of([&a]))).await;
+    let port = daemon.address().await.port();
+    let all = Pool::of([&a]).listen(&format!("\"0.0.0.0:{port}\""));
+    write(&daemon, &Setup::of(&all));
+    let refused = daemon.command(&["reload"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("only a restart"), "{refused:?}");
+    assert_eq!(served_by(daemon.address().await).await, "a");
+}

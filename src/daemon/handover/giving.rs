@@ -18,7 +18,7 @@ use super::successor::{Successor, out_of_turn};
 use super::words::{FORMAT, FromSuccessor, Hello, Outline, Process, ToSuccessor};
 use crate::clock;
 use crate::daemon::hub::Hub;
-use crate::daemon::reload::{COMMANDS, settle};
+use crate::daemon::reload::{COMMANDS, gist, settle};
 use crate::observe::desk::Refused;
 use crate::observe::stamp::span;
 use crate::observe::view::RunState;
@@ -109,14 +109,12 @@ pub(in crate::daemon) async fn upgrade(hub: Rc<Hub>, by: &str) -> Result<String,
     let result = attempt(&hub, by).await;
     hub.estate.under_way.send_replace(false);
     result.map_err(|why| {
-        let first = why.lines().next().unwrap_or_default();
+        let gist = gist(&why);
         hub.tell_instance(
-            format!("the upgrade by {by} failed, and nothing changed: {first}"),
+            format!("the upgrade by {by} failed, and nothing changed: {gist}"),
             clock::now(),
         );
-        for line in why.lines() {
-            tracing::error!("{line}");
-        }
+        tracing::error!("{why}");
         Refused::Failed(why)
     })
 }

@@ -58,7 +58,7 @@ const INSTANCE: &[Family<Measures>] = &[
     Family::gauge(
         "twinpool_config_last_reload_successful",
         "0 while the last reload was refused and what was in force before still is: `twinpool \
-         status` tells why, `twinpool validate` tells all that is wrong in the file",
+         status` tells why, and `twinpool reload` all that is wrong",
         |measures| u64::from(measures.reloads.last_applied),
     ),
     Family::seconds(

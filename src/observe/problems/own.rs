@@ -45,7 +45,7 @@ fn reload(status: &Status) -> Option<Problem> {
         what: format!("the last reload was refused: {why}"),
         since: status.reload_refused_since,
         whom: Some("nobody: what was in force before still is".to_owned()),
-        next: Some("`twinpool validate` tells all of it; then `twinpool reload`".to_owned()),
+        next: Some("mend that; then `twinpool reload`, which tells all that is wrong".to_owned()),
     })
 }
 

@@ -29,11 +29,8 @@ pub fn status(view: &View<'_>) -> Status {
         .iter()
         .map(|pool| pool_status(view, pool))
         .collect();
-    let open = |protocol| {
-        let services = pools.iter().flat_map(|pool| &pool.services);
-        let of = services.filter(|service| service.protocol == protocol);
-        of.map(|service| service.open).sum()
-    };
+    // With those of services that are gone.
+    let open = |protocol| view.workers.iter().map(|w| w.open_over(protocol)).sum();
     let held = |ceiling: Ceiling, protocol| Sessions {
         open: open(protocol),
         limit: ceiling.most,
