@@ -33,8 +33,10 @@ use crate::clock;
 use crate::config::{self, Config, Loaded};
 use crate::control::reload::{refusals, stranded};
 use crate::health::probe::Prober;
+use crate::health::readiness::Mode;
 use crate::health::runner;
 use crate::observe::desk::Refused;
+use crate::observe::events::mode_word;
 use crate::observe::reloads::Outcome;
 use crate::observe::view::RunState;
 use crate::pairing::Decider;
@@ -143,8 +145,11 @@ async fn attempt(hub: &Rc<Hub>) -> Result<String, String> {
     let loaded = read(hub).await?;
     let warnings = loaded.warnings.render(false);
     let era = hub.era();
-    let told = config::difference::between(&era.config, &loaded.config).to_string();
+    let mut told = config::difference::between(&era.config, &loaded.config).to_string();
     let (prepared, adopting) = prepare(hub, &era, loaded.config).await?;
+    for forgotten in hub.forgotten(&prepared.succession) {
+        told += &format!("\n{forgotten}");
+    }
     settle(hub).await?;
     let stopping = "the instance is stopping".to_owned();
     let sent = hub.prepared.send(Box::new(prepared)).await;
@@ -383,6 +388,29 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// What operators decided of members that are gone, a line each.
+    fn forgotten(&self, succession: &Succession) -> Vec<String> {
+        let (topology, decider) = (self.topology(), self.decider.borrow());
+        let gone = topology.pools.iter().flat_map(|pool| {
+            let members = pool.members.iter();
+            let gone = members.filter(|member| succession.member(member.id).is_none());
+            gone.map(move |member| (pool, member))
+        });
+        let forgotten = gone.filter_map(|(pool, member)| {
+            let state = decider.operator(member.id)?;
+            (state.mode != Mode::Ready).then(|| {
+                format!(
+                    "that {}/{} is in {} by {} is forgotten with it",
+                    pool.name,
+                    member.name,
+                    mode_word(state.mode),
+                    state.by
+                )
+            })
+        });
+        forgotten.collect()
     }
 
     /// Whether a pool's users are sent to its twin, all or a share of them.

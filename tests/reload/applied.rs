@@ -180,3 +180,18 @@ async fn another_check_is_asked_at_once_and_nobody_is_turned_away_meanwhile() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_decided_of_a_member_that_goes_is_told_to_be_forgotten() {
+    let [a, b] = [Member::start("a").await, Member::start("b").await];
+    let daemon = Daemon::start(Setup::of(&Pool::of([&a, &b]))).await;
+    daemon.done(&["drain", "p/b"]).await;
+    write(&daemon, &Setup::of(&Pool::of([&a])));
+    let told = daemon.done(&["reload"]).await;
+    let forgotten = told.lines().filter(|line| line.contains("is forgotten"));
+    let forgotten: Vec<&str> = forgotten.collect();
+    assert!(
+        matches!(forgotten[..], [line] if line.contains("p/b is in drain by ")),
+        "{told}"
+    );
+}
