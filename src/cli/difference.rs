@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use super::client::{AskError, Client};
 use super::{DEFAULT_SOCKET, EXIT_REFUSED, failed};
 use crate::config::{self, Config, Loaded, difference};
-use crate::control::reload::refusals;
+use crate::control::reload::{forgotten, overlapping, refusals};
 use crate::observe::status::{HomePhase, Status};
-use crate::topology::Succession;
+use crate::topology::{MemberId, Succession};
 
 /// Prints what the daemon on this socket would change if this were its file; fails where it would
 /// refuse.
@@ -58,8 +58,22 @@ fn foretold(running: &Config, new: &Config, status: &Status) -> (String, Vec<Str
         let away = |phase| phase != HomePhase::Home;
         rows.iter().any(|row| row.pool == *name && away(row.phase))
     };
-    let refusals = refusals(running, new, &succession, is_away);
-    (difference::between(running, new).to_string(), refusals)
+    let mut refusals = refusals(running, new, &succession, is_away);
+    refusals.extend(overlapping(&running.topology, &new.topology));
+    let operator = |member: MemberId| {
+        let (pool, member) = (
+            &running.topology.pool(member.pool).name,
+            &running.topology.member(member).name,
+        );
+        let pool = status.pools.iter().find(|row| row.name == *pool)?;
+        let row = pool.members.iter().find(|row| row.name == *member)?;
+        Some((row.mode, row.operator.as_ref()?.by.clone()))
+    };
+    let mut told = difference::between(running, new).to_string();
+    for forgotten in forgotten(&running.topology, &succession, operator) {
+        told += &format!("\n{forgotten}");
+    }
+    (told, refusals)
 }
 
 enum Asked {

@@ -1,8 +1,13 @@
 //! What a reload may not change, and what to do instead: the same for the daemon, which refuses, and
 //! for `validate --diff`, which foretells it.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use crate::config::Config;
-use crate::topology::{PoolId, Side, Succession};
+use crate::health::readiness::Mode;
+use crate::observe::events::mode_word;
+use crate::topology::{MemberId, PoolId, Protocol, Side, Succession, Topology};
 
 /// Why a configuration may not take the place of another one by a reload; empty when it may.
 /// `is_away` says whether a pool's users are sent to its twin, all or a share of them.
@@ -41,6 +46,29 @@ pub fn refusals_to_upgrade(old: &Config, new: &Config) -> Vec<String> {
             rooted.join(", ")
         )],
     }
+}
+
+/// What operators decided of members that are gone under the topology that comes after `old`, a
+/// line each.
+pub fn forgotten(
+    old: &Topology,
+    succession: &Succession,
+    operator: impl Fn(MemberId) -> Option<(Mode, String)>,
+) -> Vec<String> {
+    let members = old.pools.iter().flat_map(|pool| &pool.members);
+    let gone = members.filter(|member| succession.member(member.id).is_none());
+    let forgotten = gone.filter_map(|member| {
+        let (mode, by) = operator(member.id)?;
+        let (path, mode) = (
+            old.member_path(member.id),
+            (mode != Mode::Ready).then_some(mode)?,
+        );
+        let mode = mode_word(mode);
+        Some(format!(
+            "that {path} is in {mode} by {by} is forgotten with it"
+        ))
+    });
+    forgotten.collect()
 }
 
 /// What only another process can put in force.
@@ -103,6 +131,37 @@ pub fn stranded(
         }
     }
     stranded
+}
+
+/// Why listeners cannot be opened while those of `old` are: one would take what comes to another.
+pub fn overlapping(old: &Topology, new: &Topology) -> Vec<String> {
+    let (had, wants) = (listened(old), listened(new));
+    let told = wants.difference(&had).filter_map(|at| {
+        let own = had.iter().find(|own| overlaps(at, own))?;
+        Some(format!(
+            "cannot listen on {} beside {}, where this instance listens: only a restart can \
+             change one for the other (`systemctl restart twinpool`)",
+            at.1, own.1
+        ))
+    });
+    told.collect()
+}
+
+fn listened(topology: &Topology) -> BTreeSet<(Protocol, SocketAddr)> {
+    let services = topology.pools.iter().flat_map(|pool| &pool.services);
+    let listeners = services.flat_map(|service| {
+        let all = service.listen.iter().chain(&service.listen_at_twin);
+        all.map(|address| (service.protocol, *address))
+    });
+    listeners.collect()
+}
+
+/// Whether one of two listeners takes what comes to the other: it listens at all addresses.
+fn overlaps(one: &(Protocol, SocketAddr), other: &(Protocol, SocketAddr)) -> bool {
+    let ((protocol, one), (of, other)) = (one, other);
+    let takes_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let is_alike = one.is_ipv4() == other.is_ipv4() && one.port() == other.port();
+    protocol == of && takes_all && is_alike && one.port() != 0
 }
 
 #[cfg(test)]
@@ -188,5 +247,59 @@ pools = ["one", "two"]
             panic!("{told:?}");
         };
         assert!(told.contains("site in [instance]; a restart can"), "{told}");
+    }
+
+    #[test]
+    fn an_address_that_takes_all_is_not_opened_beside_another_of_its_port() {
+        let topology = |text: &str| config::parse(text, "f").unwrap().config.topology;
+        let told = |port: u16| {
+            let new = PAIRED.replacen("127.0.0.1:5061", &format!("0.0.0.0:{port}"), 1);
+            // Two of them in one file are another matter.
+            let new = new.replacen("127.0.0.1:5062", "127.0.0.1:5064", 1);
+            overlapping(&topology(PAIRED), &topology(&new))
+        };
+        for port in [5061, 5062] {
+            let told = told(port);
+            let [told] = told.as_slice() else {
+                panic!("{told:?}");
+            };
+            assert!(
+                told.contains(&format!("0.0.0.0:{port} beside 127.0.0.1:{port}")),
+                "{told}"
+            );
+            assert!(told.contains("`systemctl restart twinpool`"), "{told}");
+        }
+        assert_eq!(told(5063), [""; 0]);
+    }
+
+    #[test]
+    fn only_an_address_that_takes_all_overlaps_another_of_its_port_and_family() {
+        let at = |address: &str| (Protocol::Tcp, address.parse().unwrap());
+        assert!(overlaps(&at("0.0.0.0:80"), &at("127.0.0.1:80")));
+        assert!(overlaps(&at("127.0.0.1:80"), &at("0.0.0.0:80")));
+        assert!(!overlaps(&at("127.0.0.2:80"), &at("127.0.0.1:80")));
+        assert!(!overlaps(&at("0.0.0.0:81"), &at("127.0.0.1:80")));
+        assert!(!overlaps(&at("[::]:80"), &at("127.0.0.1:80")));
+        assert!(!overlaps(&at("0.0.0.0:0"), &at("127.0.0.1:0")));
+        let udp = (Protocol::Udp, "0.0.0.0:80".parse().unwrap());
+        assert!(!overlaps(&udp, &at("127.0.0.1:80")));
+    }
+
+    #[test]
+    fn what_an_operator_decided_of_a_member_that_goes_is_told() {
+        let topology = |text: &str| config::parse(text, "f").unwrap().config.topology;
+        let old = topology(PAIRED);
+        let new = topology(&PAIRED.replacen("members.m", "members.n", 2));
+        let told = |new: &Topology, mode| {
+            let succession = Succession::between(&old, new);
+            let operator = |member: MemberId| (member.pool.0 == 1).then(|| (mode, "amy".into()));
+            forgotten(&old, &succession, operator)
+        };
+        assert_eq!(
+            told(&new, Mode::Drain),
+            ["that two/m is in drain by amy is forgotten with it"]
+        );
+        assert_eq!(told(&new, Mode::Ready), [""; 0]);
+        assert_eq!(told(&old, Mode::Drain), [""; 0], "it stays");
     }
 }

@@ -349,6 +349,9 @@ async fn begin(config: Config, starter: Starter, heir: Option<Heir>) -> Result<B
     }
     let mut topology = config.topology.clone();
     reload::take_known_ports(&old.topology, &before, &mut topology);
+    if let Err(why) = Heir::may((&old, &before), (&config, &topology)) {
+        return Err(refused(&heir, StartError::TakeOver(why)));
+    }
     let control = heir.control(&config.control);
     let starter = Starter {
         sockets: heir.listeners(),

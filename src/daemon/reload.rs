@@ -31,12 +31,10 @@ use super::resolver::Resolver;
 use super::{StartError, take_bound_addresses};
 use crate::clock;
 use crate::config::{self, Config, Loaded};
-use crate::control::reload::{refusals, stranded};
+use crate::control::reload::{forgotten, overlapping, refusals, stranded};
 use crate::health::probe::Prober;
-use crate::health::readiness::Mode;
 use crate::health::runner;
 use crate::observe::desk::Refused;
-use crate::observe::events::mode_word;
 use crate::observe::reloads::Outcome;
 use crate::observe::view::RunState;
 use crate::pairing::Decider;
@@ -147,7 +145,12 @@ async fn attempt(hub: &Rc<Hub>) -> Result<String, String> {
     let era = hub.era();
     let mut told = config::difference::between(&era.config, &loaded.config).to_string();
     let (prepared, adopting) = prepare(hub, &era, loaded.config).await?;
-    for forgotten in hub.forgotten(&prepared.succession) {
+    let forgotten = forgotten(&era.topology, &prepared.succession, |member| {
+        let decider = hub.decider.borrow();
+        let state = decider.operator(member)?;
+        Some((state.mode, state.by.clone()))
+    });
+    for forgotten in forgotten {
         told += &format!("\n{forgotten}");
     }
     settle(hub).await?;
@@ -204,7 +207,8 @@ async fn prepare(
     take_known_ports(&era.config.topology, &era.topology, &mut topology);
     let succession = Succession::between(&era.topology, &topology);
     let away = |pool| hub.is_away(pool);
-    let refusals = refusals(&era.config, &config, &succession, away);
+    let mut refusals = refusals(&era.config, &config, &succession, away);
+    refusals.extend(overlapping(&era.topology, &topology));
     if !refusals.is_empty() {
         return Err(refusals.join("\n"));
     }
@@ -217,19 +221,6 @@ async fn prepare(
         (!stays).then_some((at.0, at.1, *service))
     });
     let pass = pass.collect();
-    let overlap = wants.keys().filter(|at| !had.contains_key(*at));
-    let overlap = overlap.filter_map(|at| Some((at, had.keys().find(|own| overlaps(at, own))?)));
-    let overlap: Vec<String> = overlap
-        .map(|((_, address), (_, own))| {
-            format!(
-                "cannot listen on {address} beside {own}, where this instance listens: only a \
-                 restart can change one for the other (`systemctl restart twinpool`)"
-            )
-        })
-        .collect();
-    if !overlap.is_empty() {
-        return Err(overlap.join("\n"));
-    }
     let stays: Vec<_> = had.keys().copied().collect();
     let workers = era.counters.len();
     let open = listen::bind_new(&topology, workers, &mut Given::default(), &stays);
@@ -286,14 +277,6 @@ async fn prepare(
         tell,
     };
     Ok((prepared, told))
-}
-
-/// Whether one of two listeners takes what comes to the other: it listens at all addresses.
-fn overlaps(one: &(Protocol, SocketAddr), other: &(Protocol, SocketAddr)) -> bool {
-    let ((protocol, one), (of, other)) = (one, other);
-    let takes_all = one.ip().is_unspecified() || other.ip().is_unspecified();
-    let is_alike = one.is_ipv4() == other.is_ipv4() && one.port() == other.port();
-    protocol == of && takes_all && is_alike && one.port() != 0
 }
 
 /// The service behind each listener.
@@ -390,29 +373,6 @@ impl Hub {
         }
     }
 
-    /// What operators decided of members that are gone, a line each.
-    fn forgotten(&self, succession: &Succession) -> Vec<String> {
-        let (topology, decider) = (self.topology(), self.decider.borrow());
-        let gone = topology.pools.iter().flat_map(|pool| {
-            let members = pool.members.iter();
-            let gone = members.filter(|member| succession.member(member.id).is_none());
-            gone.map(move |member| (pool, member))
-        });
-        let forgotten = gone.filter_map(|(pool, member)| {
-            let state = decider.operator(member.id)?;
-            (state.mode != Mode::Ready).then(|| {
-                format!(
-                    "that {}/{} is in {} by {} is forgotten with it",
-                    pool.name,
-                    member.name,
-                    mode_word(state.mode),
-                    state.by
-                )
-            })
-        });
-        forgotten.collect()
-    }
-
     /// Whether a pool's users are sent to its twin, all or a share of them.
     fn is_away(&self, pool: PoolId) -> bool {
         self.decider.borrow().phase(pool) != Phase::Home
@@ -498,7 +458,7 @@ impl Hub {
             epoch: era.epoch.wrapping_add(1),
             room: room(&config, limits, (sessions, flows)),
             config,
-            handles: era.handles.succeed(&succession, &topology),
+            handles: era.handles.succeed(&era.topology, &succession, &topology),
             counters,
             topology,
         });
@@ -576,18 +536,5 @@ mod tests {
             "cannot read t.toml: gone"
         );
         assert_eq!(gist(""), "");
-    }
-
-    #[test]
-    fn only_an_address_that_takes_all_overlaps_another_of_its_port_and_family() {
-        let at = |address: &str| (Protocol::Tcp, address.parse().unwrap());
-        assert!(overlaps(&at("0.0.0.0:80"), &at("127.0.0.1:80")));
-        assert!(overlaps(&at("127.0.0.1:80"), &at("0.0.0.0:80")));
-        assert!(!overlaps(&at("127.0.0.2:80"), &at("127.0.0.1:80")));
-        assert!(!overlaps(&at("0.0.0.0:81"), &at("127.0.0.1:80")));
-        assert!(!overlaps(&at("[::]:80"), &at("127.0.0.1:80")));
-        assert!(!overlaps(&at("0.0.0.0:0"), &at("127.0.0.1:0")));
-        let udp = (Protocol::Udp, "0.0.0.0:80".parse().unwrap());
-        assert!(!overlaps(&udp, &at("127.0.0.1:80")));
     }
 }

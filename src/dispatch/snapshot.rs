@@ -15,8 +15,8 @@ use crate::pairing::record::Phase;
 use crate::pairing::{Condition, Decider};
 use crate::time::Time;
 use crate::topology::{
-    BelowQuorum, Member, MemberId, Policy, Pool, PoolId, Service, ServiceId, Succession, TargetId,
-    Topology,
+    BelowQuorum, FormerMember, Member, MemberId, Policy, Pool, PoolId, Service, ServiceId,
+    Succession, TargetId, Topology,
 };
 
 /// Who may be chosen for every service, at one moment.
@@ -87,6 +87,8 @@ pub struct PoolHandle {
 pub struct Handles {
     members: Vec<Vec<Arc<MemberHandle>>>,
     pools: Vec<Arc<PoolHandle>>,
+    /// Of members that are gone and held sessions when it was last looked.
+    former: Vec<(FormerMember, Arc<MemberHandle>)>,
 }
 
 /// Why there is no member for a session.
@@ -346,14 +348,22 @@ impl Handles {
                 .map(|pool| pool.members.iter().map(member).collect())
                 .collect(),
             pools: topology.pools.iter().map(pool).collect(),
+            former: Vec::new(),
         }
     }
 
-    /// Those of the topology that comes after the one of these: who is still there keeps its handle
-    /// and all that it holds. Limits are those of the new topology, at once and for all who share
-    /// the handle.
-    pub fn succeed(&self, succession: &Succession, topology: &Topology) -> Handles {
+    /// Those of the topology that comes after `old`, the one of these: who is still there keeps its
+    /// handle and all that it holds, and so does who comes back while it holds anything. Limits are
+    /// those of the new topology, at once and for all who share the handle.
+    pub fn succeed(&self, old: &Topology, succession: &Succession, topology: &Topology) -> Handles {
         let mut next = Handles::new(topology);
+        let holds = |(_, handle): &&(_, Arc<MemberHandle>)| handle.load() > 0;
+        for (who, handle) in self.former.iter().filter(holds) {
+            match who.found(topology) {
+                Some(now) => next.take(now, handle.clone(), topology),
+                None => next.former.push((who.clone(), handle.clone())),
+            }
+        }
         for (id, (pool, members)) in (0..).map(PoolId).zip(self.pools.iter().zip(&self.members)) {
             if let Some(now) = succession.pool(id) {
                 let limit = topology.pool(now).queue_limit;
@@ -361,14 +371,25 @@ impl Handles {
                 next.pools[now.index()] = pool.clone();
             }
             for (nth, member) in (0..).zip(members) {
-                if let Some(now) = succession.member(id.member(nth)) {
-                    let limit = limit_of(topology.member(now));
-                    member.limit.store(limit, Ordering::Relaxed);
-                    next.members[now.pool.index()][now.index()] = member.clone();
+                let id = id.member(nth);
+                match succession.member(id) {
+                    Some(now) => next.take(now, member.clone(), topology),
+                    None if member.load() > 0 => {
+                        let who = FormerMember::of(old, id);
+                        next.former.push((who, member.clone()));
+                    }
+                    None => {}
                 }
             }
         }
         next
+    }
+
+    /// Has a member have this handle.
+    fn take(&mut self, id: MemberId, handle: Arc<MemberHandle>, topology: &Topology) {
+        let limit = limit_of(topology.member(id));
+        handle.limit.store(limit, Ordering::Relaxed);
+        self.members[id.pool.index()][id.index()] = handle;
     }
 
     /// A place for a session that stands with a member already, however many it has.
@@ -472,7 +493,7 @@ mod tests {
         assert!(!before.pools[HOME.index()].join(), "one may wait");
         assert!(before.member(first).take(None, now));
         assert!(!before.member(first).is_limited());
-        let after = before.succeed(&Succession::between(&old, &new), &new);
+        let after = before.succeed(&old, &Succession::between(&old, &new), &new);
         assert!(Arc::ptr_eq(before.member(first), after.member(first)));
         assert!(Arc::ptr_eq(
             before.member(ALONE.member(0)),
@@ -485,8 +506,42 @@ mod tests {
         assert!(!after.member(first).take(None, now), "two it may hold");
         assert!(after.pools[HOME.index()].join(), "two may wait");
         assert!(!after.pools[HOME.index()].join());
-        let last = after.succeed(&Succession::between(&new, &old), &old);
+        let last = after.succeed(&new, &Succession::between(&new, &old), &old);
         assert_eq!(last.member(HOME.member(1)).load(), 0, "one that is new");
         assert!(last.member(first).take(None, now), "as many as come");
+    }
+
+    #[test]
+    fn who_comes_back_has_what_it_holds_still() {
+        let with = topology([2, 1, 1]);
+        let mut without = with.clone();
+        without.pools[HOME.index()].members.truncate(1);
+        let mut limited = with.clone();
+        limited.pools[HOME.index()].members[1].max_connections = Some(count(2));
+        let (now, second) = (crate::clock::now(), HOME.member(1));
+        let go =
+            |handles: &Handles, old, new| handles.succeed(old, &Succession::between(old, new), new);
+        let first = Handles::new(&with);
+        let handle = first.member(second).clone();
+        assert!(handle.take(None, now));
+        let gone = go(&first, &with, &without);
+        assert_eq!(gone.former.len(), 1);
+        let still = go(&gone, &without, &without);
+        let back = go(&still, &without, &limited);
+        assert!(Arc::ptr_eq(back.member(second), &handle));
+        assert!(back.former.is_empty());
+        assert!(back.member(second).take(None, now));
+        assert!(!back.member(second).take(None, now), "two it may hold");
+
+        let gone = go(&back, &limited, &without);
+        handle.load.release();
+        handle.load.release();
+        let back = go(&gone, &without, &with);
+        assert!(
+            !Arc::ptr_eq(back.member(second), &handle),
+            "it held nothing"
+        );
+        assert!(back.former.is_empty());
+        assert!(go(&back, &with, &without).former.is_empty());
     }
 }

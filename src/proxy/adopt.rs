@@ -198,8 +198,9 @@ impl Worker {
         let mut era = self.era.borrow_mut();
         let next = era.succeed(succession, topology, counters, access, snapshot.epoch());
         let idle = |service| next.front(service).map_or(0, |front| front.idle_ticks);
+        let topologies = (&*era.topology, &*next.topology);
         self.registry()
-            .adopt(&era.topology, succession, idle, self.tick());
+            .adopt(topologies, succession, idle, self.tick());
         let before = self.snapshot.replace(snapshot);
         self.spills().adopt(|home, at| {
             let (now, at) = (succession.pool(home)?, succession.pool(at)?);

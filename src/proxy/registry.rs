@@ -8,15 +8,17 @@
 //!
 //! Of those who stand here, and only of them, it is known at any time where they stand under the
 //! topology in force ([`Registry::adopt`]). Who stands with a member or came for a service that is
-//! gone *leaves*: it is kept for a while and then ended by the sweep.
+//! gone *leaves*: it is kept for a while and then ended by the sweep, unless both are there again
+//! by then.
 //!
 //! Users who move are ended a few at a time ([`Which::Moved`]): the search for them goes on where
 //! it ended, looks at [`SCAN`] sessions a time at most, and stops for good once a whole round has
 //! found none.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -24,7 +26,9 @@ use slab::Slab;
 
 use super::Which;
 use super::worker::TICK;
-use crate::topology::{PoolId, ServiceId, Succession, TargetId, Topology};
+use crate::topology::{
+    FormerMember, FormerService, PoolId, ServiceId, Succession, TargetId, Topology,
+};
 
 /// A session's place in its worker's registry.
 pub(super) type Key = usize;
@@ -45,6 +49,8 @@ pub(super) struct Registry {
     moves: RefCell<Vec<Move>>,
     /// Flows that are to end and have not been asked for, by their numbers; each stands here once.
     doomed: RefCell<Vec<u64>>,
+    /// What those who leave stood with; some of it may be nobody's any more.
+    formers: RefCell<Vec<Rc<Former>>>,
 }
 
 /// Who ends when it is told to.
@@ -90,7 +96,7 @@ struct Entry {
 }
 
 /// Where a session stands under the topology in force.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Stand {
     /// With a member.
     With {
@@ -103,11 +109,28 @@ enum Stand {
     Leaving {
         /// When it ends.
         until: Tick,
-        /// The client's home pool, as long as that is there.
-        home: Option<PoolId>,
-        /// The pool of its member, as long as that is there.
-        on: Option<PoolId>,
+        was: Rc<Former>,
     },
+}
+
+/// What sessions that leave stood with.
+#[derive(Debug)]
+struct Former {
+    asked: FormerService,
+    member: FormerMember,
+    service: FormerService,
+    found: Cell<Found>,
+}
+
+/// What of it there is under the topology in force.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// All of it: the session need not leave.
+    back: Option<(ServiceId, TargetId)>,
+    /// The client's home pool.
+    home: Option<PoolId>,
+    /// The pool of its member.
+    on: Option<PoolId>,
 }
 
 /// On which of the two pools of a pair a session was counted when it came.
@@ -210,28 +233,51 @@ impl Registry {
         self.entries.borrow()[key].stand.target()
     }
 
-    /// Has everybody stand where they are found under the topology that comes after `old`; `idle`
-    /// says how long sessions for one of its services may be idle. A session whose member or
-    /// service is gone is kept as one of a drained member is; a flow ends.
+    /// Has everybody stand where they are found under the topology `new` that comes after `old`;
+    /// `idle` says how long sessions for one of its services may be idle. Whose member or service is
+    /// gone is kept as those of a drained member are.
     pub(super) fn adopt(
         &self,
-        old: &Topology,
+        (old, new): (&Topology, &Topology),
         succession: &Succession,
         idle: impl Fn(ServiceId) -> Tick,
         now: Tick,
     ) {
+        let mut formers = self.formers.borrow_mut();
+        formers.retain(|former| Rc::strong_count(former) > 1);
+        for former in formers.iter() {
+            former.found.set(former.find(new));
+        }
+        let mut gone: HashMap<(ServiceId, TargetId), Rc<Former>> = HashMap::new();
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            entry.stand = entry.stand.succeed(old, succession, now);
-            match (&entry.stand, &entry.owner) {
-                (Stand::With { asked, .. }, Owner::Session(_)) => {
-                    entry.idle_ticks.set(idle(*asked));
+            entry.stand = match &entry.stand {
+                Stand::With { asked, target } => {
+                    match (succession.service(*asked), succession.target(*target)) {
+                        (Some(asked), Some(target)) => Stand::With { asked, target },
+                        _ => {
+                            let deadline = old.pool(target.pool).drain_deadline;
+                            let was = gone.entry((*asked, *target));
+                            let was = was.or_insert_with(|| Former::of(old, new, *asked, *target));
+                            Stand::Leaving {
+                                until: now.wrapping_add(ticks(deadline)),
+                                was: was.clone(),
+                            }
+                        }
+                    }
                 }
-                (Stand::Leaving { .. }, Owner::Flow(_)) => {
-                    entry.doom(Fate::End(Told::Removed), &self.doomed)
-                }
-                _ => {}
+                Stand::Leaving { until, was } => match was.found.get().back {
+                    Some((asked, target)) => Stand::With { asked, target },
+                    None => Stand::Leaving {
+                        until: *until,
+                        was: was.clone(),
+                    },
+                },
+            };
+            if let (Stand::With { asked, .. }, Owner::Session(_)) = (&entry.stand, &entry.owner) {
+                entry.idle_ticks.set(idle(*asked));
             }
         }
+        formers.extend(gone.into_values());
         self.moves.borrow_mut().retain_mut(|this| {
             match (succession.pool(this.home), succession.pool(this.off)) {
                 (Some(home), Some(off)) => {
@@ -453,14 +499,14 @@ impl Stand {
     fn home(&self) -> Option<PoolId> {
         match self {
             Stand::With { asked, .. } => Some(asked.pool),
-            Stand::Leaving { home, .. } => *home,
+            Stand::Leaving { was, .. } => was.found.get().home,
         }
     }
 
     fn on(&self) -> Option<PoolId> {
         match self {
             Stand::With { target, .. } => Some(target.pool),
-            Stand::Leaving { on, .. } => *on,
+            Stand::Leaving { was, .. } => was.found.get().on,
         }
     }
 
@@ -468,25 +514,30 @@ impl Stand {
     fn is_over(&self, now: Tick) -> bool {
         matches!(self, Stand::Leaving { until, .. } if !is_after(*until, now))
     }
+}
 
-    /// Where this is found under the topology that comes after `old`.
-    fn succeed(self, old: &Topology, succession: &Succession, now: Tick) -> Stand {
-        match self {
-            Stand::With { asked, target } => {
-                match (succession.service(asked), succession.target(target)) {
-                    (Some(asked), Some(target)) => Stand::With { asked, target },
-                    _ => Stand::Leaving {
-                        until: now.wrapping_add(ticks(old.pool(target.pool).drain_deadline)),
-                        home: succession.pool(asked.pool),
-                        on: succession.pool(target.pool),
-                    },
-                }
-            }
-            Stand::Leaving { until, home, on } => Stand::Leaving {
-                until,
-                home: home.and_then(|home| succession.pool(home)),
-                on: on.and_then(|on| succession.pool(on)),
-            },
+impl Former {
+    fn of(old: &Topology, new: &Topology, asked: ServiceId, target: TargetId) -> Rc<Former> {
+        let mut former = Former {
+            asked: FormerService::of(old, asked),
+            member: FormerMember::of(old, target.member()),
+            service: FormerService::of(old, target.service()),
+            found: Cell::new(Found::default()),
+        };
+        former.found = Cell::new(former.find(new));
+        Rc::new(former)
+    }
+
+    fn find(&self, topology: &Topology) -> Found {
+        let pool = |service: &FormerService| topology.pool_named(service.pool()).map(|p| p.id);
+        let target = || {
+            let service = self.service.found(topology)?;
+            Some(self.member.found(topology)?.target(service))
+        };
+        Found {
+            back: self.asked.found(topology).zip(target()),
+            home: pool(&self.asked),
+            on: pool(&self.service),
         }
     }
 }
@@ -692,21 +743,22 @@ mod tests {
         topology
     }
 
+    fn adopt(registry: &Registry, old: &Topology, new: &Topology, now: Tick) {
+        let succession = Succession::between(old, new);
+        registry.adopt((old, new), &succession, |_| Tick::MAX, now);
+    }
+
     #[test]
     fn who_leaves_ends_at_the_deadline_of_its_old_pool_and_not_before() {
         let registry = Registry::default();
         let key = enter(&registry, HOME, HOME, 5);
         let drain = |ticks| TICK * ticks;
         let (old, new) = (topology("m", drain(40)), topology("n", drain(0)));
-        let adopt = |old, new, now| {
-            let succession = Succession::between(old, new);
-            registry.adopt(old, &succession, |_| Tick::MAX, now);
-        };
-        adopt(&old, &new, 10);
+        adopt(&registry, &old, &new, 10);
         assert_eq!(registry.target(key), None);
-        // What comes later changes nothing about it, and brings nobody back.
-        adopt(&new, &old, 20);
-        adopt(&old, &old, 30);
+        // What comes later changes nothing about it.
+        adopt(&registry, &new, &topology("o", drain(0)), 20);
+        adopt(&registry, &new, &new, 30);
         for now in 11..=50 {
             registry.sweep(1, now);
             assert!(!matches!(registry.fate(key), Fate::End(_)), "at {now}");
@@ -717,12 +769,45 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_stays_where_what_it_stood_with_is_there_again() {
+        let registry = Registry::default();
+        let keys = [(); 3].map(|()| enter(&registry, HOME, HOME, 5));
+        let (with, without) = (topology("m", TICK * 40), topology("n", TICK * 40));
+        let nothing = Topology::default();
+        adopt(&registry, &with, &without, 10);
+        assert_eq!(
+            registry.formers.borrow().len(),
+            1,
+            "all stood with the same"
+        );
+        // Its pool, too.
+        adopt(&registry, &without, &nothing, 20);
+        assert_eq!(registry.leave(keys[1]).on, None);
+        adopt(&registry, &nothing, &with, 30);
+        let target = HOME.member(0).target(HOME.service(0));
+        assert_eq!(registry.target(keys[0]), Some(target));
+        registry.sweep(1, 1_000);
+        assert!(!matches!(registry.fate(keys[0]), Fate::End(_)));
+        // It may leave once more, with a deadline of its own.
+        adopt(&registry, &with, &without, 1_000);
+        assert_eq!(
+            registry.formers.borrow().len(),
+            1,
+            "nothing is kept for nobody"
+        );
+        registry.sweep(1, 1_040);
+        assert!(!matches!(registry.fate(keys[2]), Fate::End(_)));
+        registry.sweep(1, 1_041);
+        assert_eq!(registry.fate(keys[2]), Fate::End(Told::Removed));
+    }
+
+    #[test]
     fn the_idle_timeout_in_force_holds_for_sessions_that_are_there() {
         let registry = Registry::default();
         let key = enter(&registry, HOME, HOME, 0);
         let same = topology("m", Duration::ZERO);
         let succession = Succession::between(&same, &same);
-        registry.adopt(&same, &succession, |_| 8, 2);
+        registry.adopt((&same, &same), &succession, |_| 8, 2);
         assert!(registry.target(key).is_some());
         registry.sweep(1, 7);
         assert_ne!(registry.fate(key), Fate::Idle);

@@ -6,11 +6,13 @@
 //!
 //! Members are listed in file order, because quorum rules count them in that order.
 
+mod former;
 mod ids;
 mod pair;
 mod settings;
 mod succession;
 
+pub use former::{FormerMember, FormerService};
 pub use ids::{MemberId, PoolId, ServiceId, SiteId, TargetId};
 pub use pair::{Automation, Pair, PairId, PairRules, Side};
 pub use settings::{

@@ -5,7 +5,7 @@
 //! same hosts; services of one name in the same pool over the same protocol; pairs of one name and
 //! the same two pools. Everything else about them may differ.
 
-use super::{Member, MemberId, Pair, PairId, Pool, PoolId, ServiceId, TargetId, Topology};
+use super::{Host, Member, MemberId, Pair, PairId, Pool, PoolId, ServiceId, TargetId, Topology};
 
 /// Where everything of one topology is found in the one after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl PoolSuccession {
     fn between(old: &Pool, new: &Pool) -> PoolSuccession {
         let member = |member: &Member| {
             let other = new.member_named(&member.name)?;
-            is_same_host(old, member, new, other).then_some(other.id)
+            is_at(hosts(old, member), new, other).then_some(other.id)
         };
         let services = old.services.iter().map(|service| {
             let other = new.service_named(&service.name)?;
@@ -100,15 +100,28 @@ impl PoolSuccession {
     }
 }
 
-/// Whether two members are found at the same hosts for every service that both pools have. Ports
-/// may differ: who moves to another port is the same server still.
-fn is_same_host(old: &Pool, member: &Member, new: &Pool, other: &Member) -> bool {
-    old.services.iter().all(|service| {
-        let here = &member.endpoints[service.id.index()];
-        new.service_named(&service.name).is_none_or(|service| {
-            let there = &other.endpoints[service.id.index()];
-            here.host == there.host
-        })
+/// Where a member is found for each service of its pool.
+pub(super) fn hosts<'a>(
+    pool: &'a Pool,
+    member: &'a Member,
+) -> impl Iterator<Item = (&'a str, &'a Host)> {
+    let services = pool.services.iter();
+    services.map(|service| {
+        let endpoint = &member.endpoints[service.id.index()];
+        (service.name.as_str(), &endpoint.host)
+    })
+}
+
+/// Whether a member is found at these hosts for every service that its pool has, too. Ports may
+/// differ: who moves to another port is the same server still.
+pub(super) fn is_at<'a>(
+    mut hosts: impl Iterator<Item = (&'a str, &'a Host)>,
+    pool: &Pool,
+    member: &Member,
+) -> bool {
+    hosts.all(|(service, host)| {
+        let service = pool.service_named(service);
+        service.is_none_or(|service| member.endpoints[service.id.index()].host == *host)
     })
 }
 

@@ -80,6 +80,30 @@ async fn a_new_member_gets_sessions_and_one_that_is_gone_keeps_its_own_to_the_de
 }
 
 #[tokio::test]
+async fn a_member_that_is_taken_out_by_mistake_is_put_back_with_all_its_sessions() {
+    let [mut a, b] = [Member::start("a").await, Member::start("b").await];
+    let pool = |members: &[&Member]| {
+        let pool = Pool::of(members.iter().copied());
+        Setup::of(&pool.key("drain_deadline = \"1s\""))
+    };
+    let daemon = Daemon::start(pool(&[&a])).await;
+    let address = daemon.address().await;
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.member().await, "a");
+    reload(&daemon, &pool(&[&b])).await;
+    let told = reload(&daemon, &pool(&[&a, &b])).await;
+    assert!(told.contains("+ member p/a"), "{told}");
+    assert_eq!(daemon.member("a").await.load, 1);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(client.member().await, "a", "the deadline is past");
+    // It stands with the member as before: it ends when that dies.
+    daemon.verdict("a", Verdict::Up).await;
+    a.die().await;
+    daemon.verdict("a", Verdict::Down).await;
+    assert_eq!(client.ended().await, Ended::Reset);
+}
+
+#[tokio::test]
 async fn listeners_come_and_go_and_who_came_by_one_stays() {
     let a = Member::start("a").await;
     let (one, two) = (free_address(), free_address());
@@ -187,11 +211,15 @@ async fn what_was_decided_of_a_member_that_goes_is_told_to_be_forgotten() {
     let daemon = Daemon::start(Setup::of(&Pool::of([&a, &b]))).await;
     daemon.done(&["drain", "p/b"]).await;
     write(&daemon, &Setup::of(&Pool::of([&a])));
-    let told = daemon.done(&["reload"]).await;
-    let forgotten = told.lines().filter(|line| line.contains("is forgotten"));
-    let forgotten: Vec<&str> = forgotten.collect();
-    assert!(
-        matches!(forgotten[..], [line] if line.contains("p/b is in drain by ")),
-        "{told}"
-    );
+    let path = daemon.config();
+    let path = path.to_str().expect("a path");
+    for command in [&["validate", "--diff", path][..], &["reload"]] {
+        let told = daemon.done(command).await;
+        let forgotten = told.lines().filter(|line| line.contains("is forgotten"));
+        let forgotten: Vec<&str> = forgotten.collect();
+        assert!(
+            matches!(forgotten[..], [line] if line.contains("p/b is in drain by ")),
+            "{told}"
+        );
+    }
 }

@@ -185,3 +185,20 @@ async fn an_address_that_takes_in_one_of_ours_is_refused_with_the_way_to_do_it()
     assert!(refused.stderr.contains("only a restart"), "{refused:?}");
     assert_eq!(served_by(daemon.address().await).await, "a");
 }
+
+#[tokio::test]
+async fn that_an_address_takes_in_one_of_ours_is_foretold_and_holds_for_an_upgrade_too() {
+    let a = Member::start("a").await;
+    let address = free_address();
+    let at = |address: String| Setup::of(&Pool::of([&a]).listen(&format!("\"{address}\"")));
+    let daemon = Daemon::start(at(address.to_string())).await;
+    write(&daemon, &at(format!("0.0.0.0:{}", address.port())));
+    let path = daemon.config();
+    let path = path.to_str().expect("a path");
+    for command in [&["validate", "--diff", path][..], &["upgrade"]] {
+        let refused = daemon.command(command).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("only a restart"), "{refused:?}");
+    }
+    assert_eq!(served_by(address).await, "a");
+}

@@ -96,6 +96,11 @@ async fn one_upgrade_at_a_time_and_none_of_an_instance_that_stops() {
     let told =
         [&one, &other].map(|refused| refused.stderr.contains("another upgrade is under way"));
     assert!(told[0] != told[1], "{one:?} {other:?}");
+    let events = line.daemon.done(&["events"]).await;
+    assert!(
+        events.contains("was refused: another upgrade is under way"),
+        "{events}"
+    );
     let mut client = Client::connect(line.daemon.address().await).await;
     client.member().await;
     line.signal(Signal::TERM);

@@ -104,7 +104,10 @@ impl Estate {
 /// of it, a line each.
 pub(in crate::daemon) async fn upgrade(hub: Rc<Hub>, by: &str) -> Result<String, Refused> {
     if hub.estate.under_way.send_replace(true) {
-        return Err(Refused::Failed("another upgrade is under way".to_owned()));
+        let why = "another upgrade is under way";
+        let told = format!("the upgrade by {by} was refused: {why}");
+        hub.tell_instance(told, clock::now());
+        return Err(Refused::Failed(format!("{why}; try again when it is done")));
     }
     let result = attempt(&hub, by).await;
     hub.estate.under_way.send_replace(false);

@@ -181,6 +181,20 @@ impl Heir {
         understood.map_err(TakeOverError::Refused)
     }
 
+    /// Whether this configuration may be put in force by taking over; `topology` and `before` have
+    /// their free ports resolved. To be asked before anything is bound.
+    pub(in crate::daemon) fn may(
+        (old, before): (&Config, &Topology),
+        (new, topology): (&Config, &Topology),
+    ) -> Result<(), TakeOverError> {
+        let mut refusals = reload::refusals_to_upgrade(old, new);
+        refusals.extend(reload::overlapping(before, topology));
+        match refusals.is_empty() {
+            true => Ok(()),
+            false => Err(TakeOverError::Refused(refusals.join("\n"))),
+        }
+    }
+
     /// Tells the predecessor what this configuration would change, and takes what it knows once it
     /// stands still.
     pub(in crate::daemon) fn inherit(
@@ -208,10 +222,6 @@ impl Heir {
         succession: &Succession,
         new: &Config,
     ) -> Result<Standing, TakeOverError> {
-        let refusals = reload::refusals_to_upgrade(old, new);
-        if !refusals.is_empty() {
-            return Err(TakeOverError::Refused(refusals.join("\n")));
-        }
         let told = config::difference::between(old, new).to_string();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.say(&FromSuccessor::Loaded { version, told })?;

@@ -157,7 +157,7 @@ impl Control {
             }
             stays
         });
-        self.handles = self.handles.succeed(&succession, &topology);
+        self.handles = self.handles.succeed(&self.topology, &succession, &topology);
         self.counters = Arc::new(self.counters.succeed(&succession, &topology));
         self.epoch += 1;
         self.topology = topology;

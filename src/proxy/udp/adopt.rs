@@ -3,7 +3,8 @@
 //! Where a flow stands is known to the registry alone, so there is little to do: what names members
 //! by id is forgotten, listeners have the fronts in force, and flows that came by one which is
 //! closed end, a few at a time where they are many. Until then it keeps its place among the
-//! listeners, so that nobody else's flows are taken for its own.
+//! listeners, so that nobody else's flows are taken for its own. A flow whose member is gone is
+//! kept as a session is, unless it was never answered: that one goes to another member.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -15,7 +16,7 @@ use slab::Slab;
 use super::super::front::Front;
 use super::super::worker::Worker;
 use super::flow::{Flows, Listening};
-use super::table::IDLE;
+use super::table::{IDLE, Proof};
 use super::{Change, FEWEST_SLOTS};
 
 impl Flows {
@@ -74,16 +75,20 @@ impl Flows {
                 }
             }
         }
-        for (origin, is_proven, flow) in self.table.each() {
+        let registry = worker.registry();
+        for (origin, proof, flow) in self.table.each() {
             flow.search = None;
             let listener = &self.listeners[usize::from(origin.listener)];
-            if listener.socket.is_none() {
-                worker.registry().end_one(flow.key);
+            let has_nobody = proof == Proof::None && registry.target(flow.key).is_none();
+            if listener.socket.is_none() || has_nobody {
+                registry.end_one(flow.key);
                 continue;
             }
-            let idle = listener.front.idle_ticks;
-            let idle = if is_proven { idle } else { idle.min(IDLE) };
-            worker.registry().set_idle(flow.key, idle);
+            let idle = match proof {
+                Proof::Proven => listener.front.idle_ticks,
+                Proof::Answered | Proof::None => listener.front.idle_ticks.min(IDLE),
+            };
+            registry.set_idle(flow.key, idle);
         }
         self.end_doomed(worker);
         for (front, address, socket) in passed {

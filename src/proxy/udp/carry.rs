@@ -141,7 +141,8 @@ impl Flows {
     }
 
     /// Takes what a flow's socket tells of datagrams that did not arrive. ICMP errors may be
-    /// evidence against the member; then a flow that it never answered goes to another one at once.
+    /// evidence against the member; then a flow that it never answered goes to another one at once,
+    /// and so does one whose member is gone.
     pub(super) fn hear_errors(&mut self, worker: &Worker, front: &Front, id: FlowId) -> Heard {
         let Some(flow) = self.table.get_mut(id) else {
             return Heard::Nothing;
@@ -165,7 +166,8 @@ impl Flows {
         front.counters().udp.icmp_errors.add(heard);
         if let Some(failure) = evidence {
             let now = worker.tick();
-            if let Some(target) = worker.registry().target(flow.key)
+            let target = worker.registry().target(flow.key);
+            if let Some(target) = target
                 && self.blamed.insert(target, now) != Some(now)
             {
                 front.member(target.member()).connect_failed.add(1);
@@ -175,7 +177,8 @@ impl Flows {
                     failure,
                 });
             }
-            if !self.table.is_answered(id) {
+            // No verdict is to be waited for of a member that is gone.
+            if !self.table.is_answered(id) || target.is_none() {
                 self.move_on(worker, front, id);
             }
         }

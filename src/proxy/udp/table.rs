@@ -74,6 +74,16 @@ pub(super) enum Room {
     Full,
 }
 
+/// What shows that a flow's client is where it says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    None,
+    /// Its member has answered.
+    Answered,
+    /// Its client has sent again after an answer.
+    Proven,
+}
+
 /// The flows of one worker, with what the shell holds for each.
 #[derive(Debug)]
 pub(super) struct Table<F> {
@@ -269,12 +279,16 @@ impl<F> Table<F> {
         })
     }
 
-    /// All flows, in no order: where each comes from, and whether its client has sent again after an
-    /// answer.
-    pub(super) fn each(&mut self) -> impl Iterator<Item = (&Origin, bool, &mut F)> {
-        self.entries
-            .iter_mut()
-            .map(|(_, entry)| (&entry.origin, entry.is_proven, &mut entry.flow))
+    /// All flows, in no order: where each comes from, and what it has come to.
+    pub(super) fn each(&mut self) -> impl Iterator<Item = (&Origin, Proof, &mut F)> {
+        self.entries.iter_mut().map(|(_, entry)| {
+            let proof = match (entry.is_answered, entry.is_proven) {
+                (_, true) => Proof::Proven,
+                (true, false) => Proof::Answered,
+                (false, false) => Proof::None,
+            };
+            (&entry.origin, proof, &mut entry.flow)
+        })
     }
 
     /// A datagram came: seldom enough, a proven flow goes to the end of its list.

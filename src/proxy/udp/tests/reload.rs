@@ -80,19 +80,33 @@ fn flows_live_on_wherever_their_members_are_listed_and_end_with_their_own() {
     assert_eq!(stage.control.load("m1") + stage.control.load("m2"), 0);
 }
 
+/// Two flows that are known, each with its own of two members; the one with the first member comes
+/// first.
+fn one_each(stage: &Stage, both: &[&Party; 2]) -> [(Party, usize, SocketAddr); 2] {
+    let mut flows = [
+        known(stage.caller("a"), both),
+        known(stage.caller("a"), both),
+    ];
+    flows.sort_by_key(|flow| flow.1);
+    assert_eq!([0, 1], [flows[0].1, flows[1].1]);
+    flows
+}
+
 #[test]
-fn a_flow_whose_member_is_removed_goes_to_another_with_its_next_datagram() {
+fn a_flow_whose_member_is_removed_goes_to_another_once_the_deadline_is_past() {
     let (m1, m2) = (Party::new(), Party::new());
     let both = [&m1, &m2];
-    let mut stage = Stage::new(two(), &[("m1", m1.address()), ("m2", m2.address())]);
-    let one = known(stage.caller("a"), &both);
-    let other = known(stage.caller("a"), &both);
-    let (gone, stays) = match one.1 {
-        0 => (one, other),
-        _ => (other, one),
-    };
+    let mut with = two();
+    with.pools[0].drain_deadline = Duration::from_secs(1);
+    let mut stage = Stage::new(with, &[("m1", m1.address()), ("m2", m2.address())]);
+    let [gone, stays] = one_each(&stage, &both);
     stage.go_on(over(&(pool("other", &["o8"]) + &over_udp("a", &["m2"]))));
+    gone.0.send(b"still there?");
+    assert_eq!(m1.hears(b"still there?"), gone.2);
+    m1.answer(b"for a second", gone.2);
+    gone.0.hears(b"for a second");
     let service = stage.control.service("a").clone();
+    assert_eq!(service.ended.get(), 0);
     counted(&service.ended, 1);
     gone.0.send(b"again");
     let flow = m2.hears(b"again");
@@ -103,6 +117,25 @@ fn a_flow_whose_member_is_removed_goes_to_another_with_its_next_datagram() {
     counted(&service.udp.moved, 1);
     assert_eq!(service.accepted.get(), 3);
     assert_eq!(stage.control.load("m2"), 2);
+}
+
+#[test]
+fn a_flow_whose_member_is_removed_goes_to_another_where_that_refuses() {
+    let (m1, m2) = (Party::new(), Party::new());
+    let both = [&m1, &m2];
+    let mut stage = Stage::new(two(), &[("m1", m1.address()), ("m2", m2.address())]);
+    let [gone, _stays] = one_each(&stage, &both);
+    stage.go_on(over(&(pool("other", &["o8"]) + &over_udp("a", &["m2"]))));
+    m1.refuse();
+    gone.0.send(b"lost");
+    let service = stage.control.service("a").clone();
+    counted(&service.udp.icmp_errors, 1);
+    wait_until(|| stage.control.load("m2") == 2);
+    gone.0.send(b"again");
+    let flow = m2.hears(b"again");
+    m2.answer(b"welcome", flow);
+    gone.0.hears(b"welcome");
+    assert_eq!(service.ended.get(), 0, "the same flow");
 }
 
 #[test]
