@@ -37,6 +37,7 @@ pub mod resolver;
 mod rig;
 pub mod service_manager;
 mod spill;
+mod strays;
 
 use std::fmt;
 use std::future::Future;

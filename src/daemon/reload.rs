@@ -27,7 +27,6 @@ use super::era::Era;
 use super::hub::{Hub, Inputs, clock_at, flows_wanted, room};
 use super::logs;
 use super::records::{Newcomers, Records};
-use super::resolver::Resolver;
 use super::{StartError, take_bound_addresses};
 use crate::clock;
 use crate::config::{self, Config, Loaded};
@@ -442,12 +441,7 @@ impl Hub {
         );
         self.onsets
             .replace_with(|onsets| onsets.succeed(&topology, &succession));
-        self.strays.replace_with(|strays| {
-            let strays = strays.drain(..);
-            strays
-                .filter_map(|(at, target, host)| Some((at, succession.target(target)?, host)))
-                .collect()
-        });
+        self.strays.borrow_mut().succeed(&succession);
         let counters = era.counters.iter();
         let counters: Vec<_> = counters
             .map(|counters| Arc::new(counters.succeed(&succession, &topology)))
@@ -494,17 +488,6 @@ impl Hub {
         self.led.succeed(&next.topology, &next.handles, now);
         self.readdress();
         (tell, Adopting(adopting))
-    }
-
-    /// Has the names looked up that members have now, where they are others than before.
-    fn look_names_up(&self, inputs: &mut Inputs) {
-        let book = self.book.borrow();
-        let names: Vec<String> = book.names().map(|(name, _)| name.to_owned()).collect();
-        if names != inputs.resolved {
-            let (resolver, answers) = Resolver::start(names.clone());
-            (inputs.resolver, inputs.names) = (resolver, answers);
-            inputs.resolved = names;
-        }
     }
 }
 
