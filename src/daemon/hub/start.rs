@@ -42,6 +42,7 @@ use crate::observe::view::RunState;
 use crate::pairing::{Decider, Pause};
 use crate::proxy::listen::{Listener, begin_to_listen};
 use crate::proxy::{Limits, Plan, source_ports, start};
+use crate::time::Time;
 use crate::topology::Topology;
 
 /// Reports from workers that may wait; more are counted as dropped, and the next probe makes up
@@ -144,36 +145,26 @@ impl Hub {
             }
         };
         taken.resize_with(listeners.len(), Vec::new);
-        let (report, reports) = mpsc::channel(REPORTS);
-        let mut workers = Vec::new();
-        let mut counters = Vec::new();
         let share = |of: u32| (of as usize).div_ceil(listeners.len().max(1));
         let (sessions, flows) = (share(limits.sessions), share(limits.flows));
         let room = room(&config, limits, (sessions, flows));
-        let shortages = Shortages::new(&topology);
-        let onsets = Onsets::new(&topology);
-        for (index, (listeners, flows_taken)) in listeners.into_iter().zip(taken).enumerate() {
-            let counted = Arc::new(WorkerCounters::new(&topology));
-            counters.push(counted.clone());
-            let ready = start(Plan {
-                index,
-                sessions,
-                flows,
-                listeners,
-                flows_taken,
-                topology: topology.clone(),
-                snapshot: snapshot.clone(),
-                counters: counted,
-                access: logs.of_worker(&config.instance.name),
-                reports: report.clone(),
-                seed: seed.rotate_left(17).wrapping_add(index as u64),
-            })
-            .map_err(StartError::Worker)?;
-            workers.push(ready);
-        }
-        // Only once all of them can: who is let in by one must not be lost with another.
-        let workers = workers.into_iter().map(|ready| Worker::new(ready.begin()));
-        let workers = workers.collect();
+        let (report, reports) = mpsc::channel(REPORTS);
+        let plan = |index, listeners, flows_taken| Plan {
+            index,
+            sessions,
+            flows,
+            listeners,
+            flows_taken,
+            topology: topology.clone(),
+            snapshot: snapshot.clone(),
+            counters: Arc::new(WorkerCounters::new(&topology)),
+            access: logs.of_worker(&config.instance.name),
+            reports: report.clone(),
+            seed: seed.rotate_left(17).wrapping_add(index as u64),
+        };
+        let each = (0..).zip(listeners.into_iter().zip(taken));
+        let plans = each.map(|(index, (listeners, taken))| plan(index, listeners, taken));
+        let (workers, counters) = start_workers(plans)?;
         if inheritance.is_some() {
             control.claim().take_over();
         }
@@ -205,9 +196,9 @@ impl Hub {
             state: Cell::new(RunState::Starting),
             started: now,
             own_faults: OwnFaultCounters::default(),
-            shortages: RefCell::new(shortages),
+            shortages: RefCell::new(Shortages::new(&topology)),
             transitions: RefCell::default(),
-            onsets: RefCell::new(onsets),
+            onsets: RefCell::new(Onsets::new(&topology)),
             observe_counters: Rc::new(ServerCounters::default()),
             control_counters: Rc::new(ServerCounters::default()),
             manager,
@@ -237,18 +228,7 @@ impl Hub {
                 room,
             })),
         });
-        let before = match &inheritance {
-            None => "started".to_owned(),
-            Some(inheritance) => inheritance.told(),
-        };
-        let serves = about_to_serve(&hub.era().config);
-        hub.tell_instance(format!("{before}: {serves}"), now);
-        if let Some(told) = past.told {
-            hub.tell_instance(told, now);
-        }
-        for (pair, problem) in hub.pairs.found() {
-            hub.tell_instance(format!("{pair}: {problem}"), now);
-        }
+        hub.tell_beginning(inheritance.as_ref(), past.told, now);
         if let Some(inheritance) = inheritance {
             let era = hub.era();
             hub.settle(&moving, now);
@@ -257,19 +237,58 @@ impl Hub {
             let before = inheritance.serves();
             hub.led.lead(&era.topology, &era.handles, before, now);
         }
-        let desk = Rc::new(HubDesk::new(hub.clone()));
-        let gate = || Gate::new(hub.still.subscribe());
+        hub.answer_at(observe, control);
+        Ok((hub, inputs))
+    }
+
+    fn tell_beginning(
+        &self,
+        inheritance: Option<&Inheritance>,
+        of_the_past: Option<String>,
+        now: Time,
+    ) {
+        let before = match inheritance {
+            None => "started".to_owned(),
+            Some(inheritance) => inheritance.told(),
+        };
+        let serves = about_to_serve(&self.era().config);
+        self.tell_instance(format!("{before}: {serves}"), now);
+        if let Some(told) = of_the_past {
+            self.tell_instance(told, now);
+        }
+        for (pair, problem) in self.pairs.found() {
+            self.tell_instance(format!("{pair}: {problem}"), now);
+        }
+    }
+
+    /// Has the HTTP server, if there is to be one, and that of the control socket answer.
+    fn answer_at(self: &Rc<Self>, observe: Option<TcpListener>, control: ControlSocket) {
+        let desk = Rc::new(HubDesk::new(self.clone()));
+        let gate = || Gate::new(self.still.subscribe());
         let mut servers = Vec::new();
         if let Some(observe) = observe {
-            let counters = hub.observe_counters.clone();
+            let counters = self.observe_counters.clone();
             let server = http::run(observe, desk.clone(), counters, gate());
             servers.push(spawn_local(server).abort_handle());
         }
-        let server = server::run(control, desk, hub.control_counters.clone(), gate());
+        let server = server::run(control, desk, self.control_counters.clone(), gate());
         servers.push(spawn_local(server).abort_handle());
-        hub.servers.replace(servers);
-        Ok((hub, inputs))
+        self.servers.replace(servers);
     }
+}
+
+/// Starts a worker by each of these plans; what they count.
+fn start_workers(
+    plans: impl Iterator<Item = Plan>,
+) -> Result<(Vec<Worker>, Vec<Arc<WorkerCounters>>), StartError> {
+    let (mut ready, mut counters) = (Vec::new(), Vec::new());
+    for plan in plans {
+        counters.push(plan.counters.clone());
+        ready.push(start(plan).map_err(StartError::Worker)?);
+    }
+    // Only once all of them can: who is let in by one must not be lost with another.
+    let begun = ready.into_iter().map(|ready| Worker::new(ready.begin()));
+    Ok((begun.collect(), counters))
 }
 
 /// What an instance begins to serve, in a few words.
